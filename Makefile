@@ -1,0 +1,56 @@
+# rmlab. `make book` and `make test` do all their own set-up; `make help` lists the rest.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# an extra package index to take torch from, such as PyTorch's index of CPU wheels (on Linux the default build brings CUDA along)
+TORCH_INDEX ?=
+PAGE   := _build/html/index.html
+
+.PHONY: help book test lab notebooks study lint bench clean html
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+book: $(VENV)/.stamp ## run the quick study, build the book, say which page to open
+	$(BIN)/rmlab study quick
+	$(BIN)/python scripts/notebooks.py
+	@$(MAKE) --no-print-directory html
+	@echo "The book: open $(PAGE)  (file://$(abspath $(PAGE)))"
+
+test: html ## build the pages from the shipped results if need be, then run every test
+	$(BIN)/python -m pytest -q
+
+lab: $(VENV)/.stamp ## the chapters as notebooks, in JupyterLab
+	$(BIN)/jupyter lab book
+
+notebooks: $(VENV)/.stamp ## write the .ipynb beside each chapter anew
+	$(BIN)/python scripts/notebooks.py
+
+study: $(VENV)/.stamp ## the full study, whose rows and pool are shipped in data/ (hours; resumes where it stopped)
+	$(BIN)/rmlab study full
+
+lint: $(VENV)/.stamp ## ruff, and the notebooks in step with their sources
+	$(BIN)/ruff check .
+	$(BIN)/python scripts/notebooks.py --check
+
+bench: $(VENV)/.stamp ## every claim of speed, measured
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean: ## remove what was built, the quick study's results included
+	rm -rf _build
+
+# The pages alone, from the results in data/ and the reader's own quick study where there is one. The cache of
+# executed chapters knows a cell's code, not the package and the data it reads: when these change it is dropped.
+html: $(VENV)/.stamp
+	@mkdir -p _build
+	@find rmlab data _build/study/quick constraints.txt -type f \( -path '*/study/*' -name 'rows*' -o ! -path '*/study/*' \
+	  ! -name '*.pyc' \) -exec cksum {} + 2>/dev/null | LC_ALL=C sort > _build/.now
+	@cmp -s _build/.now _build/.src || rm -rf _build/.jupyter_cache
+	@mv _build/.now _build/.src
+	$(BIN)/jupyter-book build book --all -W -n --keep-going
+
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rmlab needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book,test]"
+	@touch $@

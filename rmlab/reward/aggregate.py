@@ -1,0 +1,191 @@
+"""From K member scores to one: the aggregators, and the alignment that gives them a meaning.
+
+Letters: K members, P prompts, N answers a prompt. Scores are reward units of each member's own scale.
+NumPy arrays and torch tensors go through the same lines; torch is never imported here, only found if it is loaded.
+Every spread divides by K (ddof = 0), so lam means the same in best-of-n, in reinforcement learning and in the explorer.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Rule(NamedTuple):
+    """What a table or a menu says about one aggregator."""
+
+    label: str  # plain text
+    formula: str  # LaTeX, without dollar signs; mu is the mean over the K members R_1..R_K
+    source: str  # paper and equation
+    lam: tuple[float, float, float] | None  # (lowest, highest, usual) value of lam, None where lam is not used
+
+
+AGGREGATORS: dict[str, Rule] = {
+    "mean": Rule("mean", r"\mu = \frac{1}{K}\sum_i R_i", "Coste et al. 2310.02743, Eq. 3", None),
+    "median": Rule("median", r"\mathrm{median}_i\, R_i", "Eisenstein et al. 2312.09244", None),
+    "min": Rule(
+        "min (worst case)", r"\min_i R_i", "Coste et al. 2310.02743, Eq. 4; Ahmed et al. 2406.01013", None
+    ),
+    "max": Rule("max (optimist)", r"\max_i R_i", "compared in Ahmed et al. 2406.01013", None),
+    "mean_std": Rule(
+        "mean - λ std",
+        r"\mu - \lambda \sqrt{\tfrac{1}{K}\sum_i (R_i - \mu)^2}",
+        "Zhang et al. 2401.16635, Section 3.2 (lower confidence bound); Eisenstein et al. 2312.09244",
+        (0.0, math.inf, 1.0),
+    ),
+    "uwo": Rule(
+        "mean - λ variance",
+        r"\mu - \lambda\, \tfrac{1}{K}\sum_i (R_i - \mu)^2",
+        "Coste et al. 2310.02743, Eq. 5 (uncertainty-weighted optimisation)",
+        (0.0, math.inf, 1.0),
+    ),
+    "quantile": Rule(
+        "lower quantile at λ",
+        r"Q_\lambda(R_1, \dots, R_K)",
+        "suggested in Hahami et al. 2606.09073, Section 4",
+        (0.0, 1.0, 0.25),
+    ),
+    "entropic": Rule(
+        "entropic, temperature λ",
+        r"-\lambda \log \tfrac{1}{K}\sum_i e^{-R_i/\lambda}",
+        "Hahami et al. 2606.09073, Eq. 8 and 14",
+        (0.0, math.inf, 1.0),  # the lowest value is excluded: it is the limit, min
+    ),
+}
+
+
+def aggregate(scores, how: str, lam: float = 1.0):
+    """One score from K member scores.
+
+    Parameters
+    ----------
+    scores : array or tensor (..., K), member scores, aligned (see `align`); float32 and float64 are kept,
+        any other type is taken to float32
+    how : a name in `AGGREGATORS`, which holds each one's formula and source
+    lam : the strength of `mean_std` and `uwo` (at least 0; 0 gives exactly the mean), the level of `quantile`
+        (0 to 1, linear interpolation; 0 is min, 0.5 the median, 1 max), the temperature of `entropic`
+        (above 0; towards 0 it is min, towards infinity the mean). Ignored by the other four.
+
+    Returns
+    -------
+    (...) scores of the same kind and type. With K = 1 every aggregator returns the score itself. A row with a
+    NaN gives NaN. Gradients flow through tensors.
+
+    Raises
+    ------
+    ValueError : an unknown name, no member axis or an empty one, lam out of range
+    """
+    if how not in AGGREGATORS:
+        raise ValueError(f"how = {how!r} is no aggregator; choose one of {', '.join(AGGREGATORS)}")
+    xp, s = _floats(scores, "scores")
+    lam = _strength(how, lam)
+    if how == "mean" or lam == 0.0 and how in ("mean_std", "uwo"):
+        return xp.mean(s, -1)
+    if how == "min":
+        return xp.amin(s, -1)
+    if how == "max":
+        return xp.amax(s, -1)
+    if how == "median":
+        return _quantile(xp, s, 0.5)
+    if how == "quantile":
+        return _quantile(xp, s, lam)
+    if how == "entropic":
+        return _entropic(xp, s, lam)
+    ddof0 = {"ddof": 0} if xp is np else {"correction": 0}  # torch divides by K - 1 unless told
+    spread = xp.std if how == "mean_std" else xp.var
+    return xp.mean(s, -1) - lam * spread(s, -1, **ddof0)
+
+
+def align(scores, reference=None, how: str = "global", scale: bool = True):
+    """Member scores on a common footing: Bradley-Terry leaves each member a free offset.
+
+    Parameters
+    ----------
+    scores : array or tensor (..., K); for `how="prompt"` (P, N, K)
+    reference : member scores of a fixed set of answers, the same K; (..., K) for `how="global"`, (P, R, K) for
+        `how="prompt"`. None: the scores themselves.
+    how : "none" leaves the scores as they are; "global" takes off each member's mean over the whole reference;
+        "prompt" takes off each member's mean over the reference answers of the same prompt
+    scale : also divide by each member's standard deviation (ddof = 0) on the reference: for "global" the overall
+        one, for "prompt" the root mean square over prompts of the one within a prompt
+
+    Returns
+    -------
+    The aligned scores, shape and kind of `scores`, in units of each member's standard deviation if `scale`.
+
+    Raises
+    ------
+    ValueError : an unknown `how`, shapes that do not fit, or a member that is constant on the reference
+    """
+    if how not in ("none", "global", "prompt"):
+        raise ValueError(f"how = {how!r} is no centring; choose one of none, global, prompt")
+    xp, s = _floats(scores, "scores")
+    if how == "none":
+        return s
+    _, ref = _floats(scores if reference is None else reference, "reference")
+    if ref.shape[-1] != s.shape[-1]:
+        raise ValueError(f"reference has {ref.shape[-1]} members and scores have {s.shape[-1]}: give the same members")
+    if how == "prompt" and (s.ndim != 3 or ref.ndim != 3 or s.shape[0] != ref.shape[0]):
+        raise ValueError(
+            f"how = 'prompt' needs scores (P, N, K) and reference (P, R, K), not {tuple(s.shape)} and "
+            f"{tuple(ref.shape)}: give one block of answers a prompt"
+        )
+    ref = ref if how == "prompt" else ref.reshape(1, -1, ref.shape[-1])
+    centre = xp.mean(ref, 1)[:, None]  # (P or 1, 1, K)
+    width = xp.sqrt(xp.mean((ref - centre) ** 2, (0, 1)))  # (K,)
+    if scale and bool((width == 0).any()):
+        dead = [k for k, w in enumerate(width.tolist()) if w == 0]
+        raise ValueError(f"members {dead} are constant on the reference: give more answers or scale=False")
+    moved = s - (centre if how == "prompt" else centre[0, 0])
+    return moved / width if scale else moved
+
+
+def _quantile(xp, s, level: float):
+    """(..., K) -> (...), linear interpolation between order statistics; the middle two are averaged at 0.5."""
+    s = xp.sort(s, -1)
+    s = s if xp is np else s.values
+    place = (s.shape[-1] - 1) * level
+    low = int(place)
+    high = min(low + 1, s.shape[-1] - 1)
+    value = s[..., low] if place == low else s[..., low] + (s[..., high] - s[..., low]) * (place - low)
+    return xp.where(xp.isnan(s[..., -1]), s[..., -1], value)  # NaN sorts last: a row that has one must not hide it
+
+
+def _entropic(xp, s, lam: float):
+    """(..., K) -> (...). Counted from the minimum with expm1 and log1p: no overflow, and exact in both limits."""
+    low = xp.amin(s, -1)
+    low = low if xp is np else low.detach()
+    with np.errstate(over="ignore"):  # a gap of more than 1e308 temperatures: expm1(-inf) is -1, as it should be
+        gaps = (s - low[..., None]) / lam
+    return low - lam * xp.log1p(xp.mean(xp.expm1(-gaps), -1))
+
+
+def _strength(how: str, lam: float) -> float | None:
+    rule = AGGREGATORS[how]
+    if rule.lam is None:
+        return None
+    low, high, _ = rule.lam
+    value = float(lam)
+    if not (low <= value <= high) or math.isinf(value) or (how == "entropic" and value == 0.0):
+        mend = {
+            "quantile": "give a level from 0 to 1",
+            "entropic": "give a temperature above 0; its limit at 0 is 'min', at infinity 'mean'",
+        }.get(how, "give 0 or more; 0 is the mean")
+        raise ValueError(f"lam = {lam} is out of range for {how!r}: {mend}")
+    return value
+
+
+def _floats(scores, name: str):
+    """The array module and the scores as float32 or float64 (..., K)."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(scores, torch.Tensor):
+        xp, s = torch, scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
+    else:
+        xp, s = np, np.asarray(scores)
+        s = s if s.dtype in (np.float32, np.float64) else s.astype(np.float32)
+    if s.ndim == 0 or s.shape[-1] == 0:
+        raise ValueError(f"{name} has shape {tuple(s.shape)}: give member scores (..., K) with at least one member")
+    return xp, s
