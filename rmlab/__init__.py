@@ -1,0 +1,27 @@
+"""rmlab: reward-model ensembles against reward overoptimisation. Names load when they are first used."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Recipe": "recipe", "quick": "recipe", "full": "recipe", "tiny": "recipe",
+    "RewardModel": "reward.model", "from_backbone": "reward.model", "train": "reward.training", "PairIds": "reward.training",
+    "aggregate": "reward.aggregate", "AGGREGATORS": "reward.aggregate", "align": "reward.aggregate",
+    "best_of_n": "optimise.best_of_n", "kl_bound": "optimise.best_of_n", "ess": "optimise.best_of_n",
+    "sample": "optimise.sampling", "Pool": "optimise.pool", "CompactPool": "optimise.compact", "Explorer": "show.explorer",
+    "load_pairs": "preferences", "run": "study",
+}  # fmt: skip
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rmlab' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"rmlab.{_HOMES[name]}"), name)
+
+
+def __dir__():
+    return sorted(__all__)

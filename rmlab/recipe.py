@@ -35,7 +35,7 @@ class Size:
 
     hidden: int = 64
     layers: int = 2
-    heads: int = 2
+    heads: int = 4
     ff: int = 192
 
     def validate(self) -> None:
@@ -158,12 +158,12 @@ class Recipe:
 
 
 def quick() -> Recipe:
-    """Minutes on two cores: one label draw, three pretraining x two finetuning seeds, 48 prompts."""
+    """Minutes on two cores: one label draw, three pretraining x three finetuning seeds, 32 prompts."""
     return Recipe(
         name="quick",
         labels=Labels(draws=1),
-        members=Members(pretrain=3, finetune=2, heads=(3,)),
-        pool=Pool(prompts=48, answers=2048),
+        members=Members(pretrain=3, finetune=3, heads=(3,)),
+        pool=Pool(prompts=32, answers=2048),
     )
 
 

@@ -1,0 +1,49 @@
+"""`rmlab ...`: thin, over the recipes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from rmlab.recipe import PRESETS
+
+
+@dataclass
+class Study:
+    """Run a study and print its table; what is done already is kept, and Ctrl-C loses nothing."""
+
+    preset: Annotated[Literal["quick", "full", "tiny"], tyro.conf.Positional]
+    out: Path | None = None  # where the rows go; data/results for full, else _build/study/<preset>
+    artifacts: Path = Path("_build/artifacts")  # the cache
+    workers: int | None = None  # one-thread processes; the number of cores unless said
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command line's entry."""
+    given = tyro.extras.subcommand_cli_from_dict({"study": _study, "version": _version}, args=args, prog="rmlab", description=__doc__)
+    del given
+
+
+def _study(given: tyro.conf.OmitArgPrefixes[Study]) -> None:
+    from rmlab.study import run
+
+    recipe = PRESETS[given.preset]()
+    out = given.out or (Path("data/results") if given.preset == "full" else Path("_build/study") / given.preset)
+    try:
+        run(recipe, out, given.artifacts, given.workers)
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; the same command goes on from here") from None
+    from rmlab.measure.tables import summary
+
+    print(summary(out))
+
+
+def _version() -> None:
+    """Print versions of rmlab and of what decides numbers."""
+    from rmlab import __version__
+    from rmlab.store import versions
+
+    print(" ".join([f"rmlab {__version__}", *(f"{k} {v}" for k, v in versions().items())]))

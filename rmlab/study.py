@@ -1,0 +1,307 @@
+"""The grid: recipe -> artifacts -> rows.
+
+Each stage is a function that writes files into a folder; what it imports in its body is what it depends on.
+Stages run in one-thread processes side by side, so the number of workers changes the time and no byte.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+
+from rmlab.recipe import Recipe
+from rmlab.store import Store, Task, versions, write_atomic
+
+PROMPTS_A_PART = 8
+
+
+def run(recipe: Recipe, out: str | Path, artifacts: str | Path | None = None, workers: int | None = None, quiet: bool = False) -> Path:
+    """Run a study and write its rows into `out`; whatever is done already is kept.
+
+    Parameters
+    ----------
+    recipe : what to run
+    out : folder for `curves.csv`, `units.csv`, ... and `provenance.json`
+    artifacts : folder for the cache, `_build/artifacts` unless said
+    workers : processes, the number of cores unless said
+
+    Returns
+    -------
+    Path of `out`.
+    """
+    recipe.validate()
+    out = Path(out)
+    store = Store(artifacts or Path("_build") / "artifacts")
+    workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (workers or os.cpu_count() or 1)
+    last = plan(recipe)
+    started = time.perf_counter()
+    execute([last], store, workers, quiet)
+    folder = store.path(last)
+    out.mkdir(parents=True, exist_ok=True)
+    for file in sorted(folder.iterdir()):
+        if file.suffix in {".csv", ".npz"}:
+            (out / f".{file.name}.part").write_bytes(file.read_bytes())
+            os.replace(out / f".{file.name}.part", out / file.name)
+    seconds = {t.key: store.seconds(t) for t in _all([last])}
+    write_atomic(
+        out / "provenance.json",
+        json.dumps(
+            {
+                "study": recipe.name, "recipe": recipe.id, "settings": dataclasses.asdict(recipe), "rows": last.key,
+                "versions": versions(), "workers": workers, "tasks": len(seconds),
+                "core_seconds": round(sum(seconds.values())), "wall_seconds_this_run": round(time.perf_counter() - started),
+            },
+            indent=1,
+        ),
+    )  # fmt: skip
+    return out
+
+
+def plan(recipe: Recipe) -> Task:
+    """The recipe as a graph of tasks; returns the one that writes the rows."""
+    from rmlab.reward.members import models
+
+    r = recipe
+    d = dataclasses.asdict(r)
+    heavy = r.size.hidden * r.size.layers / 128
+    shape = {"size": d["size"], "pretraining": d["pretraining"], "world": d["world"], "seed": r.seed}
+    steps = r.pretraining.recap_steps + r.pretraining.answer_steps
+    first, *backbones = (backbone_task(shape, i, steps, heavy) for i in range(r.members.pretrain + 1))
+    policy_task = Task(policy, {"sft": d["sft"], "world": d["world"], "seed": r.seed}, {"base": first}, cost=r.sft.steps * 0.04)
+    told = {k: d["labels"][k] for k in ("temperature", "flips")}
+    asked = {"max_answer": r.world.max_answer, "seed": r.seed}
+    draws = [
+        Task(pairs, {**asked, **told, "name": f"draw{i}", "count": r.labels.pairs}, {"policy": policy_task}, cost=r.labels.pairs / 400)
+        for i in range(r.labels.draws)
+    ]
+    clean = {"temperature": 0.0, "flips": 0.0}
+    heldout = Task(pairs, {**asked, **clean, "name": "heldout", "count": r.labels.heldout}, {"policy": policy_task}, cost=r.labels.heldout / 400)
+    parts = [
+        Task(pool_part, {**asked, "prompts": r.pool.prompts, "start": i, "answers": r.pool.answers}, {"policy": policy_task}, cost=r.pool.answers * PROMPTS_A_PART / 2500)
+        for i in range(0, r.pool.prompts, PROMPTS_A_PART)
+    ]  # fmt: skip
+    grid = models(r.members, r.labels.draws)
+    scored = r.pool.prompts * r.pool.answers
+    trained = [
+        member_task(r, m, backbones[m.backbone], draws[m.draw], heldout, parts, heavy * (r.labels.pairs * r.training.epochs / 200 + scored / 8000))
+        for m in grid
+    ]
+    sights = [t for size in r.sight.sizes for t in sight_tasks(r, d, size, policy_task, heldout)]
+    settings = {"recipe": d, "id": r.id}
+    return Task(rows, settings, {"parts": parts, "members": trained, "heldout": heldout, "sights": sights}, cost=30)
+
+
+def backbone_task(shape: dict, index: int, steps: int, heavy: float) -> Task:
+    return Task(backbone, {**shape, "index": index}, cost=steps * 0.04 * heavy)
+
+
+def member_task(r: Recipe, m, base: Task, labels: Task, heldout: Task, parts: list[Task], cost: float) -> Task:
+    settings = {"model": dataclasses.asdict(m), "training": dataclasses.asdict(r.training), "prompts": r.pool.prompts, "seed": r.seed}
+    return Task(member, settings, {"base": base, "labels": labels, "heldout": heldout, "parts": parts}, cost=cost)
+
+
+def sight_tasks(r: Recipe, d: dict, size, policy_task: Task, heldout: Task) -> list[Task]:
+    """Members of one size on growing sets of clean pairs, probed but not optimised against."""
+    from rmlab.reward.members import Model
+
+    heavy = size.hidden * size.layers / 128
+    pretraining = {**d["pretraining"], "lr": d["pretraining"]["lr"] * min(1.0, 64 / size.hidden)}
+    training = dataclasses.replace(r.training, lr=r.training.lr * min(1.0, 64 / size.hidden))
+    shape = {"size": dataclasses.asdict(size), "pretraining": pretraining, "world": d["world"], "seed": r.seed}
+    steps = r.pretraining.recap_steps + r.pretraining.answer_steps
+    out = []
+    for count in r.sight.pairs:
+        told = {"max_answer": r.world.max_answer, "seed": r.seed, "temperature": 0.0, "flips": 0.0}
+        labels = Task(pairs, {**told, "name": "sight", "count": count}, {"policy": policy_task}, cost=count / 400)
+        for i in range(1, r.sight.seeds + 1):
+            base = backbone_task(shape, i, steps, heavy)
+            small = dataclasses.replace(r, training=training)
+            out.append(member_task(small, Model(0, i - 1, 0), base, labels, heldout, [], heavy * count / 100))
+    return out
+
+
+# ---- stages: each runs in a process of its own, and writes into the folder `out`
+
+
+def backbone(out: Path, size: dict, pretraining: dict, world: dict, seed: int, index: int) -> None:
+    from rmlab.backbone import pretrain
+    from rmlab.recipe import Pretraining, Size, World
+
+    pretrain(Size(**size), Pretraining(**pretraining), World(**world), seed, index).save_pretrained(out)
+
+
+def policy(out: Path, base: Path, sft: dict, world: dict, seed: int) -> None:
+    from rmlab import backbone as lm
+    from rmlab.recipe import Sft, World
+
+    lm.sft(lm.load(base), Sft(**sft), World(**world), seed).save_pretrained(out)
+
+
+def pairs(out: Path, policy: Path, name: str, count: int, temperature: float, flips: float, max_answer: int, seed: int) -> None:
+    import numpy as np
+
+    from rmlab.backbone import load
+    from rmlab.optimise.pool import sample_pool
+    from rmlab.noise import bradley_terry_flips, flip_mask
+    from rmlab.recipe import stream, stream_seed
+    from rmlab.sandbox.world import requests
+
+    asked = requests(count, stream(seed, "pairs", name))
+    drawn = sample_pool(load(policy), asked, 2, max_answer, seed, "pairs", name)
+    margin = drawn.gold[:, 0] - drawn.gold[:, 1]
+    ids = [f"{name}-{i}" for i in range(count)]
+    turned = flip_mask(ids, flips, stream_seed(seed, "flips"))
+    if temperature:
+        turned ^= bradley_terry_flips(np.abs(margin), ids, temperature, stream_seed(seed, "bradley-terry"))
+    first = (margin > 0) ^ turned
+    keep = (margin != 0) & (drawn.tokens[:, 0] != drawn.tokens[:, 1]).any(-1)
+    chosen = np.where(first[:, None], drawn.tokens[:, 0], drawn.tokens[:, 1])
+    rejected = np.where(first[:, None], drawn.tokens[:, 1], drawn.tokens[:, 0])
+    prompts = np.zeros((count, 40), np.uint8)
+    for i, request in enumerate(asked):
+        prompts[i, : len(request.ids())] = request.ids()
+    index = np.flatnonzero(keep)
+    margin = np.where(first, margin, -margin)
+    np.savez_compressed(out / "pairs.npz", index=index, prompts=prompts[keep], chosen=chosen[keep], rejected=rejected[keep], margin=margin[keep])
+
+
+def pool_part(out: Path, policy: Path, prompts: int, start: int, answers: int, max_answer: int, seed: int) -> None:
+    from rmlab.backbone import load
+    from rmlab.optimise.pool import sample_pool
+    from rmlab.recipe import stream
+    from rmlab.sandbox.world import requests
+
+    asked = requests(prompts, stream(seed, "pool"))[start : start + 8]
+    sample_pool(load(policy), asked, answers, max_answer, seed, "pool", start).save(out / "pool.npz")
+
+
+def member(out: Path, base: Path, labels: Path, heldout: Path, parts: list[Path], model: dict, training: dict, prompts: int, seed: int) -> None:
+    import numpy as np
+
+    from rmlab.backbone import load
+    from rmlab.measure.probes import table
+    from rmlab.optimise.pool import Pool
+    from rmlab.recipe import Training, stream
+    from rmlab.reward.members import Model, build
+    from rmlab.reward.training import PairIds, score_pairs
+    from rmlab.sandbox.world import requests
+
+    def read(path: Path) -> PairIds:
+        data = np.load(path / "pairs.npz")
+        return PairIds(*([[int(x) for x in row if x] for row in data[n]] for n in ("prompts", "chosen", "rejected")))
+
+    reward = build(Model(**model), load(base), read(labels), Training(**training), seed)
+    held = score_pairs(reward, read(heldout))
+    reward.align(held.reshape(-1, reward.members))
+    reward.save(out / "model")
+    centre, scale = reward.centre.numpy(), reward.scale.numpy()
+    asked = requests(prompts, stream(seed, "pool"))
+    names, tokens, _ = table(asked)
+    probed = np.stack([reward.score(r.ids(), t, (t != 0).sum(-1)) for r, t in zip(asked, tokens, strict=True)])
+    scores = np.zeros((0, 0, reward.members), np.float32)
+    if parts:
+        pool = Pool.load([p / "pool.npz" for p in parts])
+        scores = np.stack([reward.score(r.ids(), t, n) for r, t, n in zip(asked, pool.tokens, pool.lengths, strict=True)])
+    aligned = {"pool": scores, "heldout": held, "probes": probed}
+    np.savez(out / "scores.npz", **{k: ((v - centre) / scale).astype(np.float32) for k, v in aligned.items()})
+    config = reward.model.config
+    size = {"hidden": config.hidden_size, "layers": config.num_hidden_layers, "parameters": sum(p.numel() for p in reward.parameters())}
+    (out / "model.json").write_text(json.dumps({**model, **size, "pairs": len(read(labels))}))
+
+
+def rows(out: Path, parts: list[Path], members: list[Path], heldout: Path, sights: list[Path], recipe: dict, id: str) -> None:
+    from rmlab.measure.tables import write
+
+    write(out, parts, members, heldout, sights, recipe, id)
+
+
+# ---- running the graph
+
+
+def execute(targets: list[Task], store: Store, workers: int, quiet: bool = False) -> None:
+    """Run whatever `targets` need and the store lacks, `workers` one-thread processes at a time."""
+    tasks = {t.key: t for t in _all(targets)}
+    missing = {k: t for k, t in tasks.items() if not store.has(t)}
+    if not missing:
+        return
+    store.sweep()
+    with _progress(sum(t.cost for t in missing.values()), workers, quiet) as show:
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
+        try:
+            running: dict = {}
+            while missing or running:
+                ready = [t for t in missing.values() if all(store.has(p) for p in t.parents)]
+                for task in sorted(ready, key=lambda t: -t.cost)[: workers - len(running)]:
+                    running[pool.submit(store.run, task)] = task
+                    del missing[task.key]
+                finished, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    task = running.pop(future)
+                    future.result()
+                    show(task)
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _all(targets: list[Task]) -> list[Task]:
+    """Targets and everything they need, parents first, each once."""
+    seen: dict[str, Task] = {}
+
+    def visit(task: Task) -> None:
+        if task.key not in seen:
+            for parent in task.parents:
+                visit(parent)
+            seen[task.key] = task
+
+    for target in targets:
+        visit(target)
+    return list(seen.values())
+
+
+def _progress(total: float, workers: int, quiet: bool):
+    """A context that yields `show(task)`: a bar with the time left, weighed by what each stage costs."""
+    import contextlib
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console()
+
+    @contextlib.contextmanager
+    def bar():
+        columns = (TextColumn("{task.description:<22}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True))  # fmt: skip
+        done, said, started = 0.0, 0.0, time.perf_counter()
+        with Progress(*columns, console=console, disable=quiet or not console.is_terminal, speed_estimate_period=600) as progress:
+            line = progress.add_task(f"study, {workers} workers", total=total)
+
+            def show(task: Task) -> None:
+                nonlocal done, said
+                done += task.cost
+                progress.update(line, advance=task.cost, description=f"done: {task.stage.__name__}")
+                spent = time.perf_counter() - started
+                if not quiet and not console.is_terminal and (spent - said > 20 or done >= total - 1e-6):
+                    said = spent
+                    print(f"{done / total:4.0%}  {spent:5.0f} s  about {spent * (total - done) / done:.0f} s left  (last: {task.stage.__name__})", flush=True)
+
+            yield show
+
+    return bar()
