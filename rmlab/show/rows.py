@@ -1,0 +1,53 @@
+"""Where the rows are: one function, so that notebooks find them from anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+
+ONLINE = "https://raw.githubusercontent.com/rmlab/rmlab/main/data"
+
+
+def data_folder() -> str:
+    """`RMLAB_DATA` where it is set, the repository's `data/`, or the address of the published one (Colab)."""
+    here = Path(__file__).resolve().parents[2] / "data"
+    return os.environ.get("RMLAB_DATA") or (str(here) if here.is_dir() else ONLINE)
+
+
+def rows(table: str) -> pd.DataFrame:
+    """A shipped table: `curves`, `units`, `peaks`, `transfer`, `agreement`, `members`, `probes` or `sight`."""
+    return pd.read_csv(f"{data_folder()}/results/{table}.csv")
+
+
+def provenance() -> dict:
+    """The shipped rows' recipe, versions, seeds and times."""
+    where = f"{data_folder()}/results/provenance.json"
+    if where.startswith("http"):
+        from urllib.request import urlopen
+
+        return json.load(urlopen(where))
+    return json.loads(Path(where).read_text())
+
+
+def own(table: str) -> pd.DataFrame | None:
+    """The same table of the reader's own quick study, or None when there is none yet."""
+    for root in (Path(__file__).resolve().parents[2], Path.cwd(), Path.cwd().parent):
+        path = root / "_build" / "study" / "quick" / f"{table}.csv"
+        if path.is_file():
+            return pd.read_csv(path)
+    return None
+
+
+def pool():
+    """The shipped compact pool, for the explorer."""
+    from rmlab.optimise.compact import CompactPool
+
+    where = f"{data_folder()}/pool/explorer.npz"
+    if where.startswith("http"):
+        from urllib.request import urlretrieve
+
+        where = urlretrieve(where)[0]
+    return CompactPool.load(where)

@@ -1,0 +1,88 @@
+"""One look for every figure: the same colour and dash for the same thing in every chapter.
+
+Colours have a contrast of at least 3:1 on white and on #121212; dashes and markers tell them apart without colour.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from typing import NamedTuple
+
+
+class Look(NamedTuple):
+    """Colour, dash and marker of one thing, and what it is called in a figure."""
+
+    color: str
+    dash: str | tuple
+    marker: str
+    label: str
+
+
+LOOKS = {
+    "gold": Look("#b07a10", "-", "o", "gold"),
+    "proxy": Look("#0173b2", "-", "s", "proxy"),
+    "single": Look("#0173b2", "-", "s", "single"),
+    "finetune": Look("#029e73", (0, (5, 2)), "^", "finetuning seeds"),
+    "pretrain": Look("#cc78bc", (0, (1, 1.3)), "D", "pretraining seeds"),
+    "pretrain_all": Look("#cc78bc", (0, (4, 1, 1, 1)), "d", "all pretraining seeds"),
+    "heads": Look("#949494", (0, (3, 1, 1, 1)), "v", "linear heads"),
+    "oracle": Look("#949494", (0, (1, 2)), "", "oracle"),
+    "you": Look("#d55e00", (0, (6, 2)), "x", "your run"),
+}
+
+
+class Figure:
+    """A matplotlib figure as inline SVG that follows the page's theme: near-black becomes the text's colour.
+
+    alt : what is seen, for who cannot see it; ident : a prefix that keeps ids apart on one page
+    """
+
+    def __init__(self, fig, alt: str, ident: str):
+        import matplotlib as mpl
+        import matplotlib.pyplot as plt
+
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": ident}):
+            file = io.StringIO()
+            fig.savefig(file, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+        plt.close(fig)
+        svg = file.getvalue()
+        svg = svg[svg.index("<svg") :]
+        svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+        svg = re.sub(r"(fill|stroke): ?#([0-3][0-9a-f])\2\2\b", r"\1: currentColor", svg)
+        svg = re.sub(r'<text([^>]*)style="', r'<text\1style="fill: currentColor; ', svg)
+        opening = f'<svg class="ink" role="img" aria-label="{html.escape(alt)}" style="max-width:100%;height:auto" '
+        svg = re.sub(r"<svg ", opening, svg, count=1)
+        self.svg, self.alt = re.sub(r"(id=\"|url\(#|href=\"#)", lambda m: m.group(0) + ident + "-", svg), alt
+
+    def _repr_html_(self) -> str:
+        return self.svg
+
+    def __repr__(self) -> str:
+        return f"Figure: {self.alt}"
+
+
+def canvas(columns: int = 1, width: float = 7.2, height: float = 3.6, rows: int = 1, **kw):
+    """Fresh axes in the book's style: (fig, axes). No title: the caption says it."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    plain = {
+        "font.size": 10, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False,
+        "axes.grid": False, "axes.linewidth": 0.8, "legend.frameon": False, "lines.linewidth": 2.0, "axes.labelsize": 10,
+    }  # fmt: skip
+    with mpl.rc_context(plain):
+        return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **kw)
+
+
+def n_axis(ax, ns) -> None:
+    """n along the top edge of an axis whose bottom is best-of-n's KL."""
+    from rmlab.optimise.best_of_n import kl_bound
+
+    some = [int(n) for n in ns if n in {1, 4, 16, 64, 256, 1024, 4096}]
+    top = ax.secondary_xaxis("top")
+    top.set_xticks([float(kl_bound(n)) for n in some], [f"{n:,}" for n in some])
+    top.set_xlabel("n")
+    top.spines["top"].set_visible(False)
+    top.tick_params(length=0)
