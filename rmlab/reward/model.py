@@ -122,7 +122,8 @@ def from_backbone(backbone: nn.Module, members: int, seed: int) -> RewardModel:
     from transformers import AutoModelForSequenceClassification
 
     need(members >= 1, "members", members, "at least 1")
-    config = type(backbone.config).from_dict({**backbone.config.to_dict(), "num_labels": members})
+    plain = {k: v for k, v in backbone.config.to_dict().items() if k not in {"id2label", "label2id", "num_labels"}}
+    config = type(backbone.config).from_dict({**plain, "num_labels": members})
     model = AutoModelForSequenceClassification.from_config(config).to(next(backbone.parameters()).dtype)
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise ValueError(f"backbone = {type(backbone).__name__}: its classifier has no linear `score` head; give a decoder family")

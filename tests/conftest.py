@@ -1,0 +1,53 @@
+"""Shared fixtures: a tiny world in which every step is real."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_lm():
+    """An untrained Llama of two layers over the sandbox's vocabulary."""
+    from rmlab.backbone import build
+    from rmlab.recipe import Size
+    from rmlab.sandbox.world import VOCAB
+
+    return build(Size(hidden=32, layers=2, heads=4, ff=48), len(VOCAB), seed=3).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_neox():
+    """The same size as a GPT-NeoX: a family without a packed forward."""
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    from rmlab.sandbox.world import VOCAB
+
+    config = GPTNeoXConfig(vocab_size=len(VOCAB), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+                           max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return GPTNeoXForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def world_pairs():
+    """48 pairs of author answers, the better by gold chosen, as ids."""
+    from rmlab.recipe import World, stream
+    from rmlab.reward.training import PairIds
+    from rmlab.sandbox import gold
+    from rmlab.sandbox import world as w
+    from rmlab.tokens import EOS, pad_right
+
+    rng = stream(0, "tests")
+    asked = w.requests(48, rng)
+    sides = []
+    for _ in range(2):
+        words = [w.answer(r, s, rng, World()) for r, s in zip(asked, w.skills(48, w.POLICY_SKILL, rng), strict=True)]
+        sides.append([[w.ID[x] for x in a] + [EOS] for a in words])
+    worth = np.stack([gold.gold(pad_right(side)[0], gold.Truth.of(asked)) for side in sides])
+    first = worth[0] >= worth[1]
+    chosen = [sides[0][i] if f else sides[1][i] for i, f in enumerate(first)]
+    rejected = [sides[1][i] if f else sides[0][i] for i, f in enumerate(first)]
+    return PairIds([r.ids() for r in asked], chosen, rejected)
