@@ -42,7 +42,7 @@ clean: ## remove what was built, the quick study's results included
 # executed chapters knows a cell's code, not the package and the data it reads: when these change it is dropped.
 html: $(VENV)/.stamp
 	@mkdir -p _build
-	@find rmlab data _build/study/quick constraints.txt -type f \( -path '*/study/*' -name 'rows*' -o ! -path '*/study/*' \
+	@find rmlab data _build/study/quick constraints.txt -type f \( -path '*/study/*' -name '*.csv' -o ! -path '*/study/*' \
 	  ! -name '*.pyc' \) -exec cksum {} + 2>/dev/null | LC_ALL=C sort > _build/.now
 	@cmp -s _build/.now _build/.src || rm -rf _build/.jupyter_cache
 	@mv _build/.now _build/.src

@@ -16,7 +16,7 @@ class Study:
     """Run a study and print its table; what is done already is kept, and Ctrl-C loses nothing."""
 
     preset: Annotated[Literal["quick", "full", "tiny"], tyro.conf.Positional]
-    out: Path | None = None  # where the rows go; data/results for full, else _build/study/<preset>
+    out: Path | None = None  # where results/ and pool/ go; data for full, else _build/study/<preset>
     artifacts: Path = Path("_build/artifacts")  # the cache
     workers: int | None = None  # one-thread processes; the number of cores unless said
 
@@ -31,14 +31,14 @@ def _study(given: tyro.conf.OmitArgPrefixes[Study]) -> None:
     from rmlab.study import run
 
     recipe = PRESETS[given.preset]()
-    out = given.out or (Path("data/results") if given.preset == "full" else Path("_build/study") / given.preset)
+    out = given.out or (Path("data") if given.preset == "full" else Path("_build/study") / given.preset)
     try:
         run(recipe, out, given.artifacts, given.workers)
     except KeyboardInterrupt:
         raise SystemExit("stopped; the same command goes on from here") from None
     from rmlab.measure.tables import summary
 
-    print(summary(out))
+    print(summary(out / "results"))
 
 
 def _version() -> None:

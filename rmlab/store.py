@@ -135,12 +135,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{n: version(n) for n in names}, "machine": platform.machine()}
 
 
-def write_atomic(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+def write_atomic(path: str | Path, content: str | bytes) -> None:
+    """Write a file whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
+    aside.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(aside, path)
 
 

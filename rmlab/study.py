@@ -26,7 +26,7 @@ def run(recipe: Recipe, out: str | Path, artifacts: str | Path | None = None, wo
     Parameters
     ----------
     recipe : what to run
-    out : folder for `curves.csv`, `units.csv`, ... and `provenance.json`
+    out : folder for `results/` (`curves.csv`, `units.csv`, ..., `provenance.json`) and `pool/explorer.npz`
     artifacts : folder for the cache, `_build/artifacts` unless said
     workers : processes, the number of cores unless said
 
@@ -40,19 +40,19 @@ def run(recipe: Recipe, out: str | Path, artifacts: str | Path | None = None, wo
     workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (workers or os.cpu_count() or 1)
     last = plan(recipe)
     started = time.perf_counter()
-    execute([last], store, workers, quiet)
-    folder = store.path(last)
-    out.mkdir(parents=True, exist_ok=True)
-    for file in sorted(folder.iterdir()):
-        if file.suffix in {".csv", ".npz"}:
-            (out / f".{file.name}.part").write_bytes(file.read_bytes())
-            os.replace(out / f".{file.name}.part", out / file.name)
-    seconds = {t.key: store.seconds(t) for t in _all([last])}
+    execute(list(last.values()), store, workers, quiet)
+    for name, task in last.items():
+        (out / name).mkdir(parents=True, exist_ok=True)
+        for file in sorted(store.path(task).iterdir()):
+            if file.suffix in {".csv", ".npz"}:
+                write_atomic(out / name / file.name, file.read_bytes())
+    tasks = _all(list(last.values()))
+    seconds = {t.key: store.seconds(t) for t in tasks}
     write_atomic(
-        out / "provenance.json",
+        out / "results" / "provenance.json",
         json.dumps(
             {
-                "study": recipe.name, "recipe": recipe.id, "settings": dataclasses.asdict(recipe), "rows": last.key,
+                "study": recipe.name, "recipe": recipe.id, "settings": dataclasses.asdict(recipe), "rows": last["results"].key,
                 "versions": versions(), "workers": workers, "tasks": len(seconds),
                 "core_seconds": round(sum(seconds.values())), "wall_seconds_this_run": round(time.perf_counter() - started),
             },
@@ -62,8 +62,8 @@ def run(recipe: Recipe, out: str | Path, artifacts: str | Path | None = None, wo
     return out
 
 
-def plan(recipe: Recipe) -> Task:
-    """The recipe as a graph of tasks; returns the one that writes the rows."""
+def plan(recipe: Recipe) -> dict[str, Task]:
+    """The recipe as a graph of tasks; returns the last ones: `results` writes the rows, `pool` the explorer's answers."""
     from rmlab.reward.members import models
 
     r = recipe
@@ -92,8 +92,11 @@ def plan(recipe: Recipe) -> Task:
         for m in grid
     ]
     sights = [t for size in r.sight.sizes for t in sight_tasks(r, d, size, policy_task, heldout)]
-    settings = {"recipe": d, "id": r.id}
-    return Task(rows, settings, {"parts": parts, "members": trained, "heldout": heldout, "sights": sights}, cost=30)
+    shown = [t for m, t in zip(grid, trained, strict=True) if m.draw == 0 and (m.heads == max(r.members.heads, default=1) or m.heads == 1)]
+    return {
+        "results": Task(rows, {"recipe": d, "id": r.id}, {"parts": parts, "members": trained, "sights": sights}, cost=scored * len(grid) / 3e6),
+        "pool": Task(compact, {"prompts": r.pool.prompts, "seed": r.seed}, {"parts": parts, "members": shown}, cost=5),
+    }
 
 
 def backbone_task(shape: dict, index: int, steps: int, heavy: float) -> Task:
@@ -214,10 +217,18 @@ def member(out: Path, base: Path, labels: Path, heldout: Path, parts: list[Path]
     (out / "model.json").write_text(json.dumps({**model, **size, "pairs": len(read(labels))}))
 
 
-def rows(out: Path, parts: list[Path], members: list[Path], heldout: Path, sights: list[Path], recipe: dict, id: str) -> None:
+def rows(out: Path, parts: list[Path], members: list[Path], sights: list[Path], recipe: dict, id: str) -> None:
     from rmlab.measure.tables import write
 
-    write(out, parts, members, heldout, sights, recipe, id)
+    write(out, parts, members, sights, recipe, id)
+
+
+def compact(out: Path, parts: list[Path], members: list[Path], prompts: int, seed: int) -> None:
+    from rmlab.measure.tables import compact_pool
+    from rmlab.recipe import stream
+    from rmlab.sandbox.world import requests
+
+    compact_pool(parts, members, requests(prompts, stream(seed, "pool"))).save(out / "explorer.npz")
 
 
 # ---- running the graph

@@ -21,7 +21,7 @@ CENTRING = "global: mean 0 and std 1 on the answers of the held-out pairs"
 ORACLE = "oracle"
 
 
-def write(out: Path, parts: list[Path], members: list[Path], heldout: Path, sights: list[Path], recipe: dict, id: str) -> None:
+def write(out: Path, parts: list[Path], members: list[Path], sights: list[Path], recipe: dict, id: str) -> None:
     """Read what the stages wrote and write `curves`, `units`, `peaks`, `transfer`, `agreement`, `members`, `probes` and `sight`."""
     pool = Pool.load([p / "pool.npz" for p in parts])
     models = [read_model(m) for m in members]
@@ -153,6 +153,38 @@ def peaks(units: list[Unit], resample: Resample) -> pd.DataFrame:
         row |= {"proxy_start": proxy[0], "proxy_end": proxy[-1], "proxy_rises": bool((np.diff(proxy) > 0).all())}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+SHOWN = 24  # requests in the explorer
+
+
+def compact_pool(parts: list[Path], members: list[Path], requests: list):
+    """The explorer's pool: label draw 0, the first requests; every backbone's first seed, backbone 0's other seeds and heads."""
+    from rmlab.optimise.compact import CompactPool
+    from rmlab.sandbox.gold import BILL
+    from rmlab.sandbox.world import VOCAB
+
+    pool = Pool.load([p / "pool.npz" for p in parts])
+    pool = Pool(pool.tokens[:SHOWN], pool.counts[:SHOWN])
+    models = {tuple(m[k] for k in ("backbone", "finetune", "heads")): m for m in map(read_model, members)}
+    singles = sorted(k for k in models if k[2] == 1 and (k[0] == 0 or k[1] == 0))
+    many = [k for k in models if k[2] > 1 and k[0] == 0]
+    columns = {f"p{p} f{f}": models[p, f, 1]["pool"][:SHOWN, :, 0] for p, f, _ in singles}
+    groups = [("finetune", "finetuning seeds", [f"p0 f{f}" for p, f, _ in singles if p == 0]),
+              ("pretrain", "pretraining seeds", [f"p{p} f0" for p, f, _ in singles if f == 0])]  # fmt: skip
+    for key in many:
+        heads = {f"head {k + 1}": models[key]["pool"][:SHOWN, :, k] for k in range(key[2])}
+        columns |= heads
+        groups.append(("heads", "heads on one encoder", list(heads)))
+    scores = np.stack(list(columns.values()), -1).astype(np.float64)
+    scores = np.where(pool.ended[..., None], scores, scores.min((0, 1)) - 0.5)  # never ends: ranks last
+    names = list(columns)
+    return CompactPool.from_pool(
+        gold_counts=pool.counts, bill=[{"name": t.name, "label": t.label, "values": list(t.values), "slope": t.slope} for t in BILL],
+        scores=scores, columns=names, tokens=pool.tokens, lengths=pool.lengths - pool.ended, prompts=[r.text for r in requests[:SHOWN]],
+        constructions=[{"name": n, "label": f"{len(m)} {label}", "members": [names.index(x) for x in m]} for n, label, m in groups],
+        vocab=list(VOCAB), keep=350,
+    )  # fmt: skip
 
 
 def summary(folder: str | Path) -> str:

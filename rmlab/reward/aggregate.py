@@ -1,8 +1,9 @@
 """From K member scores to one: the aggregators, and the alignment that gives them a meaning.
 
 Letters: K members, P prompts, N answers a prompt. Scores are reward units of each member's own scale.
-NumPy arrays and torch tensors go through the same lines; torch is never imported here, only found if it is loaded.
-Every spread divides by K (ddof = 0), so lam means the same in best-of-n, in reinforcement learning and in the explorer.
+NumPy arrays and torch tensors go through the same lines; torch is never imported here, only found if it is
+loaded. Every spread divides by K (ddof = 0), so lam means the same in best-of-n, in reinforcement learning and in
+the explorer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Rule(NamedTuple):
     label: str  # plain text
     formula: str  # LaTeX, without dollar signs; mu is the mean over the K members R_1..R_K
     source: str  # paper and equation
-    lam: tuple[float, float, float] | None  # (lowest, highest, usual) value of lam, None where lam is not used
+    lam: tuple[float, float, float] | None  # lowest, highest, usual; None: lam is not used
 
 
 AGGREGATORS: dict[str, Rule] = {
@@ -82,7 +83,7 @@ def aggregate(scores, how: str, lam: float = 1.0):
         raise ValueError(f"how = {how!r} is no aggregator; choose one of {', '.join(AGGREGATORS)}")
     xp, s = _floats(scores, "scores")
     lam = _strength(how, lam)
-    if how == "mean" or lam == 0.0 and how in ("mean_std", "uwo"):
+    if how == "mean" or (how in ("mean_std", "uwo") and lam == 0.0):
         return xp.mean(s, -1)
     if how == "min":
         return xp.amin(s, -1)
@@ -105,12 +106,12 @@ def align(scores, reference=None, how: str = "global", scale: bool = True):
     Parameters
     ----------
     scores : array or tensor (..., K); for `how="prompt"` (P, N, K)
-    reference : member scores of a fixed set of answers, the same K; (..., K) for `how="global"`, (P, R, K) for
-        `how="prompt"`. None: the scores themselves.
-    how : "none" leaves the scores as they are; "global" takes off each member's mean over the whole reference;
-        "prompt" takes off each member's mean over the reference answers of the same prompt
-    scale : also divide by each member's standard deviation (ddof = 0) on the reference: for "global" the overall
-        one, for "prompt" the root mean square over prompts of the one within a prompt
+    reference : member scores of a fixed set of answers, the same K; (..., K) for `how="global"`,
+        (P, R, K) for `how="prompt"`. None: the scores themselves.
+    how : "none" leaves the scores as they are; "global" takes off each member's mean over the whole
+        reference; "prompt" takes off each member's mean over the reference answers of the same prompt
+    scale : also divide by each member's standard deviation (ddof = 0) on the reference: for "global" the
+        overall one, for "prompt" the root mean square over prompts of the one within a prompt
 
     Returns
     -------
@@ -127,7 +128,9 @@ def align(scores, reference=None, how: str = "global", scale: bool = True):
         return s
     _, ref = _floats(scores if reference is None else reference, "reference")
     if ref.shape[-1] != s.shape[-1]:
-        raise ValueError(f"reference has {ref.shape[-1]} members and scores have {s.shape[-1]}: give the same members")
+        raise ValueError(
+            f"reference has {ref.shape[-1]} members and scores have {s.shape[-1]}: give the same members"
+        )
     if how == "prompt" and (s.ndim != 3 or ref.ndim != 3 or s.shape[0] != ref.shape[0]):
         raise ValueError(
             f"how = 'prompt' needs scores (P, N, K) and reference (P, R, K), not {tuple(s.shape)} and "
@@ -144,21 +147,23 @@ def align(scores, reference=None, how: str = "global", scale: bool = True):
 
 
 def _quantile(xp, s, level: float):
-    """(..., K) -> (...), linear interpolation between order statistics; the middle two are averaged at 0.5."""
+    """(..., K) -> (...), linear interpolation between order statistics (at 0.5: the median)."""
     s = xp.sort(s, -1)
     s = s if xp is np else s.values
     place = (s.shape[-1] - 1) * level
     low = int(place)
     high = min(low + 1, s.shape[-1] - 1)
     value = s[..., low] if place == low else s[..., low] + (s[..., high] - s[..., low]) * (place - low)
-    return xp.where(xp.isnan(s[..., -1]), s[..., -1], value)  # NaN sorts last: a row that has one must not hide it
+    last = s[..., -1]  # NaN sorts last: a row that has one must not hide it
+    return xp.where(xp.isnan(last), last, value)
 
 
 def _entropic(xp, s, lam: float):
-    """(..., K) -> (...). Counted from the minimum with expm1 and log1p: no overflow, and exact in both limits."""
+    """(..., K) -> (...). From the minimum, with expm1 and log1p: no overflow, exact in both limits."""
     low = xp.amin(s, -1)
     low = low if xp is np else low.detach()
-    with np.errstate(over="ignore"):  # a gap of more than 1e308 temperatures: expm1(-inf) is -1, as it should be
+    lam = max(lam, 1e-37)  # float32 has no smaller number, and the limit is reached long before
+    with np.errstate(over="ignore"):  # an endless gap is fine: expm1(-inf) is -1
         gaps = (s - low[..., None]) / lam
     return low - lam * xp.log1p(xp.mean(xp.expm1(-gaps), -1))
 
@@ -187,5 +192,7 @@ def _floats(scores, name: str):
         xp, s = np, np.asarray(scores)
         s = s if s.dtype in (np.float32, np.float64) else s.astype(np.float32)
     if s.ndim == 0 or s.shape[-1] == 0:
-        raise ValueError(f"{name} has shape {tuple(s.shape)}: give member scores (..., K) with at least one member")
+        raise ValueError(
+            f"{name} has shape {tuple(s.shape)}: give member scores (..., K) with at least one member"
+        )
     return xp, s

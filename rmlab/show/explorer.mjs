@@ -1,243 +1,352 @@
-// The explorer: pure functions first (tested against Python), then the drawing. No library, no network.
-// A pool `d` has P prompts, M kept answers, C members, F terms; weight says how many answers a kept one stands for.
+// The explorer: pure functions first (a test holds them equal to CompactPool's), then the picture.
+// One file for JupyterLab, Colab and a page without a kernel: no library, no network.
+// A pool `d` has P prompts, M kept answers, C members (columns), F terms of gold's bill; an answer's weight says how
+// many of the N answers it stands for. Best-of-n draws n answers with replacement and keeps the best by the proxy.
 
-const TIE = 1e-9;
-export const AGGREGATORS = { // label, range and step of lambda, or null
-  mean: ["mean", null], median: ["median", null], min: ["min (worst case)", null], max: ["max (optimist)", null],
-  mean_std: ["mean − λ std", [0, 3, 0.1, 1]], uwo: ["mean − λ variance (UWO)", [0, 3, 0.1, 1]],
-  quantile: ["lower quantile at λ", [0, 0.5, 0.05, 0.25]], entropic: ["entropic, temperature λ", [0.1, 5, 0.1, 1]],
+const TIE = 1e-9; // as in compact.py
+export const AGGREGATORS = { // label, and the slider of λ: least, most, step, usual; null where λ is not used
+  mean: ["mean", null],
+  median: ["median", null],
+  min: ["min (worst case)", null],
+  max: ["max (optimist)", null],
+  mean_std: ["mean − λ std", [0, 3, 0.1, 1]],
+  uwo: ["mean − λ variance (UWO)", [0, 3, 0.1, 1]],
+  quantile: ["lower quantile at λ", [0, 0.5, 0.05, 0.25]],
+  entropic: ["entropic, temperature λ", [0.1, 5, 0.1, 1]],
   gold: ["gold itself", null],
 };
 
-export function aggregate(s, how, lam) {
-  const k = s.length, mean = s.reduce((a, b) => a + b, 0) / k;
-  const level = (q) => { const t = [...s].sort((a, b) => a - b), x = q * (k - 1), i = Math.floor(x); return i + 1 < k ? t[i] + (x - i) * (t[i + 1] - t[i]) : t[i]; };
-  const variance = () => s.reduce((a, b) => a + (b - mean) ** 2, 0) / k;
+export function aggregate(s, how, lam) { // K member scores -> one score
+  const k = s.length;
+  let mean = 0, low = Infinity, high = -Infinity, spread = 0;
+  for (let i = 0; i < k; i++) { mean += s[i] / k; low = Math.min(low, s[i]); high = Math.max(high, s[i]); }
   if (how === "mean") return mean;
-  if (how === "median") return level(0.5);
-  if (how === "min") return Math.min(...s);
-  if (how === "max") return Math.max(...s);
-  if (how === "mean_std") return mean - lam * Math.sqrt(variance());
-  if (how === "uwo") return mean - lam * variance();
-  if (how === "quantile") return level(lam);
-  if (how === "entropic") { const low = Math.min(...s); return low - lam * Math.log(s.reduce((a, b) => a + Math.exp((low - b) / lam), 0) / k); }
+  if (how === "min") return low;
+  if (how === "max") return high;
+  if (how === "median" || how === "quantile") {
+    const t = Array.from(s).sort((a, b) => a - b), at = (how === "median" ? 0.5 : lam) * (k - 1), i = Math.floor(at);
+    return at > i ? t[i] + (at - i) * (t[i + 1] - t[i]) : t[i];
+  }
+  if (how === "entropic") {
+    for (let i = 0; i < k; i++) spread += Math.expm1((low - s[i]) / lam) / k;
+    return low - lam * Math.log1p(spread);
+  }
+  for (let i = 0; i < k; i++) spread += (s[i] - mean) ** 2 / k; // ddof = 0
+  if (how === "mean_std") return mean - lam * Math.sqrt(spread);
+  if (how === "uwo") return mean - lam * spread;
   throw new Error("unknown aggregator " + how);
 }
 
-export function goldOf(counts, bill) { // one answer's counts (F) -> contributions (F)
-  return bill.map((t, f) => { const c = counts[f], last = t.values.length - 1; return t.values[Math.min(c, last)] + t.slope * Math.max(c - last, 0); });
+export function goldOf(counts, bill) { // one answer's counts (F) -> what each term adds to its gold (F)
+  return bill.map(({ values, slope }, f) => {
+    const last = values.length - 1;
+    return values[Math.min(counts[f], last)] + slope * Math.max(counts[f] - last, 0);
+  });
 }
 
-export async function unpack(meta, bytes) { // the page's dict and zlib bytes -> d
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const raw = await new Response(stream).arrayBuffer();
+export async function unpack(meta, bytes) { // CompactPool.packed() -> d
+  const raw = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
   const types = { "<f4": Float32Array, "<i2": Int16Array, "|u1": Uint8Array }, d = { ...meta };
   let at = 0;
-  for (const [name, kind, size] of meta.layout) { const T = types[kind]; d[name] = new T(raw, at, size); at += size * T.BYTES_PER_ELEMENT; }
+  for (const [name, kind, size] of meta.layout) {
+    d[name] = new types[kind](raw, at, size);
+    at += d[name].byteLength;
+  }
   d.P = meta.prompts.length; d.C = meta.columns.length; d.F = meta.bill.length; d.M = d.weight.length / d.P;
-  d.gold = Float64Array.from({ length: d.P * d.M }, (_, i) => goldOf(d.counts.subarray(i * d.F, (i + 1) * d.F), meta.bill).reduce((a, b) => a + b, 0));
-  d.starts = new Int32Array(d.P * d.M + 1);
-  for (let i = 0; i < d.P * d.M; i++) d.starts[i + 1] = d.starts[i] + d.lengths[i];
+  d.gold = Float64Array.from(d.weight, (_, i) => goldOf(countsOf(d, i), d.bill).reduce((a, b) => a + b, 0));
+  d.start = new Int32Array(d.weight.length + 1); // of each answer's tokens
+  for (let i = 0; i < d.weight.length; i++) d.start[i + 1] = d.start[i] + d.lengths[i];
   return d;
 }
+const countsOf = (d, i) => d.counts.subarray(i * d.F, (i + 1) * d.F);
+const scoreOf = (d, i, c) => d.scores[i * d.C + c] * d.scale[c] + d.offset[c];
+const wordsOf = (d, i) => Array.from(d.tokens.subarray(d.start[i], d.start[i + 1]), (t) => d.vocab[t]).join(" ");
 
-export const score = (d, i, c) => d.scores[i * d.C + c] * d.scale[c] + d.offset[c];
-
-export function ladders(d, members, how, lam) { // one a prompt: answers ascending, tie groups with log U, mean gold, mean proxy
+// One a prompt: the answers' proxy, and ascending groups of equal proxy with log U, mean gold and mean proxy.
+// This holds for every n, so it is made once for (members, how, lam).
+export function ladders(d, members, how, lam) {
+  const own = new Float64Array(members.length);
   return Array.from({ length: d.P }, (_, p) => {
-    const s = new Float64Array(d.M), base = p * d.M;
-    for (let i = 0; i < d.M; i++) s[i] = how === "gold" ? d.gold[base + i] : aggregate(members.map((c) => score(d, base + i, c)), how, lam);
-    const order = Array.from(s.keys()).sort((a, b) => s[a] - s[b] || a - b), groups = [];
-    order.forEach((i, j) => {
-      if (!j || s[i] - s[order[j - 1]] > TIE) groups.push({ w: 0, gold: 0, proxy: 0, rows: [] });
+    const base = p * d.M, s = new Float64Array(d.M), groups = [];
+    for (let i = 0; i < d.M; i++) {
+      for (let k = 0; k < own.length; k++) own[k] = scoreOf(d, base + i, members[k]);
+      s[i] = how === "gold" ? d.gold[base + i] : aggregate(own, how, lam);
+    }
+    const order = Array.from(s.keys()).sort((a, b) => s[a] - s[b] || a - b);
+    order.forEach((i, place) => {
+      if (!place || s[i] - s[order[place - 1]] > TIE) groups.push({ w: 0, gold: 0, proxy: 0, rows: [] });
       const g = groups.at(-1), w = d.weight[base + i];
       g.w += w; g.gold += w * d.gold[base + i]; g.proxy += w * s[i]; g.rows.push(i);
     });
     const total = groups.reduce((a, g) => a + g.w, 0);
-    for (let j = groups.length - 1, above = 0; j >= 0; j--) {
-      const g = groups[j]; g.logU = Math.log1p(-above / total); above += g.w; g.gold /= g.w; g.proxy /= g.w;
-    }
+    let above = 0; // counted from the top, where U^n needs the digits
+    for (const g of [...groups].reverse()) { g.logU = Math.log1p(-above / total); above += g.w; g.gold /= g.w; g.proxy /= g.w; }
     return { s, groups };
   });
 }
 
-export function expected({ groups }, n) { // [gold, proxy] of best-of-n on one prompt
-  let before = 0, gold = 0, proxy = 0;
-  for (const g of groups) { const u = Math.exp(n * g.logU), won = u - before; before = u; if (won > 0) { gold += won * g.gold; proxy += won * g.proxy; } }
+function expected({ groups }, n) { // [gold, proxy] of best-of-n on one prompt: a group wins with U^n - U'^n
+  let below = 0, gold = 0, proxy = 0;
+  for (const g of groups) {
+    const x = n * g.logU;
+    if (x < -40) continue; // U^n under 1e-17
+    const u = Math.exp(x);
+    gold += (u - below) * g.gold; proxy += (u - below) * g.proxy; below = u;
+  }
   return [gold, proxy];
 }
 
-export function curve(d, members, how, lam, ns) { // mean over prompts: {gold, proxy} (ns.length)
-  const some = ladders(d, members, how, lam), mean = (n, j) => some.reduce((a, l) => a + expected(l, n)[j], 0) / d.P;
-  return { gold: ns.map((n) => mean(n, 0)), proxy: ns.map((n) => mean(n, 1)) };
+export function curve(d, members, how, lam, ns) { // {gold, proxy}: for each n a list over prompts
+  const rows = ladders(d, members, how, lam), at = ns.map((n) => rows.map((l) => expected(l, n)));
+  return { rows, gold: at.map((r) => r.map((x) => x[0])), proxy: at.map((r) => r.map((x) => x[1])) };
 }
 
-export function typicalWinner({ groups }, n) { // the median winner: first answer, ascending, with U^n >= 1/2
+export function typicalWinner({ groups }, n) { // of one ladder: the median winner, the first with U^n >= 1/2
   return Math.min(...groups.find((g) => n * g.logU >= -Math.LN2 - 1e-12).rows);
 }
 
 export const klBound = (n) => Math.log(n) - (n - 1) / n;
-export function readable(words) { // "the price is fair ." -> "The price is fair."
-  const text = words.replace(/ ([.,!?;:])/g, "$1").replace(/(^|[.!?] )([a-z])/g, (m, a, b) => a + b.toUpperCase()).replace(/- (\w+):/g, "– $1:");
-  return text.replace(/\bi\b/g, "I");
+const average = (x) => x.reduce((a, b) => a + b, 0) / x.length;
+function standardError(x) {
+  const m = average(x);
+  return Math.sqrt(x.reduce((a, b) => a + (b - m) ** 2, 0) / Math.max(1, x.length - 1) / x.length);
 }
 
-// ---- drawing
+// ---- words and nodes
 
-const el = (tag, attrs = {}, ...kids) => put(document.createElement(tag), attrs, kids);
-const svg = (tag, attrs = {}, ...kids) => put(document.createElementNS("http://www.w3.org/2000/svg", tag), attrs, kids);
-function put(node, attrs, kids) {
-  for (const [k, v] of Object.entries(attrs)) if (k === "on") for (const [e, f] of Object.entries(v)) node.addEventListener(e, f); else if (v !== false && v != null) node.setAttribute(k, v === true ? "" : v);
-  node.append(...kids.filter((x) => x != null)); return node;
+export function readable(text) { // "- price : fair ! i know" -> "– price: fair! I know"
+  return text.replace(/(^| )- (\w+) : /g, "$1– $2: ").replace(/ ([.,!?;:])/g, "$1").replace(/\bi\b/g, "I")
+    .replace(/(^|[.!?] )([a-z])/g, (_, end, letter) => end + letter.toUpperCase());
 }
-const num = (x, digits = 2) => x.toFixed(digits).replace("-", "−"), signed = (x) => (x >= 0 ? "+" : "") + num(x);
-const nice = (n) => n.toLocaleString("en");
-let uid = 0;
+const num = (x, digits = 2) => { const t = x.toFixed(digits); return (+t ? t : t.replace("-", "")).replace("-", "−"); };
+const signed = (x) => (num(x)[0] === "−" ? "" : "+") + num(x);
+const whole = (n) => n.toLocaleString("en");
+function make(node, attrs, kids) {
+  for (const [k, v] of Object.entries(attrs)) {
+    if (k === "on") for (const [event, f] of Object.entries(v)) node.addEventListener(event, f);
+    else if (v !== false && v != null) node.setAttribute(k, v === true ? "" : v);
+  }
+  node.append(...kids.flat().filter((x) => x != null));
+  return node;
+}
+const h = (tag, attrs = {}, ...kids) => make(document.createElement(tag), attrs, kids);
+const svg = (tag, attrs = {}, ...kids) => make(document.createElementNS("http://www.w3.org/2000/svg", tag), attrs, kids);
+function ticks(low, high) {
+  const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20].find((s) => (high - low) / s <= 5) ?? 50, out = [];
+  for (let k = Math.ceil(low / step); k * step <= high + 1e-9; k++) out.push(k * step);
+  return out;
+}
+function apart(labels, gap, low, high) { // labels at a line's end, moved so that none covers another
+  labels.sort((a, b) => a.y - b.y);
+  labels.forEach((l, i) => { l.y = Math.max(l.y, i ? labels[i - 1].y + gap : low); });
+  for (let i = labels.length - 1, most = high; i >= 0; i--) { labels[i].y = Math.min(labels[i].y, most); most = labels[i].y - gap; }
+  return labels;
+}
+let made = 0;
+
+// ---- the widget
 
 async function render({ model, el: root }) {
-  const raw = model.get("data"), d = await unpack(model.get("meta"), raw.buffer ? new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength) : raw);
-  const id = "rmx" + Date.now().toString(36) + uid++, onPage = root.classList.contains("anywidget-offline");
+  const raw = model.get("data");
+  const d = await unpack(model.get("meta"), raw.buffer ? new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength) : raw);
+  const id = `rmx${Date.now().toString(36)}${made++}-`, onPage = root.classList.contains("anywidget-offline");
   const families = [{ name: "single", label: "one reward model", members: [...d.columns.keys()] }, ...d.constructions];
-  const family = () => families.find((f) => f.name === model.get("construction")) ?? families[0];
-  const top = Math.log2(d.N), grid = [...new Set(Array.from({ length: 4 * Math.floor(top) + 1 }, (_, k) => Math.round(2 ** (k / 4))).concat(d.N))];
-  const oracle = grid.map((n) => ladderMean(ladders(d, [0], "gold", 1), n, 0));
-  function ladderMean(some, n, j) { return some.reduce((a, l) => a + expected(l, n)[j], 0) / d.P; }
+  const several = families.find((f) => f.name === "pretrain") ?? families.at(-1);
+  const usual = (f) => (f.name === "single" ? [0] : [...f.members]);
+  const places = []; // of n: 16 an octave
+  for (let k = 0; k <= 16 * Math.log2(d.N); k++) places.push(Math.round(2 ** (k / 16)));
+  const stops = [...new Set([...places, d.N])], grid = [...new Set([...places.filter((_, k) => k % 4 === 0), d.N])];
+  const mean = (table) => table.map(average);
+  const oracle = mean(curve(d, [], "gold", 1, grid).gold);
 
-  if (onPage && location.hash.startsWith("#x=")) {
-    const [c, m, how, lam, n, p] = location.hash.slice(3).split("~");
-    if (families.some((f) => f.name === c) && how in AGGREGATORS && m && p !== undefined)
-      model.set({ construction: c, members: m.split(".").map(Number).filter((i) => i < d.C), how, lam: +lam, n: Math.min(d.N, Math.max(1, +n | 0)), prompt: +p % d.P });
+  // state: the traits, made sound
+  const NAMES = ["construction", "members", "how", "lam", "n", "prompt"];
+  function state() {
+    const family = families.find((f) => f.name === model.get("construction")) ?? families[0], asked = model.get("members");
+    const how = model.get("how") in AGGREGATORS ? model.get("how") : "mean", lam = Math.max(+model.get("lam") || 0, how === "entropic" ? 1e-3 : 0);
+    let members = asked.filter((c) => family.members.includes(c));
+    if (members.length < Math.max(1, asked.length) || (family.name === "single" && members.length > 1)) members = usual(family);
+    if (members.join() !== asked.join()) { model.set("members", members); model.save_changes(); }
+    const clamp = (x, low, high) => Math.min(high, Math.max(low, Math.round(x) || low));
+    return { family, members, how, lam: how === "quantile" ? Math.min(1, lam) : lam, n: clamp(model.get("n"), 1, d.N), prompt: clamp(model.get("prompt"), 0, d.P - 1) };
+  }
+  let touched = false, timer = 0, frame = 0;
+  const change = (part) => { touched = true; model.set(part); model.save_changes(); };
+  const place = () => String([...document.querySelectorAll(".anywidget-offline")].indexOf(root)); // which of the page's
+  function fromAddress() {
+    const [where, construction, members, how, lam, n, prompt] = decodeURIComponent(location.hash).replace(/^#x=/, "").split("~");
+    if (!onPage || !location.hash.startsWith("#x=") || where !== place() || prompt === undefined) return;
+    if (![lam, n, prompt].every((x) => isFinite(x)) || !(how in AGGREGATORS)) return;
+    model.set({ construction, members: members.split(".").map(Number), how, lam: +lam, n: +n, prompt: +prompt });
+    requestAnimationFrame(() => root.scrollIntoView({ block: "start" }));
+  }
+  function toAddress({ family, members, how, lam, n, prompt }) {
+    clearTimeout(timer);
+    timer = setTimeout(() => history.replaceState(null, "", "#x=" + [place(), family.name, members.join("."), how, lam, n, prompt].join("~")), 300);
   }
 
   // controls
-  const stories = [
-    ["One judge", () => ({ construction: "single", members: [0], how: "mean", n: d.N })],
-    ["Several, their mean", () => ({ construction: "finetune", members: pick("finetune"), how: "mean", n: d.N })],
-    ["Several, the worst", () => ({ construction: "pretrain", members: pick("pretrain"), how: "min", n: d.N })],
-    ["Ask gold", () => ({ how: "gold", n: d.N })],
-  ];
-  const pick = (name) => [...(families.find((f) => f.name === name) ?? families[1] ?? families[0]).members];
-  const change = (state) => { model.set(state); model.save_changes(); touched = true; };
-  const choice = (name, label, options) => {
-    const select = el("select", { id: id + name, on: { change: () => change(name === "construction" ? { construction: select.value, members: select.value === "single" ? [0] : pick(select.value) } : { how: select.value, ...(AGGREGATORS[select.value][1] ? { lam: AGGREGATORS[select.value][1][3] } : {}) }) } },
-      ...options.map(([v, t]) => el("option", { value: v }, t)));
-    return [el("label", { for: id + name }, label), select];
-  };
-  const [cLabel, cSelect] = choice("construction", "judges", families.map((f) => [f.name, f.label]));
-  const [hLabel, hSelect] = choice("how", "aggregator", Object.entries(AGGREGATORS).map(([k, v]) => [k, v[0]]));
-  const range = (name, label, attrs, input) => { const r = el("input", { id: id + name, type: "range", ...attrs, on: { input: () => input(+r.value) } }), o = el("output", { for: id + name }); return [el("label", { for: id + name }, label), r, o]; };
-  const [lLabel, lRange, lOut] = range("lam", "λ", { min: 0, max: 3, step: 0.1 }, (v) => change({ lam: v }));
-  const [nLabel, nRange, nOut] = range("n", "n, answers to pick from", { min: 0, max: 1000, step: 1 }, (v) => change({ n: Math.round(2 ** ((v / 1000) * top)) }));
-  const toggles = el("div", { class: "rmx-members", role: "group", "aria-label": "which members judge" });
-  const plot = el("div", { class: "rmx-plot" }), readout = el("p", { class: "rmx-readout" }), status = el("p", { class: "rmx-status", role: "status", "aria-live": "polite" });
-  const step = (by) => change({ prompt: (model.get("prompt") + by + d.P) % d.P });
-  const which = el("span", { class: "rmx-which" }), request = el("p", { class: "rmx-request" }), answer = el("div"), bill = el("div");
+  const presets = [
+    ["one judge", { construction: "single", members: [0], how: "mean", n: d.N }],
+    ["several judges, their mean", { construction: several.name, members: usual(several), how: "mean", n: d.N }],
+    ["several judges, the worst", { construction: several.name, members: usual(several), how: "min", n: d.N }],
+    ["ask gold", { how: "gold", n: d.N }],
+  ].map(([label, to]) => ({ to, button: h("button", { type: "button", on: { click: () => change(to) } }, label) }));
+  function select(name, label, options, to) {
+    const box = h("select", { id: id + name, on: { change: () => change(to(box.value)) } }, options.map(([v, t]) => h("option", { value: v }, t)));
+    return [h("div", {}, h("label", { for: id + name }, label), box), box];
+  }
+  const [familyField, familyBox] = select("construction", "judges", families.map((f) => [f.name, f.label]),
+    (name) => ({ construction: name, members: usual(families.find((f) => f.name === name)) }));
+  const [howField, howBox] = select("how", "aggregator", Object.entries(AGGREGATORS).map(([k, v]) => [k, v[0]]),
+    (how) => ({ how, ...(AGGREGATORS[how][1] ? { lam: AGGREGATORS[how][1][3] } : {}) }));
+  function slider(name, label, attrs, to) {
+    const box = h("input", { id: id + name, type: "range", ...attrs, on: { input: () => change(to(+box.value)) } });
+    const out = h("output", { for: id + name });
+    return [h("div", { class: "rmx-range" }, h("label", { for: id + name }, label), box, out), box, out];
+  }
+  const [lamField, lamBox, lamOut] = slider("lam", "λ", { min: 0, max: 3, step: 0.1 }, (lam) => ({ lam }));
+  const [nField, nBox, nOut] = slider("n", "n, answers to choose from", { min: 0, max: stops.length - 1, step: 1 }, (k) => ({ n: stops[k] }));
+  const toggles = h("div", { class: "rmx-members", role: "group", "aria-label": "members that judge" }), hint = h("p", { class: "rmx-small rmx-hint" });
+  const step = (by) => () => change({ prompt: (state().prompt + by + d.P) % d.P });
+  const plot = h("div", { class: "rmx-plot" }), readout = h("p", { class: "rmx-readout" });
+  const status = h("p", { class: "rmx-status", role: "status", "aria-live": "polite" });
+  const which = h("span"), request = h("p", { class: "rmx-request" }), answer = h("div"), bill = h("div");
+  const best = h("details", {}, h("summary"), h("blockquote"));
+  fromAddress();
   root.classList.add("rmx");
   root.replaceChildren(
-    el("div", { class: "rmx-stories", role: "group", "aria-label": "show me" }, el("span", { "aria-hidden": "true" }, "Show me"), ...stories.map(([t, f]) => el("button", { type: "button", on: { click: () => change(f()) } }, t))),
-    el("div", { class: "rmx-controls" }, el("div", {}, cLabel, cSelect), el("div", {}, hLabel, hSelect), el("div", { class: "rmx-range" }, lLabel, lRange, lOut), el("div", { class: "rmx-range rmx-n" }, nLabel, nRange, nOut)),
-    toggles, plot, readout, status,
-    el("div", { class: "rmx-request-bar" }, el("button", { type: "button", "aria-label": "previous request", on: { click: () => step(-1) } }, "‹"), which, el("button", { type: "button", "aria-label": "next request", on: { click: () => step(1) } }, "›")),
-    request, el("div", { class: "rmx-panels" }, answer, bill));
+    h("div", { class: "rmx-presets", role: "group", "aria-label": "show me" }, h("span", { "aria-hidden": true }, "Show me"), presets.map((x) => x.button)),
+    h("div", { class: "rmx-controls" }, familyField, howField, lamField), toggles, hint, plot, nField, readout, status,
+    h("div", { class: "rmx-bar" }, h("button", { type: "button", "aria-label": "previous request", on: { click: step(-1) } }, "‹"), which,
+      h("button", { type: "button", "aria-label": "next request", on: { click: step(1) } }, "›")),
+    request, h("div", { class: "rmx-panels" }, h("div", {}, answer, best), bill));
 
-  // state -> picture
-  let touched = false, key = "", now = null, timer = 0, frame = 0;
-  function compute() {
-    const state = [model.get("members"), model.get("how"), model.get("lam")];
-    if (JSON.stringify(state) === key) return;
-    key = JSON.stringify(state);
-    const some = ladders(d, ...state), rows = grid.map((n) => some.map((l) => expected(l, n)));
-    const mean = (r, j) => r.reduce((a, x) => a + x[j], 0) / d.P;
-    const gold = rows.map((r) => mean(r, 0)), proxy = rows.map((r) => mean(r, 1));
-    const se = rows.map((r, g) => { const diff = r.map((x, p) => x[0] - rows[0][p][0]), m = diff.reduce((a, b) => a + b, 0) / d.P; return Math.sqrt(diff.reduce((a, b) => a + (b - m) ** 2, 0) / Math.max(1, d.P - 1) / d.P); });
-    const at = gold.indexOf(Math.max(...gold));
-    now = { some, gold, proxy, se, peak: at };
+  // state -> picture. `now` holds what does not depend on n; `range` keeps the gold axis still between the presets.
+  let key = "", now = null;
+  const summary = ({ gold, proxy, rows }) => ({ rows, gold: mean(gold), proxy: mean(proxy), se: gold.map((g) => standardError(g.map((x, p) => x - gold[0][p]))) });
+  const range = presets.slice(0, 3).flatMap(({ to }) => mean(curve(d, to.members, to.how, 1, grid).gold));
+  const alone = {}; // a family's members, each alone: their mean gold
+  function compute({ family, members, how, lam }) {
+    const asked = JSON.stringify([family.name, members, how, lam]);
+    if (asked === key) return;
+    key = asked;
+    now = summary(curve(d, members, how, lam, grid));
+    now.peak = now.gold.indexOf(Math.max(...now.gold));
+    if (family.name === "single" || alone[family.name]) return;
+    const curves = family.members.map((c) => mean(curve(d, [c], "mean", 1, grid).gold));
+    alone[family.name] = grid.map((_, k) => average(curves.map((g) => g[k])));
   }
   function draw() {
-    compute();
-    const n = Math.min(d.N, Math.max(1, model.get("n"))), how = model.get("how"), members = model.get("members"), rule = AGGREGATORS[how][1];
-    const gold = ladderMean(now.some, n, 0), proxy = ladderMean(now.some, n, 1), start = now.gold[0], peak = grid[now.peak];
-    cSelect.value = family().name; hSelect.value = how; nRange.value = Math.round((Math.log2(n) / top) * 1000); nOut.value = nice(n);
-    nRange.setAttribute("aria-valuetext", nice(n) + " answers");
-    lRange.disabled = !rule;
-    if (rule) { [lRange.min, lRange.max, lRange.step] = rule; lRange.value = model.get("lam"); lOut.value = (+model.get("lam")).toFixed(rule[2] < 0.1 ? 2 : 1); } else lOut.value = "–";
-    drawMembers(members, how);
-    drawPlot(n, gold, proxy);
-    const who = how === "gold" ? "Gold itself" : members.length > 1 ? `${members.length} judges (${family().label}), ${AGGREGATORS[how][0]}` : `One judge (${d.columns[members[0]]})`;
-    readout.replaceChildren(el("b", {}, `n = ${nice(n)}`), ` · gold ${num(gold)} (${signed(gold - start)} over a uniform pick) · proxy ${num(proxy)} · best was n = ${nice(peak)}: ${num(now.gold[now.peak])}`);
-    status.textContent = `${who}, picking from ${nice(n)} answers: gold is ${num(gold)}, ${num(Math.abs(gold - start))} ${gold >= start ? "above" : "below"} a uniform pick. ` + (n > peak && gold < now.gold[now.peak] - 0.005 ? `The peak is behind, at n = ${nice(peak)}.` : `The peak is at n = ${nice(peak)}.`);
-    drawAnswer(n, members, how);
-    const result = { gold, proxy, peak_n: peak, peak_gold: now.gold[now.peak] };
+    const s = state(), { family, members, how, lam, n } = s, slide = AGGREGATORS[how][1];
+    compute(s);
+    const at = now.rows.map((l) => expected(l, n)), gold = average(at.map((x) => x[0])), proxy = average(at.map((x) => x[1]));
+    const start = now.gold[0], peak = grid[now.peak], top = now.gold[now.peak];
+    familyBox.value = family.name; howBox.value = how;
+    nBox.value = stops.findLastIndex((m) => m <= n); nOut.value = whole(n); nBox.setAttribute("aria-valuetext", `${whole(n)} answers`);
+    lamBox.disabled = !slide; lamOut.value = slide ? num(lam, slide[2] < 0.1 ? 2 : 1) : "not used";
+    if (slide) { [lamBox.min, lamBox.max, lamBox.step] = slide; lamBox.value = lam; }
+    for (const { to, button } of presets) button.setAttribute("aria-pressed", String(how === to.how && (how === "gold" || (family.name === to.construction && members.join() === to.members.join()))));
+    drawMembers(s);
+    drawPlot(s, gold, proxy);
+    readout.replaceChildren(h("b", {}, `n = ${whole(n)}`), ` · gold ${num(gold)} (${signed(gold - start)} over a uniform pick) · best was n = ${whole(peak)}: ${num(top)}`);
+    const who = how === "gold" ? "Gold itself chooses" : members.length === 1 ? `One judge (${d.columns[members[0]]}) chooses` : `${members.length} judges (${family.name === "heads" ? "heads on one encoder" : family.name + "ing seeds"}), by ${AGGREGATORS[how][0].replace("λ", num(lam, 2))}, choose`;
+    const past = top - gold < 0.005 ? "This is its peak." : n > peak ? `That is ${num(top - gold)} below the peak, which was at n = ${whole(peak)}.` : `The peak, ${num(top)}, comes at n = ${whole(peak)}.`;
+    const say = `${who} from ${n === 1 ? "1 answer" : whole(n) + " answers"}: gold is ${num(gold)}, ${num(Math.abs(gold - start))} ${gold >= start ? "above" : "below"} a uniform pick; the proxy is ${num(proxy)}. ${past}`;
+    if (status.textContent !== say) status.textContent = say;
+    drawAnswer(s);
+    const result = { gold, proxy, peak_n: peak, peak_gold: top };
     if (JSON.stringify(result) !== JSON.stringify(model.get("result"))) { model.set("result", result); model.save_changes(); }
-    if (onPage && touched) { clearTimeout(timer); timer = setTimeout(() => history.replaceState(null, "", "#x=" + [family().name, members.join("."), how, model.get("lam"), n, model.get("prompt")].join("~")), 300); }
+    if (onPage && touched) toAddress(s);
   }
-  function drawMembers(members, how) {
-    const single = family().name === "single", want = family().members.join();
-    if (toggles.dataset.for !== family().name + want) {
-      toggles.dataset.for = family().name + want;
-      toggles.replaceChildren(...family().members.map((c) => el("label", {}, el("input", { type: single ? "radio" : "checkbox", name: id + "m", value: c, on: { change: (e) => {
-        const on = new Set(model.get("members")); if (single) on.clear(); e.target.checked ? on.add(c) : on.delete(c);
-        if (!on.size) { e.target.checked = true; return; }
-        change({ members: family().members.filter((x) => on.has(x)) });
-      } } }), el("span", {}, d.columns[c]))));
+  function drawMembers({ family, members, how }) {
+    const one = family.name === "single";
+    if (toggles.dataset.family !== family.name) {
+      toggles.dataset.family = family.name;
+      toggles.replaceChildren(...family.members.map((c) => h("label", {}, h("input", { type: one ? "radio" : "checkbox", name: id + "member", value: c, on: { change: ({ target }) => {
+        const on = one ? [c] : family.members.filter((x) => (x === c ? target.checked : state().members.includes(x)));
+        on.length ? change({ members: on }) : (target.checked = true); // at least one stays
+      } } }), h("span", {}, d.columns[c]))));
     }
     for (const box of toggles.querySelectorAll("input")) { box.checked = members.includes(+box.value); box.disabled = how === "gold"; }
+    hint.textContent = (d.columns.some((c) => /^p\d+ f\d+$/.test(c)) ? "p: pretraining seed, f: finetuning seed. " : "") + (how === "gold" ? "Gold chooses: nobody else is asked." : members.length === 1 ? "With one judge every aggregator gives its score." : "");
   }
-  function drawPlot(n, gold, proxy) {
-    const W = Math.max(300, Math.min(760, plot.clientWidth || 640)), narrow = W < 480, left = 40, right = narrow ? 58 : 96, t = 40, mid = 218, low = 250, end = 318, wide = W - left - right;
-    const xmax = klBound(d.N), x = (m) => left + (klBound(m) / xmax) * wide;
-    const lo = Math.min(...now.gold.map((g, i) => g - now.se[i]), now.gold[0]) - 0.1, hi = Math.max(...now.gold.map((g, i) => g + now.se[i]), lo + 1.2) + 0.12;
-    const y = (g) => mid - ((g - lo) / (hi - lo)) * (mid - t), plo = Math.min(0, ...now.proxy), phi = Math.max(...now.proxy, plo + 1), z = (v) => end - ((v - plo) / (phi - plo)) * (end - low);
-    const path = (ys, f) => "M" + grid.map((m, i) => `${x(m).toFixed(1)} ${f(ys[i]).toFixed(1)}`).join("L");
-    const text = (tx, ty, s, attrs = {}) => svg("text", { x: tx, y: ty, ...attrs }, s), rule = (x1, y1, x2, y2, c) => svg("line", { x1, y1, x2, y2, class: c });
-    const ticks = (a, b) => { const by = [0.1, 0.2, 0.5, 1, 2].find((s) => (b - a) / s <= 5) ?? 5, out = []; for (let v = Math.ceil(a / by) * by; v <= b + 1e-9; v += by) out.push(v); return out; };
-    const exit = oracle.findIndex((o) => o > hi), family_ = model.get("how") === "gold" ? "gold" : family().name;
-    const spread = (s) => narrow ? s : s;
-    const s = svg("svg", { viewBox: `0 0 ${W} 356`, width: W, height: 356, role: "img", "aria-labelledby": id + "t", class: "rmx-svg rmx-f-" + family_ },
-      svg("title", { id: id + "t" }, "Gold reward and proxy against KL; the sentence below says what is seen."),
-      svg("defs", {}, svg("clipPath", { id: id + "c" }, svg("rect", { x: left, y: t - 4, width: wide + 2, height: mid - t + 6 }))),
-      ...ticks(lo, hi).flatMap((v) => [rule(left, y(v), left + wide, y(v), "rmx-grid"), text(left - 6, y(v) + 4, num(v, 1), { "text-anchor": "end" })]),
-      ...[1, 4, 16, 64, 256, 1024, 4096, 16384].filter((m) => m <= d.N && (!narrow || [1, 16, 256, 4096].includes(m))).map((m) => text(x(m), t - 12, nice(m), { "text-anchor": "middle" })),
-      text(left - 6, t - 12, "n", { "text-anchor": "end", class: "rmx-axis" }), text(left, t - 28, "gold reward", { class: "rmx-axis" }), text(left, low - 8, "proxy (std)", { class: "rmx-axis" }),
-      text(left + wide / 2, 352, narrow ? "KL ≤ log n − (n−1)/n (nats)" : "KL from the policy, upper bound log n − (n−1)/n (nats)", { "text-anchor": "middle", class: "rmx-axis" }),
-      ...ticks(0, xmax).map((v) => text(left + (v / xmax) * wide, end + 16, String(v), { "text-anchor": "middle" })),
-      rule(left, end, left + wide, end, "rmx-grid"), ...[plo, phi].map((v) => text(left - 6, z(v) + 4, num(v, 1), { "text-anchor": "end" })),
-      svg("path", { d: path(now.gold.map((g, i) => g + now.se[i]), y) + "L" + [...grid].reverse().map((m, i) => { const j = grid.length - 1 - i; return `${x(m).toFixed(1)} ${y(now.gold[j] - now.se[j]).toFixed(1)}`; }).join("L") + "Z", class: "rmx-band" }),
-      rule(left, y(now.gold[0]), left + wide, y(now.gold[0]), "rmx-start"), text(left + wide + 5, y(now.gold[0]) + 4, narrow ? "uniform" : "uniform pick"),
-      svg("path", { d: path(oracle, y), class: "rmx-oracle", "clip-path": `url(#${id}c)` }),
-      exit > 0 && model.get("how") !== "gold" ? text(x(grid[exit]) + 5, t + 8, narrow ? "↑ oracle" : `↑ oracle, ${num(oracle.at(-1), 1)} at the end`) : null,
-      svg("path", { d: path(now.gold, y), class: "rmx-gold" }), text(left + wide + 5, y(now.gold.at(-1)) + (Math.abs(y(now.gold.at(-1)) - y(now.gold[0])) < 12 ? 17 : 4), "gold", { class: "rmx-strong" }),
-      svg("path", { d: path(now.proxy, z), class: "rmx-proxy" }), text(left + wide + 5, z(now.proxy.at(-1)) + 4, "proxy", { class: "rmx-strong" }),
-      svg("circle", { cx: x(grid[now.peak]), cy: y(now.gold[now.peak]), r: 5, class: "rmx-peak" }), text(x(grid[now.peak]), y(now.gold[now.peak]) - 10, `peak, n = ${nice(grid[now.peak])}`, { "text-anchor": grid[now.peak] > d.N / 4 ? "end" : "middle" }),
-      svg("g", { class: "rmx-handle" }, rule(x(n), t, x(n), end, "rmx-cursor"), svg("circle", { cx: x(n), cy: y(gold), r: 4.5, class: "rmx-at" }), svg("circle", { cx: x(n), cy: z(proxy), r: 3.5, class: "rmx-at-proxy" }), svg("rect", { x: x(n) - 6, y: end - 9, width: 12, height: 18, rx: 4, class: "rmx-grip" })));
-    const drag = (e) => {
-      const kl = Math.max(0, Math.min(xmax, (((e.clientX - s.getBoundingClientRect().left) * W) / s.getBoundingClientRect().width - left) / wide * xmax));
-      let a = 0, b = top; for (let i = 0; i < 40; i++) { const m = (a + b) / 2; klBound(2 ** m) < kl ? (a = m) : (b = m); }
-      change({ n: Math.max(1, Math.min(d.N, Math.round(2 ** a))) });
+  function drawPlot({ family, how, n, members }, gold, proxy) {
+    const W = Math.max(280, Math.min(800, plot.clientWidth || 640)), narrow = W < 480;
+    const left = 34, right = narrow ? 66 : 92, t = 44, mid = 236, low = 274, end = 338, H = 376, wide = W - left - right;
+    const most = klBound(d.N) || 1, x = (m) => left + (klBound(m) / most) * wide;
+    const levels = [...range, ...now.gold.map((g, k) => g - now.se[k]), ...now.gold.map((g, k) => g + now.se[k])];
+    let lo = Math.min(...levels), hi = Math.max(...levels);
+    const pad = Math.max(0.3, hi - lo); lo -= 0.06 * pad; hi += 0.14 * pad;
+    const y = (g) => mid - ((g - lo) / (hi - lo)) * (mid - t);
+    const plo = Math.min(...now.proxy), phi = Math.max(...now.proxy, plo + 0.5), z = (v) => end - 4 - ((v - plo) / (phi - plo)) * (end - 4 - low);
+    const line = (ys, f, back) => { const q = ys.map((v, k) => `${x(grid[k]).toFixed(1)} ${f(v).toFixed(1)}`); return (back ? q.reverse() : q).join("L"); };
+    const path = (ys, f, c) => svg("path", { d: "M" + line(ys, f), class: c, "clip-path": `url(#${id}clip)` });
+    const text = (tx, ty, words, attrs = {}) => svg("text", { x: tx, y: ty, ...attrs }, words);
+    const rule = (x1, y1, x2, y2, c) => svg("line", { x1, y1, x2, y2, class: c });
+    const middle = { "text-anchor": "middle" }, last = { "text-anchor": "end" };
+    const ns = (narrow ? [1, 16, 256, 4096, 65536] : [1, 4, 16, 64, 256, 1024, 4096, 16384, 65536]).filter((m) => m <= d.N);
+    const other = how !== "gold" && members.length > 1 ? alone[family.name] : null, escapes = how !== "gold" && oracle.at(-1) > hi;
+    const ends = [{ y: y(now.gold.at(-1)), words: "gold", c: "rmx-strong" }, { y: y(now.gold[0]), words: "uniform pick" }];
+    if (how !== "gold") ends.push({ y: escapes ? t - 2 : y(oracle.at(-1)), words: escapes ? (narrow ? `oracle ↑ ${num(oracle.at(-1), 1)}` : `oracle, to ${num(oracle.at(-1), 1)} ↑`) : "oracle" });
+    if (other) ends.push({ y: y(other.at(-1)), words: "one alone" });
+    const px = x(grid[now.peak]), py = y(now.gold[now.peak]), say = `Gold goes from ${num(now.gold[0])} at n = 1 to its peak, ${num(now.gold[now.peak])}, at n = ${whole(grid[now.peak])}, and is ${num(now.gold.at(-1))} at n = ${whole(d.N)}; the proxy rises from ${num(now.proxy[0])} to ${num(now.proxy.at(-1))}.`;
+    const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, width: W, height: H, role: "img", "aria-label": say, class: `rmx-svg rmx-f-${how === "gold" ? "gold" : family.name}` },
+      svg("clipPath", { id: id + "clip" }, svg("rect", { x: left - 2, y: t - 8, width: wide + 4, height: H })),
+      text(0, 12, "gold reward", { class: "rmx-strong" }), text(0, low - 12, how === "gold" ? "proxy: gold itself" : "proxy: what the judges say", { class: "rmx-strong" }),
+      ns.map((m) => [rule(x(m), t - 8, x(m), t - 3, "rmx-tick"), text(x(m), t - 12, m === 1 ? "n = 1" : whole(m), middle)]),
+      ticks(lo, hi).map((v) => [rule(left, y(v), left + wide, y(v), "rmx-grid"), text(left - 6, y(v) + 4, num(v, hi - lo < 1 ? 2 : 1), last)]),
+      [plo, phi].map((v) => [rule(left, z(v), left + wide, z(v), "rmx-grid"), text(left - 6, z(v) + 4, num(v, 1), last)]),
+      ticks(0, most).map((v) => [rule(left + (v / most) * wide, end, left + (v / most) * wide, end + 5, "rmx-tick"), text(left + (v / most) * wide, end + 18, num(v, most < 2 ? 1 : 0), middle)]),
+      rule(left, end, left + wide, end, "rmx-tick"), text(left + wide / 2, H - 3, "KL, upper bound (nats)", middle),
+      svg("path", { d: "M" + line(now.gold.map((g, k) => g + now.se[k]), y) + "L" + line(now.gold.map((g, k) => g - now.se[k]), y, true) + "Z", class: "rmx-band" }),
+      rule(left, y(now.gold[0]), left + wide, y(now.gold[0]), "rmx-start"), how === "gold" ? null : path(oracle, y, "rmx-oracle"),
+      other ? path(other, y, "rmx-alone") : null, path(now.gold, y, "rmx-gold"), path(now.proxy, z, "rmx-proxy"),
+      apart(ends, 14, t - 2, mid).map((l) => text(left + wide + 7, l.y + 4, l.words, { class: l.c })), text(left + wide + 7, z(now.proxy.at(-1)) + 4, "proxy", { class: "rmx-strong" }),
+      svg("circle", { cx: px, cy: py, r: 5, class: "rmx-peak" }), text(Math.max(left + 36, Math.min(px, left + wide - 36)), py - 11, `peak, n = ${whole(grid[now.peak])}`, { ...middle, class: "rmx-halo" }),
+      svg("g", { class: "rmx-handle", "aria-hidden": true }, rule(x(n), t - 3, x(n), end, "rmx-cursor"), svg("circle", { cx: x(n), cy: y(gold), r: 5, class: "rmx-at" }),
+        svg("circle", { cx: x(n), cy: z(proxy), r: 4, class: "rmx-at rmx-at-proxy" }), svg("rect", { x: x(n) - 8, y: mid + 4, width: 16, height: 20, rx: 5, class: "rmx-grip" }),
+        [-2.5, 2.5].map((dx) => rule(x(n) + dx, mid + 9, x(n) + dx, mid + 19, "rmx-ridge"))));
+    const drag = (e) => { // the stop nearest the pointer
+      const r = picture.getBoundingClientRect(), at = ((e.clientX - r.left) * W) / r.width;
+      change({ n: stops.reduce((a, b) => (Math.abs(x(b) - at) < Math.abs(x(a) - at) ? b : a)) });
     };
-    plot.onpointerdown = (e) => { plot.setPointerCapture(e.pointerId); drag(e); };
+    plot.onpointerdown = (e) => { if (e.button === 0) { plot.setPointerCapture(e.pointerId); drag(e); } };
     plot.onpointermove = (e) => { if (e.buttons && plot.hasPointerCapture(e.pointerId)) drag(e); };
-    plot.replaceChildren(s);
+    plot.replaceChildren(picture);
   }
-  function drawAnswer(n, members, how) {
-    const p = model.get("prompt") % d.P, l = now.some[p], i = typicalWinner(l, n), at = p * d.M + i, words = (j) => [...d.tokens.subarray(d.starts[j], d.starts[j + 1])].map((t) => d.vocab[t]).join(" ");
-    const rank = (f) => { let r = 1; const mine = f(at); for (let j = p * d.M; j < (p + 1) * d.M; j++) if (f(j) > mine + TIE) r += d.weight[j]; return nice(Math.round(r)); };
+  function drawAnswer({ prompt: p, n, members, how }) {
+    const base = p * d.M, at = base + typicalWinner(now.rows[p], n), proxy = now.rows[p].s[at - base], own = members.map((c) => scoreOf(d, at, c)), low = Math.min(...own);
+    const rank = (f) => { let above = 0; for (let i = base; i < base + d.M; i++) if (f(i) > f(at) + TIE) above += d.weight[i]; return whole(Math.round(above) + 1); };
     which.textContent = `request ${p + 1} of ${d.P}`;
     request.textContent = readable(d.prompts[p]);
-    const ranks = members.map((c) => `${d.columns[c]}: ${rank((j) => score(d, j, c))}`), own = members.map((c) => score(d, at, c));
-    const best = [...Array(d.M).keys()].reduce((a, b) => (d.gold[p * d.M + b] > d.gold[p * d.M + a] ? b : a), 0);
-    answer.replaceChildren(el("h4", {}, `The typical winner at n = ${nice(n)}`), el("blockquote", {}, readable(words(at))),
-      el("p", { class: "rmx-who" }, how === "gold" ? "Gold chose it." : members.length > 1 ? `Who chose it: ${d.columns[members[own.indexOf(Math.min(...own))]]} liked it least (${num(Math.min(...own))} std). Rank among ${nice(d.N)} — ${ranks.join(", ")}; gold: ${rank((j) => d.gold[j])}.` : `Score ${num(l.s[i])} std. Rank among ${nice(d.N)} — ${ranks[0]}; gold: ${rank((j) => d.gold[j])}.`),
-      el("details", {}, el("summary", {}, `The best answer by gold: ${num(d.gold[p * d.M + best])}`), el("blockquote", {}, readable(words(p * d.M + best)))));
-    const counts = d.counts.subarray(at * d.F, (at + 1) * d.F), worth = goldOf(counts, d.bill), most = Math.max(3, ...worth.map(Math.abs));
-    const lines = d.bill.map((t, f) => ({ label: t.label, v: worth[f] })).filter((t) => Math.abs(t.v) > 1e-9);
-    bill.replaceChildren(el("h4", {}, "Gold's bill for it"), el("ul", { class: "rmx-bill" }, ...lines.map((t) => el("li", {}, el("span", { class: "rmx-term" }, t.label), el("span", { class: "rmx-track", "aria-hidden": "true" }, el("i", { class: t.v < 0 ? "rmx-minus" : "rmx-plus", style: `width:${(Math.abs(t.v) / most) * 50}%` })), el("span", { class: "rmx-value" }, signed(t.v)))),
-      el("li", { class: "rmx-total" }, el("span", { class: "rmx-term" }, "gold"), el("span", {}), el("span", { class: "rmx-value" }, num(d.gold[at])))));
+    const row = (name, value, place, c) => h("tr", { class: c }, h("th", { scope: "row" }, name), h("td", {}, num(value)), h("td", {}, place));
+    const judges = members.map((c, k) => row(d.columns[c] + (members.length > 1 && own[k] === low ? " (the minimum)" : ""), own[k], rank((i) => scoreOf(d, i, c))));
+    const chose = how === "gold" ? `gold itself, at ${num(proxy)}.` : members.length === 1 ? `${d.columns[members[0]]}, at ${num(proxy)}.`
+      : `${members.length} judges, proxy ${num(proxy)}; ${d.columns[members[own.indexOf(low)]]} was the minimum.`;
+    answer.replaceChildren(h("p", { class: "rmx-h" }, `The typical winner at n = ${whole(n)}`), h("blockquote", {}, readable(wordsOf(d, at)) || "(says nothing)"),
+      h("p", { class: "rmx-small" }, h("b", {}, "Who chose it: "), chose),
+      h("table", { class: "rmx-ranks" }, h("thead", {}, h("tr", {}, ["judge", "score", `rank of ${whole(d.N)}`].map((w) => h("th", { scope: "col" }, w)))),
+        h("tbody", {}, judges, row("gold", d.gold[at], rank((i) => d.gold[i]), "rmx-by-gold"))));
+    let star = base;
+    for (let i = base; i < base + d.M; i++) if (d.gold[i] > d.gold[star]) star = i;
+    best.firstChild.textContent = `The best answer by gold in this pool: ${num(d.gold[star])}`;
+    best.lastChild.textContent = readable(wordsOf(d, star)) || "(says nothing)";
+    const counts = countsOf(d, at), worth = goldOf(counts, d.bill), most = Math.max(2, ...worth.map(Math.abs));
+    const bar = (v) => h("span", { class: "rmx-track", "aria-hidden": true }, h("i", { class: v < 0 ? "rmx-minus" : "rmx-plus", style: `width:${(Math.abs(v) / most) * 50}%` }));
+    const item = (words, v, show, c) => h("li", { class: c }, h("span", {}, words), bar(v), h("span", { class: "rmx-value" }, show(v)));
+    bill.replaceChildren(h("p", { class: "rmx-h" }, "Gold's bill for it"), h("ul", { class: "rmx-bill" },
+      d.bill.map((term, f) => (Math.abs(worth[f]) > 1e-9 ? item(term.label + (counts[f] > 1 ? ` × ${counts[f]}` : ""), worth[f], signed) : null)),
+      h("li", { class: "rmx-total" }, h("span", {}, "gold, in all"), h("span"), h("span", { class: "rmx-value" }, num(d.gold[at])))));
   }
+
   const later = () => { cancelAnimationFrame(frame); frame = requestAnimationFrame(draw); };
-  for (const name of ["construction", "members", "how", "lam", "n", "prompt"]) model.on("change:" + name, later);
+  for (const name of NAMES) model.on("change:" + name, later);
+  if (onPage) addEventListener("hashchange", fromAddress);
   draw();
-  const watch = new ResizeObserver(later); watch.observe(plot);
-  return () => watch.disconnect();
+  let width = plot.clientWidth;
+  const watch = new ResizeObserver(() => { if (plot.clientWidth !== width) { width = plot.clientWidth; later(); } });
+  watch.observe(plot);
+  return () => { watch.disconnect(); removeEventListener("hashchange", fromAddress); for (const name of NAMES) model.off("change:" + name, later); };
 }
 export default { render };

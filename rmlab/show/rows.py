@@ -35,7 +35,7 @@ def provenance() -> dict:
 def own(table: str) -> pd.DataFrame | None:
     """The same table of the reader's own quick study, or None when there is none yet."""
     for root in (Path(__file__).resolve().parents[2], Path.cwd(), Path.cwd().parent):
-        path = root / "_build" / "study" / "quick" / f"{table}.csv"
+        path = root / "_build" / "study" / "quick" / "results" / f"{table}.csv"
         if path.is_file():
             return pd.read_csv(path)
     return None

@@ -41,7 +41,10 @@ def test_the_order_of_members_does_not_matter(s, random):
     order = random.sample(range(s.shape[-1]), s.shape[-1])
     for how in NAMES:
         np.testing.assert_allclose(
-            aggregate(s[..., order], how, lam_for(how)), aggregate(s, how, lam_for(how)), rtol=1e-10, atol=1e-10
+            aggregate(s[..., order], how, lam_for(how)),
+            aggregate(s, how, lam_for(how)),
+            rtol=1e-10,
+            atol=1e-10,
         )
 
 
@@ -68,7 +71,10 @@ def test_entropic_lies_between_min_and_mean(s, lam):
 def test_limits_of_the_entropic_and_the_quantile(s):
     np.testing.assert_allclose(aggregate(s, "entropic", 1e9), aggregate(s, "mean"), atol=1e-4)
     np.testing.assert_allclose(aggregate(s, "entropic", 1e-7), aggregate(s, "min"), atol=1e-5)
-    assert np.array_equal(aggregate(s, "entropic", 1e-308), aggregate(s, "min"))
+    for x in (s, s.astype(np.float32)):
+        np.testing.assert_allclose(
+            aggregate(x, "entropic", 1e-308), aggregate(x, "min"), rtol=1e-6, atol=1e-30
+        )
     assert np.array_equal(aggregate(s, "quantile", 0.0), aggregate(s, "min"))
     assert np.array_equal(aggregate(s, "quantile", 1.0), aggregate(s, "max"))
     np.testing.assert_allclose(aggregate(s, "quantile", 0.5), np.median(s, -1), atol=1e-12)
@@ -81,7 +87,9 @@ def test_limits_of_the_entropic_and_the_quantile(s):
 def test_a_common_shift_shifts_the_result(s, c):
     for how in NAMES:
         lam = lam_for(how)
-        np.testing.assert_allclose(aggregate(s + c, how, lam), aggregate(s, how, lam) + c, rtol=1e-9, atol=1e-8)
+        np.testing.assert_allclose(
+            aggregate(s + c, how, lam), aggregate(s, how, lam) + c, rtol=1e-9, atol=1e-8
+        )
 
 
 @pytest.mark.parametrize("how", NAMES)
@@ -108,7 +116,7 @@ def test_gradients_flow_and_are_finite(how, s):
     x = torch.tensor([s], dtype=torch.float64, requires_grad=True)
     aggregate(x, how, lam_for(how)).sum().backward()
     assert torch.isfinite(x.grad).all()
-    assert x.grad.sum().item() == pytest.approx(1.0)  # a common shift of all members shifts the result as much
+    assert x.grad.sum().item() == pytest.approx(1.0)  # a common shift moves the result as much
     if len(set(s)) > 1:
         assert torch.autograd.gradcheck(lambda z: aggregate(z, how, lam_for(how)), x)
 
@@ -165,9 +173,9 @@ def test_centring_removes_the_offsets_of_members(how, kind):
         before, after = score(s, ref, centring), score(s + offset, ref + offset, centring)
         np.testing.assert_allclose(before, after, atol=1e-9)
         assert np.array_equal(np.argsort(before, -1), np.argsort(after, -1))
-    if how not in ("mean", "uwo", "mean_std"):  # and without it they decide who wins
+    if how not in ("mean", "uwo", "mean_std"):  # and without it they decide the ranking
         assert not np.array_equal(
-            np.argmax(score(s, ref, "none"), -1), np.argmax(score(s + everywhere, ref, "none"), -1)
+            np.argsort(score(s, ref, "none"), -1), np.argsort(score(s + everywhere, ref, "none"), -1)
         )
 
 
@@ -200,5 +208,5 @@ def test_bad_alignment_is_named(args, words):
 
 
 def test_aggregation_needs_no_torch():
-    code = "import sys, rmlab.reward.aggregate as a; a.aggregate([[1.0, 2.0]], 'uwo'); assert 'torch' not in sys.modules"
+    code = "import sys, rmlab.reward.aggregate as a; a.aggregate([[1, 2]], 'uwo'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
