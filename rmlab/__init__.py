@@ -5,12 +5,12 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Recipe": "recipe", "quick": "recipe", "full": "recipe", "tiny": "recipe",
+    "Recipe": "recipe", "Training": "recipe", "quick": "recipe", "full": "recipe", "tiny": "recipe",
     "RewardModel": "reward.model", "from_backbone": "reward.model", "train": "reward.training", "PairIds": "reward.training",
     "aggregate": "reward.aggregate", "AGGREGATORS": "reward.aggregate", "align": "reward.aggregate",
     "best_of_n": "optimise.best_of_n", "kl_bound": "optimise.best_of_n", "ess": "optimise.best_of_n",
     "sample": "optimise.sampling", "Pool": "optimise.pool", "CompactPool": "optimise.compact", "Explorer": "show.explorer",
-    "load_pairs": "preferences", "run": "study",
+    "load_pairs": "preferences", "load_backbone": "backbone:load", "run": "study",
 }  # fmt: skip
 __all__ = [*_HOMES, "__version__"]
 
@@ -20,7 +20,8 @@ def __getattr__(name: str):
         raise AttributeError(f"module 'rmlab' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"rmlab.{_HOMES[name]}"), name)
+    home, _, real = _HOMES[name].partition(":")
+    return getattr(importlib.import_module(f"rmlab.{home}"), real or name)
 
 
 def __dir__():

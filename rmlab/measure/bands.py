@@ -1,8 +1,9 @@
-"""Bands: a paired bootstrap over prompts, label draws and pretraining seeds.
+"""Bands: how far a mean curve would move with other prompts, other label draws and other pretraining seeds.
 
-A band covers what would change if the study were run again with other prompts, other labels and other
-pretraining seeds from the same world. It does not cover another world, policy or training recipe, and with
-three label draws it knows little of draws: read it with the per-draw rows.
+One `Resample` is drawn and used for every curve of a comparison, so the difference of two curves is the
+difference of two arrays, prompt by prompt and seed by seed: a paired bootstrap.
+
+Letters: U units (an ensemble or a single model each), P prompts, L points of a curve.
 """
 
 from __future__ import annotations
@@ -11,43 +12,116 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rmlab.recipe import need
+
 
 class Resample:
-    """Bootstrap weights, drawn once; every curve averaged under them is paired with every other.
+    """Bootstrap weights over prompts, label draws and pretraining seeds, drawn once.
+
+    What the band covers: the prompts of the pool, the label draws and the pretraining seeds, each resampled as a
+    whole and crossed (Owen 2007, the pigeonhole bootstrap, which errs on the wide side). Finetuning seeds are
+    averaged inside their label draw and pretraining seed, and their noise is seen through those.
+    What it does not cover: another policy, gold reward, world or recipe; the sampling of the N answers, which is
+    small while the effective sample size times P is large; a factor with one level only, which stays fixed; and
+    other pretraining seeds for an ensemble over all of them, whose weight no resample can change. With three
+    label draws the percentiles are coarse: read such a band as the spread that was seen, not as an exact 95%.
+
+    Each factor of size m draws m - 1 levels with replacement, which makes the bootstrap variance of a mean the
+    unbiased s^2 / m (Rao and Wu 1988); drawing m would make it a third too small at m = 3.
 
     Parameters
     ----------
-    prompts, draws, backbones : how many there are of each
-    count : resamples S
-    seed : of the resampling
+    prompts, draws, backbones : number of prompts, of label draws, of pretraining seeds; at least 1 each
+    n_boot : number of bootstrap resamples
+    seed : of the weights; the same sizes and seed give the same weights
     """
 
-    def __init__(self, prompts: int, draws: int, backbones: int, count: int = 500, seed: int = 0):
+    def __init__(self, prompts: int, draws: int = 1, backbones: int = 1, n_boot: int = 1000, seed: int = 0):
+        for name, size in (
+            ("prompts", prompts),
+            ("draws", draws),
+            ("backbones", backbones),
+            ("n_boot", n_boot),
+        ):
+            need(size >= 1, name, size, "at least 1")
         rng = np.random.default_rng(seed)
-        self.prompt = _weights(rng, prompts, count)
-        self.draw = _weights(rng, draws, count)
-        self.backbone = _weights(rng, backbones, count)
+        self.prompts = _weights(rng, prompts, n_boot)  # (n_boot, P)
+        self.draws = _weights(rng, draws, n_boot)
+        self.backbones = _weights(rng, backbones, n_boot)
 
-    def mean(self, curves: np.ndarray, draw: Sequence[int], backbones: Sequence[Sequence[int]]) -> np.ndarray:
-        """Weighted means of U units' curves (U, P, L) -> (S, L).
+    def mean(self, curves, unit_draw: Sequence[int], unit_backbones: Sequence[Sequence[int]]) -> np.ndarray:
+        """The mean curve of a set of units under every resample.
 
-        draw : (U,) the label draw of each unit; backbones : U lists, the pretraining seeds of its members.
-        A unit's weight is its draw's times the mean of its backbones'.
+        Parameters
+        ----------
+        curves : (U, P, L) one curve a unit and prompt, any unit of value
+        unit_draw : (U,) the label draw each unit was trained on, 0 to draws - 1
+        unit_backbones : for each unit the pretraining seeds its members use, one a member, 0 to
+            backbones - 1: [[0], [1]] for two single models, [[0, 1, 2]] for an ensemble over three
+
+        Returns
+        -------
+        (n_boot, L). A unit weighs its label draw's weight times the mean weight of its members' pretraining
+        seeds. A resample in which no unit weighs anything is NaN, and `interval` leaves it out; where draws
+        and seeds are crossed there is none.
         """
-        unit = np.stack([self.draw[:, d] * self.backbone[:, list(b)].mean(1) for d, b in zip(draw, backbones, strict=True)], 1)
-        empty = unit.sum(1) == 0  # a resample that left out all of these units: fall back on equal weights
-        unit[empty] = 1.0
-        unit /= unit.sum(1, keepdims=True)
-        by_prompt = np.einsum("su,upl->spl", unit, curves, optimize=True)
-        return np.einsum("sp,spl->sl", self.prompt / self.prompt.sum(1, keepdims=True), by_prompt)
+        curves, weights = self._units(curves, unit_draw, unit_backbones)
+        U, P, L = curves.shape
+        over_prompts = self.prompts @ curves.transpose(1, 0, 2).reshape(P, U * L)
+        return np.einsum("bu,bul->bl", weights, over_prompts.reshape(-1, U, L))
+
+    def band(self, curves, unit_draw, unit_backbones, level: float = 0.95):
+        """The plain mean of the curves (L,) and the ends of its band (L,), (L,): `mean`, then `interval`."""
+        samples = self.mean(curves, unit_draw, unit_backbones)
+        return np.asarray(curves, np.float64).mean((0, 1)), *interval(samples, level)
+
+    def _units(self, curves, unit_draw, unit_backbones) -> tuple[np.ndarray, np.ndarray]:
+        """The curves (U, P, L) and the units' weights (n_boot, U), rows summing to 1 or all NaN."""
+        curves = np.asarray(curves, np.float64)
+        P, D, S = self.prompts.shape[1], self.draws.shape[1], self.backbones.shape[1]
+        need(curves.ndim == 3 and curves.shape[1] == P, "curves' shape", curves.shape, f"(U, {P}, L)")
+        U = len(curves)
+        draw = np.asarray(unit_draw)
+        need(
+            draw.shape == (U,) and draw.min() >= 0 and draw.max() < D,
+            "unit_draw",
+            unit_draw,
+            f"{U} of 0..{D - 1}",
+        )
+        share = np.zeros((S, U))
+        need(len(unit_backbones) == U, "unit_backbones' length", len(unit_backbones), f"one list a unit, {U}")
+        for u, seeds in enumerate(unit_backbones):
+            ok = len(seeds) > 0 and min(seeds) >= 0 and max(seeds) < S
+            need(ok, f"unit_backbones[{u}]", list(seeds), f"at least one pretraining seed of 0..{S - 1}")
+            np.add.at(share[:, u], list(seeds), 1 / len(seeds))
+        weights = self.draws[:, draw] * (self.backbones @ share)
+        total = weights.sum(1, keepdims=True)
+        return curves, np.divide(weights, total, out=np.full_like(weights, np.nan), where=total > 0)
 
 
 def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of bootstrap samples (S, L): the ends (L,), (L,)."""
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(samples, [tail, 100 - tail], axis=0)
-    return low, high
+    """The ends of the percentile interval of bootstrap samples (n_boot, ...), NaN resamples left out.
+
+    Parameters
+    ----------
+    samples : from `Resample.mean`, or a difference of two such arrays of one `Resample`
+    level : share of the samples inside, between 0 and 1
+
+    Returns
+    -------
+    (lo, hi), each of shape (...)
+    """
+    need(0 < level < 1, "level", level, "a share between 0 and 1, such as 0.95")
+    samples = np.asarray(samples)
+    samples = samples[~np.isnan(samples.reshape(len(samples), -1)).any(1)]
+    need(len(samples) > 0, "samples", "all NaN", "units whose label draws and pretraining seeds are crossed")
+    tail = (1 - level) / 2
+    lo, hi = np.quantile(samples, [tail, 1 - tail], axis=0)
+    return lo, hi
 
 
-def _weights(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
-    return rng.multinomial(size, np.full(size, 1 / size), count).astype(np.float64)
+def _weights(rng: np.random.Generator, size: int, n_boot: int) -> np.ndarray:
+    """(n_boot, size), rows summing to 1; all ones for a factor of one level, which is not resampled."""
+    if size == 1:
+        return np.ones((n_boot, 1))
+    return rng.multinomial(size - 1, np.full(size, 1 / size), n_boot) / (size - 1)

@@ -1,30 +1,50 @@
-"""KL estimators over answer tokens, from the log-probabilities of what was sampled."""
+"""KL of a policy from its reference, estimated on the policy's own answers."""
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
+
+from rmlab.recipe import need
+
 
 def kl_estimates(logp, ref_logp, mask) -> dict:
-    """Per-answer estimates of KL(policy || reference), in nats, from answers sampled from the policy.
+    """The three usual estimators of KL(policy || reference) per answer, summed over its tokens.
+
+    With lr = log pi - log ref at each answer token of a sample from pi (temperature 1, no top-k, no top-p):
+    k1 = lr is unbiased and may be negative; k2 = lr^2 / 2 is biased, with less variance (Coste et al.
+    2310.02743, Eq. 10); k3 = exp(-lr) - 1 + lr is unbiased and at least 0 up to rounding. The names are
+    Schulman's. Not exp(lr) - 1 - lr, whose mean is no KL.
 
     Parameters
     ----------
-    logp, ref_logp : (B, T) log-probabilities of the sampled tokens; NumPy or torch
-    mask : (B, T) bool, True on answer tokens; prompt and padding contribute exactly 0
+    logp, ref_logp : (B, T) array or tensor, log-probabilities of the sampled tokens in nats, from the policy
+        and from the reference
+    mask : (B, T), true or 1 at answer tokens only. Prompt and padding positions contribute exactly 0,
+        whatever they hold.
 
     Returns
     -------
-    dict of (B,): `k1` = sum of log-ratios (unbiased, may be negative), `k2` = sum of half their squares (biased;
-    Coste et al. 2024, Eq. 10), `k3` = sum of exp(-lr) - 1 + lr (unbiased a token, never negative).
-    """
-    if logp.shape != ref_logp.shape or logp.shape != mask.shape:
-        raise ValueError(f"shapes {logp.shape}, {ref_logp.shape}, {mask.shape}: give logp, ref_logp and mask of one shape (B, T)")
-    keep = mask != 0
-    if hasattr(logp, "masked_fill"):
-        ratio = (logp - ref_logp).masked_fill(~keep, 0.0)
-        back = (-ratio).exp()
-    else:
-        import numpy as np
+    {"k1": (B,), "k2": (B,), "k3": (B,)} nats an answer; gradients flow through tensors
 
-        ratio = np.where(keep, logp - ref_logp, 0.0)
-        back = np.exp(-ratio)
-    return {"k1": ratio.sum(-1), "k2": (0.5 * ratio * ratio).sum(-1), "k3": (back - 1 + ratio).sum(-1)}
+    Raises
+    ------
+    ValueError : shapes that differ
+    """
+    torch = sys.modules.get("torch")
+    xp = torch if torch is not None and isinstance(logp, torch.Tensor) else np
+    if xp is np:
+        logp, ref_logp, mask = np.asarray(logp), np.asarray(ref_logp), np.asarray(mask)
+    shapes = tuple(logp.shape), tuple(ref_logp.shape), tuple(mask.shape)
+    need(
+        len(set(shapes)) == 1 and len(shapes[0]) == 2,
+        "shapes of logp, ref_logp, mask",
+        shapes,
+        "one (B, T) for all",
+    )
+    keep = mask != 0
+    zero = xp.zeros_like(logp)
+    # masked before the subtraction: padding may hold -inf or NaN, and neither it nor its gradient may leak
+    lr = xp.where(keep, logp, zero) - xp.where(keep, ref_logp, zero)  # (B, T)
+    return {"k1": lr.sum(-1), "k2": (0.5 * lr**2).sum(-1), "k3": (xp.expm1(-lr) + lr).sum(-1)}

@@ -64,9 +64,7 @@ class CompactPool:
         off = np.abs(self.weight.sum(1, dtype=np.float64) - self.N).max()
         if off > 1e-3 * self.N:
             raise ValueError(f"weight misses N = {self.N} by up to {off:.3g} on a prompt: each row must sum to N")
-        for group in self.constructions:
-            if not group["members"] or not set(group["members"]) <= set(range(C)):
-                raise ValueError(f"construction {group['name']!r} has members {group['members']}: give columns below {C}")
+        _known(self.constructions, C)
 
     @cached_property
     def gold(self) -> np.ndarray:
@@ -191,10 +189,13 @@ class CompactPool:
                 f"gold_counts {counts.shape}, scores {scores.shape}, tokens {tokens.shape} and lengths {lengths.shape} "
                 "must agree: give (P, N, F), (P, N, C), (P, N, T) and (P, N)"
             )
+        if scores.shape[2] != len(columns):
+            raise ValueError(f"columns has {len(columns)} labels and scores {scores.shape}: give one label a member")
         if counts.max(initial=0) > 255 or lengths.max(initial=0) > min(255, tokens.shape[2]):
             raise ValueError(f"counts reach {counts.max()} and lengths {lengths.max()}: both must fit a byte, and lengths tokens")
         if keep < 1:
             raise ValueError(f"keep = {keep}: give at least 1 answer a prompt")
+        _known(constructions, len(columns))
         gold, rng = bill_total(counts, bill), np.random.default_rng(seed)
         P, N = gold.shape
         chosen = np.zeros((P, min(keep, N)), np.int64)
@@ -234,6 +235,12 @@ def bill_total(counts: np.ndarray, bill: list[dict]) -> np.ndarray:
 def n_grid(N: int) -> list[int]:
     """The n at which curves are drawn: four an octave, 1 and N among them."""
     return sorted({round(2 ** (k / 4)) for k in range(4 * N.bit_length()) if round(2 ** (k / 4)) < N} | {1, N})
+
+
+def _known(constructions: list[dict], C: int) -> None:
+    for group in constructions:
+        if not group["members"] or not set(group["members"]) <= set(range(C)):
+            raise ValueError(f"construction {group['name']!r} has members {group['members']}: give columns below {C}")
 
 
 def _thin(rules: np.ndarray, keep: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -2,8 +2,7 @@
 
 Letters: K members, P prompts, N answers a prompt. Scores are reward units of each member's own scale.
 NumPy arrays and torch tensors go through the same lines; torch is never imported here, only found if it is
-loaded. Every spread divides by K (ddof = 0), so lam means the same in best-of-n, in reinforcement learning and in
-the explorer.
+loaded. Every spread divides by K (ddof = 0), so lam means the same in best-of-n, in PPO and in the explorer.
 """
 
 from __future__ import annotations
@@ -139,8 +138,9 @@ def align(scores, reference=None, how: str = "global", scale: bool = True):
     ref = ref if how == "prompt" else ref.reshape(1, -1, ref.shape[-1])
     centre = xp.mean(ref, 1)[:, None]  # (P or 1, 1, K)
     width = xp.sqrt(xp.mean((ref - centre) ** 2, (0, 1)))  # (K,)
-    if scale and bool((width == 0).any()):
-        dead = [k for k, w in enumerate(width.tolist()) if w == 0]
+    still = width <= 1e-6 * xp.amax(abs(centre), (0, 1))  # no more than float32's rounding
+    if scale and bool(still.any()):
+        dead = [k for k, flag in enumerate(still.tolist()) if flag]
         raise ValueError(f"members {dead} are constant on the reference: give more answers or scale=False")
     moved = s - (centre if how == "prompt" else centre[0, 0])
     return moved / width if scale else moved

@@ -126,7 +126,7 @@ function make(node, attrs, kids) {
     if (k === "on") for (const [event, f] of Object.entries(v)) node.addEventListener(event, f);
     else if (v !== false && v != null) node.setAttribute(k, v === true ? "" : v);
   }
-  node.append(...kids.flat().filter((x) => x != null));
+  node.append(...kids.flat(Infinity).filter((x) => x != null));
   return node;
 }
 const h = (tag, attrs = {}, ...kids) => make(document.createElement(tag), attrs, kids);
@@ -211,13 +211,14 @@ async function render({ model, el: root }) {
   const step = (by) => () => change({ prompt: (state().prompt + by + d.P) % d.P });
   const plot = h("div", { class: "rmx-plot" }), readout = h("p", { class: "rmx-readout" });
   const status = h("p", { class: "rmx-status", role: "status", "aria-live": "polite" });
+  const caption = h("p", { class: "rmx-small rmx-hint" }, `Averages over ${d.P} requests; band: ± 1 standard error of gold's difference to n = 1. Oracle: gold itself chooses. One alone: the members judging singly, averaged.`);
   const which = h("span"), request = h("p", { class: "rmx-request" }), answer = h("div"), bill = h("div");
   const best = h("details", {}, h("summary"), h("blockquote"));
   fromAddress();
   root.classList.add("rmx");
   root.replaceChildren(
     h("div", { class: "rmx-presets", role: "group", "aria-label": "show me" }, h("span", { "aria-hidden": true }, "Show me"), presets.map((x) => x.button)),
-    h("div", { class: "rmx-controls" }, familyField, howField, lamField), toggles, hint, plot, nField, readout, status,
+    h("div", { class: "rmx-controls" }, familyField, howField, lamField), toggles, hint, plot, nField, readout, status, caption,
     h("div", { class: "rmx-bar" }, h("button", { type: "button", "aria-label": "previous request", on: { click: step(-1) } }, "‹"), which,
       h("button", { type: "button", "aria-label": "next request", on: { click: step(1) } }, "›")),
     request, h("div", { class: "rmx-panels" }, h("div", {}, answer, best), bill));
@@ -273,7 +274,7 @@ async function render({ model, el: root }) {
   }
   function drawPlot({ family, how, n, members }, gold, proxy) {
     const W = Math.max(280, Math.min(800, plot.clientWidth || 640)), narrow = W < 480;
-    const left = 34, right = narrow ? 66 : 92, t = 44, mid = 236, low = 274, end = 338, H = 376, wide = W - left - right;
+    const left = 36, right = narrow ? 80 : 98, t = 44, mid = 240, low = 276, end = 340, H = 380, wide = W - left - right;
     const most = klBound(d.N) || 1, x = (m) => left + (klBound(m) / most) * wide;
     const levels = [...range, ...now.gold.map((g, k) => g - now.se[k]), ...now.gold.map((g, k) => g + now.se[k])];
     let lo = Math.min(...levels), hi = Math.max(...levels);
@@ -285,7 +286,7 @@ async function render({ model, el: root }) {
     const text = (tx, ty, words, attrs = {}) => svg("text", { x: tx, y: ty, ...attrs }, words);
     const rule = (x1, y1, x2, y2, c) => svg("line", { x1, y1, x2, y2, class: c });
     const middle = { "text-anchor": "middle" }, last = { "text-anchor": "end" };
-    const ns = (narrow ? [1, 16, 256, 4096, 65536] : [1, 4, 16, 64, 256, 1024, 4096, 16384, 65536]).filter((m) => m <= d.N);
+    const ns = [...(narrow ? [1, 16, 256, 4096] : [1, 4, 16, 64, 256, 1024, 4096, 16384]).filter((m) => m <= d.N / 2), d.N];
     const other = how !== "gold" && members.length > 1 ? alone[family.name] : null, escapes = how !== "gold" && oracle.at(-1) > hi;
     const ends = [{ y: y(now.gold.at(-1)), words: "gold", c: "rmx-strong" }, { y: y(now.gold[0]), words: "uniform pick" }];
     if (how !== "gold") ends.push({ y: escapes ? t - 2 : y(oracle.at(-1)), words: escapes ? (narrow ? `oracle ↑ ${num(oracle.at(-1), 1)}` : `oracle, to ${num(oracle.at(-1), 1)} ↑`) : "oracle" });
@@ -298,15 +299,15 @@ async function render({ model, el: root }) {
       ticks(lo, hi).map((v) => [rule(left, y(v), left + wide, y(v), "rmx-grid"), text(left - 6, y(v) + 4, num(v, hi - lo < 1 ? 2 : 1), last)]),
       [plo, phi].map((v) => [rule(left, z(v), left + wide, z(v), "rmx-grid"), text(left - 6, z(v) + 4, num(v, 1), last)]),
       ticks(0, most).map((v) => [rule(left + (v / most) * wide, end, left + (v / most) * wide, end + 5, "rmx-tick"), text(left + (v / most) * wide, end + 18, num(v, most < 2 ? 1 : 0), middle)]),
-      rule(left, end, left + wide, end, "rmx-tick"), text(left + wide / 2, H - 3, "KL, upper bound (nats)", middle),
+      rule(left, end, left + wide, end, "rmx-tick"), text(left + wide / 2, H - 3, narrow ? "KL, upper bound (nats)" : "KL, upper bound (nats): log n − (n − 1)/n", middle),
       svg("path", { d: "M" + line(now.gold.map((g, k) => g + now.se[k]), y) + "L" + line(now.gold.map((g, k) => g - now.se[k]), y, true) + "Z", class: "rmx-band" }),
       rule(left, y(now.gold[0]), left + wide, y(now.gold[0]), "rmx-start"), how === "gold" ? null : path(oracle, y, "rmx-oracle"),
       other ? path(other, y, "rmx-alone") : null, path(now.gold, y, "rmx-gold"), path(now.proxy, z, "rmx-proxy"),
       apart(ends, 14, t - 2, mid).map((l) => text(left + wide + 7, l.y + 4, l.words, { class: l.c })), text(left + wide + 7, z(now.proxy.at(-1)) + 4, "proxy", { class: "rmx-strong" }),
-      svg("circle", { cx: px, cy: py, r: 5, class: "rmx-peak" }), text(Math.max(left + 36, Math.min(px, left + wide - 36)), py - 11, `peak, n = ${whole(grid[now.peak])}`, { ...middle, class: "rmx-halo" }),
+      svg("circle", { cx: px, cy: py, r: 5, class: "rmx-peak" }), text(px > left + wide - 40 ? px - 8 : Math.max(left + 40, px), py - 11, `peak, n = ${whole(grid[now.peak])}`, { "text-anchor": px > left + wide - 40 ? "end" : "middle", class: "rmx-halo" }),
       svg("g", { class: "rmx-handle", "aria-hidden": true }, rule(x(n), t - 3, x(n), end, "rmx-cursor"), svg("circle", { cx: x(n), cy: y(gold), r: 5, class: "rmx-at" }),
-        svg("circle", { cx: x(n), cy: z(proxy), r: 4, class: "rmx-at rmx-at-proxy" }), svg("rect", { x: x(n) - 8, y: mid + 4, width: 16, height: 20, rx: 5, class: "rmx-grip" }),
-        [-2.5, 2.5].map((dx) => rule(x(n) + dx, mid + 9, x(n) + dx, mid + 19, "rmx-ridge"))));
+        svg("circle", { cx: x(n), cy: z(proxy), r: 4, class: "rmx-at rmx-at-proxy" }), svg("rect", { x: x(n) - 8, y: end - 12, width: 16, height: 20, rx: 5, class: "rmx-grip" }),
+        [-2.5, 2.5].map((dx) => rule(x(n) + dx, end - 7, x(n) + dx, end + 3, "rmx-ridge"))));
     const drag = (e) => { // the stop nearest the pointer
       const r = picture.getBoundingClientRect(), at = ((e.clientX - r.left) * W) / r.width;
       change({ n: stops.reduce((a, b) => (Math.abs(x(b) - at) < Math.abs(x(a) - at) ? b : a)) });

@@ -17,6 +17,7 @@ import anywidget
 import traitlets
 
 from rmlab.optimise.compact import CompactPool
+from rmlab.reward.aggregate import aggregate
 
 HERE = Path(__file__).parent
 LIMIT = 800_000  # bytes of data a page may carry
@@ -28,12 +29,18 @@ class Explorer(anywidget.AnyWidget):
     Parameters
     ----------
     pool : CompactPool, at most 800 KB in the page
-    construction : "single" or the name of one of the pool's constructions
-    members : columns that judge; all of the construction's unless said
-    how, lam : the aggregator and its strength, as in `rmlab.reward.aggregate`; `how="gold"` asks gold itself
-    n : answers to choose from, 1 to the pool's N; prompt : which request is shown
+    construction : "single" (one member judges) or the name of one of the pool's constructions
+    members : columns of the pool that judge, from the construction; all of them unless said, column 0 for "single"
+    how, lam : the aggregator and its strength, as in `rmlab.reward.aggregate.aggregate`; `how="gold"` asks gold
+    n : answers to choose from, 1 to the pool's N; 64, or N where that is less
+    prompt : which request is shown, from 0
 
-    All of these are traits, synced both ways; `result` holds gold, proxy, peak_n and peak_gold as the browser computed them.
+    Every parameter but the pool is a trait, synced both ways: set it and the picture follows, move a control and it
+    changes. `result` is what the browser computed: gold and proxy at n, peak_n and peak_gold (all means over prompts).
+
+    Raises
+    ------
+    ValueError : a pool too large for a page, or a state that the pool does not have
     """
 
     _esm = HERE / "explorer.mjs"
@@ -48,14 +55,37 @@ class Explorer(anywidget.AnyWidget):
     prompt = traitlets.Int(0).tag(sync=True)
     result = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, pool: CompactPool, construction: str = "single", members: list[int] | None = None, **state):
+    def __init__(
+        self,
+        pool: CompactPool,
+        construction: str = "single",
+        members: list[int] | None = None,
+        how: str = "mean",
+        lam: float = 1.0,
+        n: int | None = None,
+        prompt: int = 0,
+    ):
         size = pool.nbytes_in_page()
         if size > LIMIT:
-            raise ValueError(f"pool takes {size:,} bytes in the page: build it with fewer prompts or a smaller `keep`, {LIMIT:,} at most")
-        known = {c["name"]: list(c["members"]) for c in pool.constructions}
-        if construction != "single" and construction not in known:
-            raise ValueError(f"construction = {construction!r}: give 'single' or one of {sorted(known)}")
+            raise ValueError(f"pool takes {size:,} bytes in the page: give fewer prompts or a smaller keep, {LIMIT:,} at most")
+        families = {"single": list(range(len(pool.columns)))} | {c["name"]: list(c["members"]) for c in pool.constructions}
+        if construction not in families:
+            raise ValueError(f"construction = {construction!r}: give one of {', '.join(families)}")
+        family = families[construction]
         if members is None:
-            members = [0] if construction == "single" else known[construction]
+            members = family[:1] if construction == "single" else family
+        members = list(members)
+        if not members or not set(members) <= set(family) or (construction == "single" and len(members) > 1):
+            some = "one column" if construction == "single" else "one or more"
+            raise ValueError(f"members = {members}: {construction!r} takes {some} of {family}")
+        if how != "gold":
+            aggregate([[0.0]], how, lam)  # raises for an unknown name or a lam out of range
+        n = min(64, pool.N) if n is None else n
+        if not 1 <= n <= pool.N:
+            raise ValueError(f"n = {n}: give 1 to {pool.N}, the answers in the pool")
+        if not 0 <= prompt < len(pool.prompts):
+            raise ValueError(f"prompt = {prompt}: give 0 to {len(pool.prompts) - 1}")
         meta, data = pool.packed()
-        super().__init__(meta=meta, data=data, construction=construction, members=list(members), **state)
+        super().__init__(
+            meta=meta, data=data, construction=construction, members=members, how=how, lam=float(lam), n=n, prompt=prompt
+        )

@@ -41,11 +41,12 @@ def full_pool(P=8, N=512, seed=0):
         [right, rng.binomial(3 - right, 0.5 * (1 - skill)), styled(0.15), styled(0.8), styled(0.5), styled(0.3),
          rng.poisson(0.5 * (1.2 - warm)), styled(0.25)], -1,
     ).clip(0, 12)  # fmt: skip
-    base = np.array([1.1, -0.8, -0.1, 0.35, 0.3, 0.1, -0.5, 0.1])
+    base = np.array([1.1, -0.8, -0.1, 0.2, 0.15, 0.1, -0.5, 0.1])
     scores = np.zeros((P, N, 12))
     twin = rng.normal(0, 0.35, (P, N))  # what the heads of one encoder share
     for group in range(3):  # a pretraining seed has its own taste, its finetuning seeds small deviations from it
-        taste, shared = base + rng.normal(0, 0.3, 8), rng.normal(0, 0.5, (P, N))
+        taste, shared = base + rng.normal(0, 0.1, 8), rng.normal(0, 0.5, (P, N))
+        taste[3 + group] += 0.6  # its own soft spot
         for k in range(3):
             scores[..., 3 * group + k] = counts @ (taste + rng.normal(0, 0.12, 8)) + shared + rng.normal(0, 0.3, (P, N))
     for k in range(3):

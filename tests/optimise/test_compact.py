@@ -1,0 +1,141 @@
+"""A compact pool: the curves of the full one, the same bytes each time."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rmlab.optimise.compact import CompactPool, bill_total, n_grid
+from rmlab.reward.aggregate import aggregate
+
+_spec = spec_from_file_location("fake_pool", Path(__file__).parents[1] / "show" / "fake_pool.py")
+fake = module_from_spec(_spec)
+_spec.loader.exec_module(fake)
+
+P, N = 8, 512
+HOWS = [("mean", 1.0), ("min", 1.0), ("max", 1.0), ("mean_std", 1.0), ("uwo", 0.5), ("quantile", 0.25), ("gold", 1.0)]
+
+
+@pytest.fixture(scope="module")
+def full():
+    return fake.full_pool(P, N)
+
+
+@pytest.fixture(scope="module")
+def pool(full):
+    return CompactPool.from_pool(**full, keep=160)
+
+
+def full_curve(full, members, how, lam, ns):
+    """(P, len(ns)) gold of n draws with replacement from all N answers: rank r of N wins with (r/N)^n - ((r-1)/N)^n."""
+    gold = bill_total(full["gold_counts"], full["bill"])
+    score = gold if how == "gold" else aggregate(full["scores"][..., members], how, lam)
+    out = np.zeros((len(gold), len(ns)))
+    for p in range(len(gold)):
+        value, group = np.unique(np.round(score[p], 9), return_inverse=True)
+        size = np.bincount(group)
+        top = np.cumsum(size) / size.sum()
+        for j, n in enumerate(ns):
+            won = np.diff(top**n, prepend=0.0)
+            out[p, j] = won @ (np.bincount(group, gold[p]) / size)
+        assert len(value) == len(size)
+    return out
+
+
+def spread(full):
+    return bill_total(full["gold_counts"], full["bill"]).std()
+
+
+@pytest.mark.parametrize("how,lam", HOWS)
+@pytest.mark.parametrize("members", [[0], [0, 3, 6]])
+def test_keeping_everything_is_exact(full, members, how, lam):
+    pool = CompactPool.from_pool(**full, keep=N)
+    np.testing.assert_array_equal(pool.weight, 1)
+    ns = n_grid(N)
+    step = 2 * pool.scale.max() if how != "gold" else 1e-9  # int16 may swap two answers closer than a step: rare, so the mean barely moves
+    np.testing.assert_allclose(
+        pool.curve(members, how, lam, ns)["gold"].mean(0), full_curve(full, members, how, lam, ns).mean(0), atol=max(step * 20, 1e-9)
+    )
+
+
+@pytest.mark.parametrize("how,lam", HOWS)
+@pytest.mark.parametrize("members", [[0], [1], [0, 1, 2], [0, 3, 6], [9, 10, 11]])
+def test_a_third_of_the_pool_tracks_all_of_it(full, pool, members, how, lam):
+    """Within a twelfth of gold's standard deviation, averaged over prompts, at every n."""
+    ns = n_grid(N)
+    off = pool.curve(members, how, lam, ns)["gold"].mean(0) - full_curve(full, members, how, lam, ns).mean(0)
+    assert np.abs(off).max() < spread(full) / 12
+
+
+@pytest.mark.parametrize("keep", [1, 37, 160, N, N + 5])
+def test_weights_sum_to_the_pool(full, keep):
+    pool = CompactPool.from_pool(**full, keep=keep)
+    assert pool.weight.shape == (P, min(keep, N))
+    assert (pool.weight > 0).all()
+    np.testing.assert_allclose(pool.weight.sum(1, dtype=np.float64), N, rtol=1e-5)
+
+
+def test_proxy_rises_with_n_and_n_one_is_the_mean(pool):
+    curve = pool.curve([0, 3, 6], "min", 1.0, n_grid(N))
+    assert (np.diff(curve["proxy"], axis=1) >= -1e-12).all()
+    np.testing.assert_allclose(curve["gold"][:, 0], (pool.weight * pool.gold).sum(1) / pool.weight.sum(1, dtype=np.float64), rtol=1e-6)
+
+
+def test_equal_scores_share_the_win(full):
+    flat = dict(full, scores=np.zeros_like(full["scores"]))
+    pool = CompactPool.from_pool(**flat, keep=N)
+    curve = pool.curve([0, 1], "mean", 1.0, [1, 8, N])["gold"]
+    np.testing.assert_allclose(curve, np.repeat(pool.gold.mean(1)[:, None], 3, 1))
+
+
+def test_typical_winner_is_the_median_winner(pool):
+    rng = np.random.default_rng(0)
+    for n in (1, 5, 64):
+        i = pool.typical_winner([0, 1, 2], "mean", 1.0, n)
+        score = pool.aggregated([0, 1, 2], "mean")
+        for p in range(2):
+            draws = rng.choice(score.shape[1], (4000, n), p=pool.weight[p].astype(np.float64) / pool.weight[p].sum(dtype=np.float64))
+            best = score[p, draws].max(1)
+            assert abs((best >= score[p, i[p]] - 1e-12).mean() - 0.5) < 0.5 * (1 - np.exp(-1 / n)) + 0.1
+            assert (best <= score[p, i[p]] + 1e-12).mean() >= 0.5 - 0.04
+
+
+def test_texts_are_the_pool_s(full):
+    pool = CompactPool.from_pool(**full, keep=N)
+    for p, i in ((0, 0), (3, 17), (P - 1, N - 1)):
+        ids = full["tokens"][p, i, : full["lengths"][p, i]]
+        assert pool.text(p, i) == " ".join(full["vocab"][t] for t in ids)
+
+
+def test_bytes_are_stable_and_round_trip(full, pool, tmp_path):
+    pool.save(tmp_path / "a.npz")
+    again = CompactPool.load(tmp_path / "a.npz")
+    again.save(tmp_path / "b.npz")
+    CompactPool.from_pool(**full, keep=160).save(tmp_path / "c.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes() == (tmp_path / "c.npz").read_bytes()
+    assert again.packed() == pool.packed()
+    np.testing.assert_array_equal(again.scores, pool.scores)
+
+
+def test_size_in_the_page(pool):
+    meta, data = pool.packed()
+    assert pool.nbytes_in_page() >= len(data) * 4 / 3
+    assert sum(size for _, _, size in meta["layout"]) > 0
+
+
+def test_bad_input_is_named(full, pool, tmp_path):
+    with pytest.raises(ValueError, match="keep = 0"):
+        CompactPool.from_pool(**full, keep=0)
+    with pytest.raises(ValueError, match="must agree"):
+        CompactPool.from_pool(**dict(full, lengths=full["lengths"][:, :5]))
+    with pytest.raises(ValueError, match="fit a byte"):
+        CompactPool.from_pool(**dict(full, gold_counts=full["gold_counts"] + 300))
+    with pytest.raises(ValueError, match=r"members = \[99\]"):
+        pool.curve([99], "mean", 1.0, [1])
+    with pytest.raises(ValueError, match="at least 1"):
+        pool.curve([0], "mean", 1.0, [0])
+    with pytest.raises(ValueError, match="does not exist"):
+        CompactPool.load(tmp_path / "none.npz")
+    with pytest.raises(ValueError, match="construction 'x'"):
+        CompactPool.from_pool(**dict(full, constructions=[{"name": "x", "label": "x", "members": [40]}]))

@@ -1,0 +1,259 @@
+"""The explorer in a headless browser, on a page with no kernel and no network."""
+
+import json
+import re
+import shutil
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rmlab.optimise.compact import CompactPool, n_grid
+
+pytest.importorskip("anywidget", reason="the explorer needs anywidget")
+api = pytest.importorskip("playwright.sync_api", reason="the browser checks need playwright")
+from rmlab.show.explorer import Explorer  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+browsing = pytest.mark.skipif(CHROMIUM is None, reason="the browser checks need Chromium or Chrome")
+LOADER = Path(__file__).parents[2] / "book" / "_assets" / "anywidget-offline.js"
+MIME = "application/vnd.jupyter.widget-"
+HOWS = [("mean", 1.0), ("median", 1.0), ("min", 1.0), ("max", 1.0), ("mean_std", 1.5), ("mean_std", 0.0), ("uwo", 0.7),
+        ("quantile", 0.3), ("entropic", 0.4), ("gold", 1.0)]  # fmt: skip
+ARGS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+
+
+def _fake():
+    spec = spec_from_file_location("fake_pool", Path(__file__).with_name("fake_pool.py"))
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.fake_pool()
+
+
+@pytest.fixture(scope="module")
+def pool() -> CompactPool:
+    return _fake()
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    with api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def show(chrome, tmp_path):
+    """show(widgets, width, dark, fragment): an open page that embeds them as the book does; it must stay free of errors."""
+    from ipywidgets import embed
+
+    faults = []
+
+    def open_page(*widgets, width=1000, dark=False, fragment=""):
+        views = "".join(f'<script type="{MIME}view+json">{json.dumps({"model_id": w.model_id})}</script>' for w in widgets)
+        state = json.dumps({"state": embed.dependency_state(list(widgets), drop_defaults=False)}).replace("</", "<\\/")
+        theme, ink, ground = ("dark", "#ced6dd", "#121212") if dark else ("light", "#222", "#fff")
+        path = tmp_path / "page.html"
+        path.write_text(
+            f'<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf-8"><title>explorer</title>'
+            f'<meta name="viewport" content="width=device-width"><style>body{{color:{ink};background:{ground}}}</style>'
+            f'<main>{views}</main><script type="{MIME}state+json">{state}</script><script>{LOADER.read_text()}</script></html>',
+            encoding="utf-8",
+        )
+        page = chrome.new_page(viewport={"width": width, "height": 900})
+        page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: faults.append(str(e)))
+        page.on("request", lambda r: None if r.url.startswith(("file:", "blob:", "data:")) else faults.append(r.url))
+        page.goto(path.as_uri() + fragment)
+        page.wait_for_function(f"document.querySelectorAll('.rmx svg').length === {len(widgets)}")
+        return page
+
+    yield open_page
+    for context in chrome.contexts:
+        context.close()
+    assert not faults
+
+
+def settle(page):
+    """Two frames: changes are drawn in the next."""
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def said(page, which=0):
+    settle(page)
+    return page.locator(".rmx-status").nth(which).inner_text()
+
+
+@browsing
+def test_numbers_equal_python(pool, chrome):
+    page = chrome.new_page()
+    meta, data = pool.packed()
+    page.evaluate(
+        """async ([source, meta, data]) => {
+            window.m = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+            window.d = await m.unpack(meta, new Uint8Array(data)); }""",
+        [Explorer._esm.read_text() if isinstance(Explorer._esm, Path) else str(Explorer._esm), meta, list(data)],
+    )
+    ns = n_grid(pool.N)
+    np.testing.assert_allclose(page.evaluate("Array.from(d.gold)"), pool.gold.ravel(), atol=1e-9)
+    for members in ([0], [0, 3, 6], [0, 1], list(range(9))):
+        for how, lam in HOWS:
+            got = page.evaluate(
+                "([c, how, lam, ns]) => { const { gold, proxy, rows } = m.curve(d, c, how, lam, ns);"
+                " return { gold, proxy, won: [1, 7, 512].map((n) => rows.map((l) => m.typicalWinner(l, n))) }; }",
+                [members, how, lam, ns],
+            )
+            want = pool.curve(members, how, lam, ns)
+            for name in ("gold", "proxy"):
+                np.testing.assert_allclose(np.transpose(got[name]), want[name], atol=1e-6, err_msg=f"{name} {how} {members}")
+            won = [pool.typical_winner(members, how, lam, n) for n in (1, 7, 512)]
+            np.testing.assert_array_equal(got["won"], won, err_msg=f"{how} {members}")
+    page.close()
+
+
+@browsing
+def test_sentence_and_readout_say_what_python_computes(pool, show):
+    page = show(Explorer(pool, construction="pretrain", how="min", n=64))
+    gold = pool.curve([0, 3, 6], "min", 1.0, [1, 64])["gold"].mean(0)
+    assert f"gold {gold[1]:.2f} (+{gold[1] - gold[0]:.2f} over a uniform pick)" in page.locator(".rmx-readout").inner_text()
+    assert f"gold is {gold[1]:.2f}" in said(page)
+
+
+@browsing
+def test_every_control_moves_the_picture(pool, show):
+    page = show(Explorer(pool))
+    seen = [said(page)]
+    page.get_by_label("n, answers to choose from").press("End")
+    seen.append(said(page))
+    assert "512 answers" in seen[-1]
+    page.get_by_label("judges", exact=True).select_option("pretrain")
+    seen.append(said(page))
+    page.get_by_label("aggregator").select_option("mean_std")
+    seen.append(said(page))
+    page.get_by_label("λ").press("End")
+    seen.append(said(page))
+    page.get_by_label("p1 f0").uncheck()
+    seen.append(said(page))
+    page.get_by_role("button", name="ask gold").click()
+    seen.append(said(page))
+    assert len(set(seen)) == len(seen)
+    assert page.get_by_label("λ").is_disabled()
+    words = page.locator(".rmx-request").inner_text()
+    page.get_by_role("button", name="next request").press("Enter")
+    settle(page)
+    assert page.locator(".rmx-request").inner_text() != words
+    assert "request 2 of 8" in page.locator(".rmx-bar").inner_text()
+
+
+@browsing
+def test_arrow_keys_reach_every_n(pool, show):
+    page = show(Explorer(pool, n=1))
+    n = page.get_by_label("n, answers to choose from")
+    seen = []
+    for _ in range(6):
+        n.press("ArrowRight")
+        settle(page)
+        seen.append(int(page.locator(".rmx output").nth(1).inner_text()))
+    assert seen == [2, 3, 4, 5, 6, 7]
+
+
+@browsing
+def test_handle_is_dragged_on_the_plot(pool, show):
+    page = show(Explorer(pool, n=1))
+    box = page.locator(".rmx-svg").bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + 100, steps=3)
+    page.mouse.up()
+    assert "512 answers" in said(page)
+
+
+@browsing
+def test_last_member_stays(pool, show):
+    page = show(Explorer(pool, construction="finetune", members=[1]))
+    page.get_by_label("p0 f1").click()
+    settle(page)
+    assert page.get_by_label("p0 f1").is_checked()
+
+
+@browsing
+def test_address_keeps_the_state_and_only_after_a_touch(pool, show):
+    page = show(Explorer(pool))
+    settle(page)
+    assert "#" not in page.url
+    page.get_by_role("button", name="several judges, the worst").click()
+    page.wait_for_function("location.hash.startsWith('#x=0~')")
+    sentence, fragment = said(page), page.url[page.url.index("#") :]
+    assert said(show(Explorer(pool), fragment=fragment)) == sentence
+    assert said(show(Explorer(pool), fragment="#x=0~nobody~9.99~min~NaN~~")) != sentence
+
+
+@browsing
+def test_two_on_one_page_do_not_clash(pool, show):
+    page = show(Explorer(pool), Explorer(pool, construction="heads", how="min"), fragment="#x=1~finetune~0.2~max~1~32~3")
+    assert "One judge" in said(page, 0) and "from 32 answers" in said(page, 1)
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
+    assert len(ids) == len(set(ids))
+    before = said(page, 1)
+    page.get_by_role("button", name="ask gold").first.click()
+    assert "Gold itself" in said(page, 0) and said(page, 1) == before
+
+
+@browsing
+def test_bill_adds_up(pool, show):
+    page = show(Explorer(pool, n=512))
+    values = [float(v.replace("−", "-")) for v in page.locator(".rmx-bill .rmx-value").all_inner_texts()]
+    i = pool.typical_winner([0], "mean", 1.0, 512)[0]
+    assert values[-1] == pytest.approx(pool.gold[0, i], abs=0.006)
+    assert sum(values[:-1]) == pytest.approx(values[-1], abs=0.005 * len(values))
+
+
+@browsing
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+def test_accessible_and_never_wider_than_the_page(pool, show, width, dark):
+    axe = pytest.importorskip("axe_playwright_python", reason="the axe check needs axe-playwright-python")
+    page = show(Explorer(pool, construction="pretrain", how="uwo"), width=width, dark=dark)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    small = page.evaluate(
+        "[...document.querySelectorAll('.rmx :is(button, select, summary, input[type=range], .rmx-members label)')]"
+        ".filter((e) => e.getBoundingClientRect().height < 40).map((e) => e.outerHTML.slice(0, 80))"
+    )
+    assert not small
+    page.add_script_tag(path=Path(axe.__file__).with_name("axe.min.js"))
+    found = page.evaluate("axe.run('main', { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'] })")
+    assert not [(v["id"], v["nodes"][0]["target"]) for v in found["violations"]]
+
+
+def test_colours_show_on_light_and_dark():
+    css = (Path(__file__).parents[2] / "rmlab" / "show" / "explorer.css").read_text()
+    colours = re.findall(r"--(?:gold|single|finetune|pretrain|heads): (#\w{6})", css)
+    assert len(colours) == 5
+
+    def light(colour):
+        c = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+    for colour in colours:
+        for ground in ("#ffffff", "#121212"):
+            low, high = sorted((light(colour), light(ground)))
+            assert (high + 0.05) / (low + 0.05) >= 3, (colour, ground)
+
+
+def test_bad_state_is_named(pool):
+    cases = [
+        ({"construction": "lora"}, "construction = 'lora'"), ({"members": [0, 1]}, "members = "), ({"members": []}, "members = "),
+        ({"construction": "finetune", "members": [7]}, "members = "), ({"how": "vote"}, "how = 'vote'"),
+        ({"how": "entropic", "lam": 0.0}, "lam = 0.0"), ({"n": 0}, "n = 0"), ({"n": 513}, "n = 513"), ({"prompt": 8}, "prompt = 8"),
+    ]  # fmt: skip
+    for state, words in cases:
+        with pytest.raises(ValueError, match=re.escape(words)):
+            Explorer(pool, **state)
+
+
+def test_state_is_traits(pool):
+    wid = Explorer(pool, construction="heads")
+    assert wid.members == [9, 10, 11] and Explorer(pool).members == [0] and Explorer(pool).n == 64
+    assert set(wid.get_state()) >= {"construction", "members", "how", "lam", "n", "prompt", "result", "meta", "data"}
