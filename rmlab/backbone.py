@@ -68,7 +68,12 @@ def build(size: Size, vocab: int, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-        for name, weight in model.named_parameters():  # the default std of 0.02 delays copying by a thousand steps at this width
+        for (
+            name,
+            weight,
+        ) in (
+            model.named_parameters()
+        ):  # the default std of 0.02 delays copying by a thousand steps at this width
             if weight.ndim == 2:
                 nn.init.normal_(weight, 0.0, 0.08 if "embed" in name else size.hidden**-0.5)
     return model

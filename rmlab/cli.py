@@ -23,7 +23,9 @@ class Study:
 
 def main(args: list[str] | None = None) -> None:
     """The command line's entry."""
-    given = tyro.extras.subcommand_cli_from_dict({"study": _study, "version": _version}, args=args, prog="rmlab", description=__doc__)
+    given = tyro.extras.subcommand_cli_from_dict(
+        {"study": _study, "version": _version}, args=args, prog="rmlab", description=__doc__
+    )
     del given
 
 

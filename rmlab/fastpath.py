@@ -26,7 +26,10 @@ def open_prompts(model: nn.Module, prompts: torch.Tensor, rows: int, room: int) 
     room : tokens an answer may have
     """
     trunk = getattr(model, model.base_model_prefix)
-    if type(trunk).__name__ == "LlamaModel" and trunk.config.num_attention_heads == trunk.config.num_key_value_heads:
+    if (
+        type(trunk).__name__ == "LlamaModel"
+        and trunk.config.num_attention_heads == trunk.config.num_key_value_heads
+    ):
         return LlamaPrefix(packed(trunk), prompts, rows, room)
     return ModelPrefix(trunk, prompts, rows, room)
 
@@ -55,7 +58,9 @@ class Packed:
     def __init__(self, trunk: nn.Module):
         config = trunk.config
         self.heads = config.num_attention_heads
-        self.width = config.head_dim if getattr(config, "head_dim", None) else config.hidden_size // self.heads
+        self.width = (
+            config.head_dim if getattr(config, "head_dim", None) else config.hidden_size // self.heads
+        )
         self.eps = config.rms_norm_eps
         self.embed = trunk.embed_tokens.weight
         self.gain = trunk.norm.weight
@@ -64,9 +69,13 @@ class Packed:
         for layer in trunk.layers:
             attention, mlp = layer.self_attn, layer.mlp
             first, second = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-            qkv = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]) * first
+            qkv = (
+                torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]) * first
+            )
             up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]) * second
-            self.layers.append((qkv.T.contiguous(), attention.o_proj.weight.T, up.T.contiguous(), mlp.down_proj.weight.T))
+            self.layers.append(
+                (qkv.T.contiguous(), attention.o_proj.weight.T, up.T.contiguous(), mlp.down_proj.weight.T)
+            )
 
     def norm(self, x: torch.Tensor) -> torch.Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
@@ -74,7 +83,11 @@ class Packed:
     def qkv(self, layer: int, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor):
         """x (R, T, D) -> q, k, v (R, H, T, W), rotated."""
         rows, time, _ = x.shape
-        mixed = (self.norm(x) @ self.layers[layer][0]).view(rows, time, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
+        mixed = (
+            (self.norm(x) @ self.layers[layer][0])
+            .view(rows, time, 3, self.heads, self.width)
+            .permute(2, 0, 3, 1, 4)
+        )
         turned = mixed[:2]
         half = self.width // 2
         other = torch.cat([-turned[..., half:], turned[..., :half]], -1)
@@ -149,7 +162,9 @@ class LlamaPrefix(Prefix):
             self.prompts = len(rows)
         else:
             if self.prompts != 1:
-                raise ValueError(f"rows = {self.rows} a prompt with {self.prompts} prompts: drop rows with one prompt, or one row each")
+                raise ValueError(
+                    f"rows = {self.rows} a prompt with {self.prompts} prompts: drop rows with one prompt, or one row each"
+                )
             self.rows = len(rows)
         self.cache = [c[:, rows] for c in self.cache]
 
@@ -175,15 +190,23 @@ class LlamaPrefix(Prefix):
         share = (self.prompts, rows // self.prompts, heads, time, width)
         q = q * self.scale
         grouped = q.reshape(share).transpose(1, 2).reshape(self.prompts, heads, -1, width)  # (P, H, R x T, W)
-        to_prompt = (grouped @ self.keys[layer].transpose(-1, -2)).view(self.prompts, heads, share[1], time, self.start)
+        to_prompt = (grouped @ self.keys[layer].transpose(-1, -2)).view(
+            self.prompts, heads, share[1], time, self.start
+        )
         to_prompt = to_prompt.transpose(1, 2).reshape(rows, heads, time, self.start)
         to_own = q @ keys.transpose(-1, -2)
         if mask is not None:
             to_own = to_own + mask
         weight = torch.softmax(torch.cat([to_prompt, to_own], -1), -1)
-        on_prompt = weight[..., : self.start].reshape(self.prompts, share[1], heads, time, self.start).transpose(1, 2)
+        on_prompt = (
+            weight[..., : self.start].reshape(self.prompts, share[1], heads, time, self.start).transpose(1, 2)
+        )
         seen = on_prompt.reshape(self.prompts, heads, -1, self.start) @ self.values[layer]
-        seen = seen.view(self.prompts, heads, share[1], time, width).transpose(1, 2).reshape(rows, heads, time, width)
+        seen = (
+            seen.view(self.prompts, heads, share[1], time, width)
+            .transpose(1, 2)
+            .reshape(rows, heads, time, width)
+        )
         seen = seen + weight[..., self.start :] @ values
         return seen.transpose(1, 2).reshape(rows, time, heads * width)
 
@@ -195,7 +218,12 @@ class ModelPrefix(Prefix):
     def __init__(self, trunk: nn.Module, prompts: torch.Tensor, rows: int, room: int):
         from transformers import DynamicCache
 
-        self.trunk, self.prompts, self.rows, self.start = trunk, prompts.repeat_interleave(rows, 0), rows, prompts.shape[1]
+        self.trunk, self.prompts, self.rows, self.start = (
+            trunk,
+            prompts.repeat_interleave(rows, 0),
+            rows,
+            prompts.shape[1],
+        )
         self.cache = DynamicCache(config=trunk.config)
         hidden = trunk(input_ids=prompts, past_key_values=self.cache, use_cache=True).last_hidden_state
         self.last = hidden[:, -1]

@@ -9,60 +9,78 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rmlab.recipe import need
 
-HUGE = 1_000_000  # characters in one line: not a pair but a broken file
-MARK = "\n\nAssistant:"
+HUGE = 1_000_000  # bytes in one line: not a pair but a broken file
+MARK = "\n\nAssistant:"  # where an answer begins in a rendered dialogue
+NOT_TEXT = re.compile(r"[\x00\ud800-\udfff]")  # NUL, and either half of a surrogate pair
+SPEAKERS = {"user": "Human", "human": "Human", "assistant": "Assistant", "system": "System"}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One comparison: `chosen` was preferred to `rejected` as an answer to `prompt`. `soft`: share of votes for it."""
+    """One comparison: `chosen` was preferred to `rejected` as an answer to `prompt`; all three are text."""
 
-    id: str
+    id: str  # the file's, or a hash of the text: never the row's position
     prompt: str
     chosen: str
     rejected: str
-    soft: float | None = None
+    soft: float | None = None  # share of the votes for `chosen`, 0 to 1
 
 
 @dataclass
 class Report:
-    """What became of a file's rows."""
+    """What became of the rows: kept + dropped is all of them."""
 
     kept: int = 0
-    dropped: Counter = field(default_factory=Counter)
-    noted: Counter = field(default_factory=Counter)  # kept, but worth knowing: truncated prompts ...
+    dropped: Counter = field(default_factory=Counter)  # reason -> rows
+    noted: Counter = field(default_factory=Counter)  # kept, but worth knowing -> rows
 
     def __str__(self) -> str:
-        dropped = ", ".join(f"{reason} {count}" for reason, count in sorted(self.dropped.items())) or "none"
-        noted = "; " + ", ".join(f"{what} {count}" for what, count in sorted(self.noted.items())) if self.noted else ""
-        return f"kept {self.kept}, dropped {sum(self.dropped.values())} ({dropped}){noted}"
+        def listed(counts: Counter) -> str:
+            return ", ".join(f"{what} {count}" for what, count in sorted(counts.items()))
+
+        text = f"kept {self.kept}, dropped {self.dropped.total()}"
+        text += f" ({listed(self.dropped)})" if self.dropped else ""
+        return text + (f"; noted: {listed(self.noted)}" if self.noted else "")
 
 
 class BadRow(ValueError):
     """A row that cannot be used: `reason` is the short name that a report counts it under."""
 
-    def __init__(self, reason: str, message: str):
-        super().__init__(message)
+    def __init__(self, reason: str, where: str, what: str, name: str | None = None):
+        super().__init__(f"{where}, field {name!r}: {what}" if name else f"{where}: {what}")
         self.reason = reason
 
 
-def load_pairs(path: str | Path, *, on_bad: str = "error") -> tuple[list[Pair], Report]:
+def load_pairs(
+    path: str | Path, *, on_bad: str = "error", repeats: str = "keep"
+) -> tuple[list[Pair], Report]:
     """Read pairs from a JSON-lines file or a JSON array.
 
-    Rows are plain (`prompt`, `chosen`, `rejected` strings), conversational (lists of `{role, content}`), or raw HH
-    (no prompt; both sides one dialogue, split at the last "Assistant:"). Optional: `id`, `soft_label`.
+    A row has `chosen`, `rejected` and, in one of three forms, the prompt:
+
+    - plain: `prompt`, `chosen` and `rejected` are strings;
+    - conversational: any of them is a list of `{role, content}`. A side that opens with another speaker than
+      the assistant is a whole dialogue, its last message the answer and the rest the prompt;
+    - raw HH: no `prompt`, and both sides are one string, split at its last "\\n\\nAssistant:".
+
+    The last two give the same text for the same dialogue: "\\n\\nHuman: ...\\n\\nAssistant:". Optional fields:
+    `id` and `soft_label`, a share from 0 to 1.
 
     Parameters
     ----------
     path : the file, UTF-8, with or without a byte-order mark
     on_bad : "error" raises at the first bad row; "drop" leaves it out and counts it
+    repeats : pairs whose three texts were seen before, either way round, are no error. "keep" keeps and notes
+        them; "drop" keeps the first and counts the others
 
     Returns
     -------
@@ -71,52 +89,39 @@ def load_pairs(path: str | Path, *, on_bad: str = "error") -> tuple[list[Pair], 
     Raises
     ------
     ValueError
-        Names the file, the line, the field, the value (shortened) and the mend.
+        Names the file, the line, the field, the value (at most 60 characters of it) and the mend.
     """
-    need(on_bad in {"error", "drop"}, "on_bad", on_bad, "'error' or 'drop'")
     path = Path(path)
     need(path.is_file(), "path", str(path), "an existing JSON-lines or JSON file")
-    report, pairs, seen = Report(), [], {}
-    for where, row in _rows(path):
-        try:
-            pair = _pair(row() if callable(row) else row, where, f"{path.stem}-{len(pairs) + sum(report.dropped.values())}")
-            _check_repeat(pair, seen, where)
-        except BadRow as bad:
-            if on_bad == "error":
-                raise
-            report.dropped[bad.reason] += 1
-        else:
-            pairs.append(pair)
-            report.kept += 1
+    pairs, report = _collect(_rows(path), on_bad, repeats)
+    if not report.kept and not report.dropped:
+        raise ValueError(f"{path}: has no rows; give a file with at least one")
     return pairs, report
 
 
-def load_hub(name: str, split: str = "train", *, on_bad: str = "error") -> tuple[list[Pair], Report]:
-    """The same for a data set on the Hugging Face hub or a local folder that `datasets` can read."""
+def load_hub(
+    name: str, split: str = "train", *, on_bad: str = "error", repeats: str = "keep"
+) -> tuple[list[Pair], Report]:
+    """The same for a data set on the Hugging Face hub, or a local folder that `datasets` can read."""
     try:
         from datasets import load_dataset
     except ImportError:
-        raise ValueError(f"name = {name!r}: reading hub data needs the `datasets` package; install it, or give a JSON file to load_pairs") from None
-    report, pairs, seen = Report(), [], {}
-    for i, row in enumerate(load_dataset(name, split=split)):
-        where = f"{name} [{split}], row {i}"
-        try:
-            pair = _pair(row, where, f"{split}-{i}")
-            _check_repeat(pair, seen, where)
-        except BadRow as bad:
-            if on_bad == "error":
-                raise
-            report.dropped[bad.reason] += 1
-        else:
-            pairs.append(pair)
-            report.kept += 1
-    return pairs, report
+        mend = "install it, or give a JSON file to load_pairs"
+        raise ValueError(f"name = {name!r}: hub data needs the package `datasets`; {mend}") from None
+    rows = load_dataset(name, split=split)
+    found = ((f"{name} [{split}], row {i}", lambda row=row: row) for i, row in enumerate(rows))
+    return _collect(found, on_bad, repeats)
 
 
 def split_pairs(pairs: Sequence[Pair], fraction: float, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
-    """Two parts with no prompt in both; a pair's side depends on its prompt alone, not on the order of the rows.
+    """Two parts with no prompt in both.
 
-    fraction : about how much goes into the second part, between 0 and 1
+    A pair's side depends on its prompt and the seed alone, not on the order of the rows nor on what else is
+    there. With few distinct prompts the parts may be far from `fraction`, or empty.
+
+    Parameters
+    ----------
+    fraction : about the share of the prompts that goes into the second part, between 0 and 1
     """
     need(0 < fraction < 1, "fraction", fraction, "a share between 0 and 1")
 
@@ -124,15 +129,18 @@ def split_pairs(pairs: Sequence[Pair], fraction: float, seed: int = 0) -> tuple[
         hashed = hashlib.blake2b(f"{seed}:{pair.prompt}".encode(), digest_size=8).digest()
         return int.from_bytes(hashed, "big") < fraction * 2**64
 
-    sides = [second(p) for p in pairs]
-    return [p for p, s in zip(pairs, sides, strict=True) if not s], [p for p, s in zip(pairs, sides, strict=True) if s]
+    parts: tuple[list[Pair], list[Pair]] = ([], [])
+    for pair in pairs:
+        parts[second(pair)].append(pair)
+    return parts
 
 
 def truncate_pair(prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int], max_length: int):
-    """Cut a pair of token ids to `max_length` tokens a side, so that the difference survives.
+    """Cut a pair of token ids so that prompt and answer fit in `max_length` tokens and the difference survives.
 
-    The prompt loses its left end first; an answer is cut, on the right, only if it is longer than `max_length`
-    by itself, and keeps its last token, the `<eos>` that is scored.
+    The prompt, the same for both sides, loses its left end (a <bos> there too: give it without, and put it
+    back). An answer is cut only if it is longer than `max_length` by itself: on the right, except for its
+    last token, the <eos> where the score is read.
 
     Returns
     -------
@@ -144,120 +152,210 @@ def truncate_pair(prompt: Sequence[int], chosen: Sequence[int], rejected: Sequen
         `identical_after_truncation`: nothing would be left to prefer.
     """
     need(max_length >= 2, "max_length", max_length, "at least 2 tokens")
-    chosen, rejected = (_cut_answer(list(side), max_length) for side in (chosen, rejected))
+    chosen, rejected = _cut_answer(chosen, max_length), _cut_answer(rejected, max_length)
     if chosen == rejected:
-        raise BadRow("identical_after_truncation", f"max_length = {max_length}: chosen and rejected become identical; raise it, or drop the pair")
+        what = "chosen and rejected become identical; raise it, or drop the pair"
+        raise BadRow("identical_after_truncation", f"max_length = {max_length}", what)
     room = max_length - max(len(chosen), len(rejected))
     prompt = list(prompt)
-    return prompt[len(prompt) - min(room, len(prompt)) :], chosen, rejected
+    return prompt[max(0, len(prompt) - room) :], chosen, rejected
 
 
-def truncate_pairs(rows: Iterable[tuple[Sequence[int], Sequence[int], Sequence[int]]], max_length: int, *, on_bad: str = "drop"):
-    """`truncate_pair` over many (prompt, chosen, rejected) ids: the kept rows and a report of what was cut or dropped."""
-    need(on_bad in {"error", "drop"}, "on_bad", on_bad, "'error' or 'drop'")
+def truncate_pairs(
+    rows: Iterable[tuple], max_length: int, *, on_long: str = "cut"
+) -> tuple[list[tuple], Report]:
+    """`truncate_pair` over many (prompt, chosen, rejected) ids.
+
+    Parameters
+    ----------
+    on_long : what becomes of a pair that does not fit. "cut" shortens it and notes what was cut, and drops
+        and counts it if its sides would become identical; "drop" drops and counts it; "error" raises.
+
+    Returns
+    -------
+    the kept (prompt, chosen, rejected), and the report
+    """
+    need(on_long in {"cut", "drop", "error"}, "on_long", on_long, "'cut', 'drop' or 'error'")
     report, kept = Report(), []
-    for prompt, chosen, rejected in rows:
+    for i, (prompt, chosen, rejected) in enumerate(rows):
+        length = len(prompt) + max(len(chosen), len(rejected))
+        if length > max_length and on_long == "error":
+            what = f"{length} tokens; raise max_length = {max_length}, cut or drop"
+            raise BadRow("too_long", f"pair {i}", what)
+        if length > max_length and on_long == "drop":
+            report.dropped["too_long"] += 1
+            continue
         try:
             cut = truncate_pair(prompt, chosen, rejected, max_length)
+        except BadRow as bad:
+            report.dropped[bad.reason] += 1
+            continue
+        report.noted["prompt_cut"] += len(cut[0]) < len(prompt)
+        report.noted["answer_cut"] += len(cut[1]) < len(chosen) or len(cut[2]) < len(rejected)
+        report.kept += 1
+        kept.append(cut)
+    report.noted = +report.noted  # without the zeros
+    return kept, report
+
+
+def _cut_answer(ids: Sequence[int], most: int) -> list[int]:
+    ids = list(ids)
+    return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
+
+
+def _collect(rows: Iterable[tuple[str, Callable]], on_bad: str, repeats: str) -> tuple[list[Pair], Report]:
+    """Pairs and report from (where, a function that returns the row or raises its `BadRow`)."""
+    need(on_bad in {"error", "drop"}, "on_bad", on_bad, "'error' or 'drop'")
+    need(repeats in {"keep", "drop"}, "repeats", repeats, "'keep' or 'drop'")
+    pairs, report = [], Report()
+    seen: dict[tuple, str] = {}  # the texts, sides in order -> what was chosen
+    owner: dict[str, tuple] = {}  # id -> the texts it stands for
+    for where, read in rows:
+        try:
+            pair = _pair(read(), where)
+            texts = (pair.prompt, *sorted((pair.chosen, pair.rejected)))
+            if owner.setdefault(pair.id, texts) != texts:
+                what = f"{_short(pair.id)} is another pair's too; give each pair its own"
+                raise BadRow("repeated_id", where, what, "id")
         except BadRow as bad:
             if on_bad == "error":
                 raise
             report.dropped[bad.reason] += 1
             continue
-        report.noted["prompts cut"] += len(cut[0]) < len(prompt)
-        report.noted["answers cut"] += len(cut[1]) < len(chosen) or len(cut[2]) < len(rejected)
-        kept.append(cut)
+        if texts in seen:
+            kind = "duplicate_pair" if seen[texts] == pair.chosen else "reversed_pair"
+            (report.noted if repeats == "keep" else report.dropped)[kind] += 1
+            if repeats == "drop":
+                continue
+        seen.setdefault(texts, pair.chosen)
+        pairs.append(pair)
         report.kept += 1
-    report.noted = +report.noted
-    return kept, report
+    return pairs, report
 
 
-def _cut_answer(ids: list[int], most: int) -> list[int]:
-    return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
-
-
-def _rows(path: Path) -> Iterator[tuple[str, object]]:
-    """(where, row or a function that raises its `BadRow`) for every row of a file."""
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    if data.startswith(b"version https://git-lfs"):
+def _rows(path: Path) -> Iterator[tuple[str, Callable]]:
+    """(where, a function that returns the row or raises its `BadRow`) for every row of a file."""
+    raw = path.read_bytes()
+    if raw.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path}: is a Git LFS pointer, not the data; run `git lfs pull`")
+    data = raw.removeprefix(b"\xef\xbb\xbf")
+    start = len(raw) - len(data)
     if data.lstrip()[:1] == b"[":
         try:
             rows = json.loads(data.decode("utf-8"))
         except UnicodeDecodeError as bad:
-            raise ValueError(f"{path}, byte {bad.start}: not UTF-8; convert the file") from None
+            line, byte = data.count(b"\n", 0, bad.start) + 1, start + bad.start
+            raise ValueError(
+                f"{path}, line {line}: byte {byte} of the file is not UTF-8; convert it"
+            ) from None
         except json.JSONDecodeError as bad:
             raise ValueError(f"{path}, line {bad.lineno}: not JSON ({bad.msg}); mend the file") from None
-        yield from ((f"{path}, row {i}", row) for i, row in enumerate(rows))
+        yield from ((f"{path}, row {i}", lambda row=row: row) for i, row in enumerate(rows, 1))
         return
-    for number, line in enumerate(data.split(b"\n"), 1):
+    for number, line in enumerate(data.split(b"\n"), 1):  # not splitlines: U+2028 is text
         if line.strip():
-            where = f"{path}, line {number}"
-            yield where, (lambda line=line, where=where: _parse(line, where))
+            yield f"{path}, line {number}", partial(_parse, line, f"{path}, line {number}", start)
+        start += len(line) + 1
 
 
-def _parse(line: bytes, where: str) -> object:
+def _parse(line: bytes, where: str, start: int) -> object:
     if len(line) > HUGE:
-        raise BadRow("huge_line", f"{where}: {len(line)} bytes in one line; is this JSON lines?")
+        raise BadRow("huge_line", where, f"{len(line)} bytes in one line; is this JSON lines?")
     try:
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as bad:
-        raise BadRow("not_utf8", f"{where}, byte {bad.start}: not UTF-8 (byte {line[bad.start]:#04x}); convert the file") from None
+        what = f"byte {start + bad.start} of the file ({line[bad.start]:#04x}) is not UTF-8; convert the file"
+        raise BadRow("not_utf8", where, what) from None
     except json.JSONDecodeError as bad:
-        raise BadRow("not_json", f"{where}, column {bad.colno}: not JSON ({bad.msg}); mend the line") from None
+        raise BadRow(
+            "not_json", where, f"not JSON at column {bad.colno} ({bad.msg}); mend the line"
+        ) from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, a nest of thousands of brackets
+        raise BadRow("not_json", where, "JSON that no pair needs; mend the line") from None
 
 
-def _pair(row: object, where: str, fallback: str) -> Pair:
+def _pair(row: object, where: str) -> Pair:
     if not isinstance(row, dict):
-        raise BadRow("not_an_object", f"{where}: {_short(row)} is not an object; give prompt, chosen and rejected")
+        raise BadRow("not_an_object", where, f"{_short(row)} is no object; give prompt, chosen and rejected")
     for name in ("chosen", "rejected"):
-        if name not in row or row[name] is None:
-            raise BadRow("missing_field", f"{where}, field {name!r}: missing; give prompt, chosen and rejected")
-    if row.get("prompt") is None:
-        prompt, chosen, rejected = _split_dialogue(row, where)
+        if row.get(name) is None:
+            raise BadRow("missing_field", where, "missing; give prompt, chosen and rejected", name)
+    prompt, chosen, rejected = (row.get(name) for name in ("prompt", "chosen", "rejected"))
+    if prompt is None or _is_dialogue(chosen) or _is_dialogue(rejected):
+        prompt, chosen = _split(chosen, "chosen", where)
+        other, rejected = _split(rejected, "rejected", where)
+        if prompt != other:
+            raise BadRow("context_differs", where, "the two sides answer different dialogues; drop the row")
     else:
-        prompt, chosen, rejected = (_text(row[name], name, where) for name in ("prompt", "chosen", "rejected"))
-    for name, text in (("chosen", chosen), ("rejected", rejected)):
-        if not text.strip():
-            raise BadRow("empty_answer", f"{where}, field {name!r}: empty; drop the row or give the answer")
+        prompt = _render(_turns(prompt, "prompt", where)) + MARK if isinstance(prompt, list) else prompt
+        chosen, rejected = _answer(chosen, "chosen", where), _answer(rejected, "rejected", where)
+    for name, text in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
+        _check_text(text, name, where)
     if chosen == rejected:
-        raise BadRow("identical_pair", f"{where}: chosen and rejected are identical; drop the row")
-    soft = row.get("soft_label")
-    if soft is not None and not (isinstance(soft, int | float) and 0 <= soft <= 1):
-        raise BadRow("bad_soft_label", f"{where}, field 'soft_label': {_short(soft)}; give a share from 0 to 1")
-    return Pair(str(row.get("id") or fallback), prompt, chosen, rejected, soft)
+        raise BadRow("identical_pair", where, "chosen and rejected are identical; drop the row")
+    soft, name = row.get("soft_label"), row.get("id")
+    number = isinstance(soft, int | float) and not isinstance(soft, bool)
+    if soft is not None and not (number and 0 <= soft <= 1):
+        raise BadRow("bad_soft_label", where, f"{_short(soft)}; give a share from 0 to 1", "soft_label")
+    if name is None:
+        name = hashlib.blake2b(json.dumps([prompt, chosen, rejected]).encode(), digest_size=8).hexdigest()
+    return Pair(str(name), prompt, chosen, rejected, None if soft is None else float(soft))
 
 
-def _split_dialogue(row: dict, where: str) -> tuple[str, str, str]:
-    sides = []
-    for name in ("chosen", "rejected"):
-        text = _text(row[name], name, where)
-        cut = text.rfind(MARK)
-        if cut < 0:
-            raise BadRow("missing_field", f"{where}, field 'prompt': missing, and {name!r} is no dialogue with 'Assistant:' in it; give the prompt")
-        sides.append((text[: cut + len(MARK)], text[cut + len(MARK) :].strip()))
-    if sides[0][0] != sides[1][0]:
-        raise BadRow("context_differs", f"{where}: chosen and rejected answer different dialogues; drop the row")
-    return sides[0][0], sides[0][1], sides[1][1]
+def _is_dialogue(side: object) -> bool:
+    """A list of messages that opens with another speaker than the assistant: the prompt is inside."""
+    first = side[0] if isinstance(side, list) and side else None
+    return isinstance(first, dict) and first.get("role") != "assistant"
 
 
-def _text(value: object, name: str, where: str) -> str:
-    if isinstance(value, list) and all(isinstance(t, dict) and isinstance(t.get("content"), str) for t in value):
-        value = "\n\n".join(t["content"] if name != "prompt" else f"{t.get('role', 'user')}: {t['content']}" for t in value)
-    if not isinstance(value, str):
-        raise BadRow("not_text", f"{where}, field {name!r}: {_short(value)} is {type(value).__name__}, not text; give a string")
-    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
-        raise BadRow("bad_characters", f"{where}, field {name!r}: holds NUL or half a surrogate pair; clean the text")
-    return value
+def _split(side: object, name: str, where: str) -> tuple[str, str]:
+    """(prompt, answer) of a side that is a whole dialogue, as messages or as one HH string."""
+    if isinstance(side, list):
+        turns = _turns(side, name, where)
+        if not turns or turns[-1][0] != "assistant":
+            raise BadRow("no_answer", where, "the last message is not the assistant's; drop the row", name)
+        return _render(turns[:-1]) + MARK, turns[-1][1].strip()
+    if not isinstance(side, str):
+        _check_text(side, name, where)
+    cut = side.rfind(MARK)  # the common prefix would swallow words that both answers begin with
+    if cut < 0:
+        what = f"missing, and {name!r} is no dialogue to take it from; give the prompt"
+        raise BadRow("missing_field", where, what, "prompt")
+    return side[: cut + len(MARK)], side[cut + len(MARK) :].strip()
 
 
-def _check_repeat(pair: Pair, seen: dict, where: str) -> None:
-    first = seen.setdefault((pair.prompt, *sorted((pair.chosen, pair.rejected))), (pair.chosen, where))
-    if first[1] != where:
-        kind = "duplicate_pair" if first[0] == pair.chosen else "reversed_pair"
-        raise BadRow(kind, f"{where}: {kind.replace('_', ' ')} of {first[1]}; keep one of them")
+def _answer(side: object, name: str, where: str) -> object:
+    """The answer's text; the assistant's first message goes without its marker, which ends the prompt."""
+    if not isinstance(side, list):
+        return side
+    turns = _turns(side, name, where)
+    return turns[0][1].strip() + _render(turns[1:]) if turns else ""
+
+
+def _turns(messages: list, name: str, where: str) -> list[tuple[str, str]]:
+    for turn in messages:
+        if not isinstance(turn, dict) or not all(isinstance(turn.get(k), str) for k in ("role", "content")):
+            raise BadRow(
+                "not_text", where, f"{_short(turn)}; give messages of role and content, text both", name
+            )
+    return [(turn["role"], turn["content"]) for turn in messages]
+
+
+def _render(turns: list[tuple[str, str]]) -> str:
+    return "".join(f"\n\n{SPEAKERS.get(role, role.capitalize())}: {text.strip()}" for role, text in turns)
+
+
+def _check_text(text: object, name: str, where: str) -> None:
+    if not isinstance(text, str):
+        what = f"{_short(text)} is {type(text).__name__}, not text; give a string"
+        raise BadRow("not_text", where, what, name)
+    if not text.strip():
+        reason = "empty_prompt" if name == "prompt" else "empty_answer"
+        raise BadRow(reason, where, "empty; drop the row or give the text", name)
+    if NOT_TEXT.search(text):
+        raise BadRow("bad_characters", where, "holds NUL or half a surrogate pair; clean the text", name)
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = ascii(value)  # half a surrogate pair in a message could not be printed
     return text if len(text) <= 60 else text[:57] + "..."

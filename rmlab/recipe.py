@@ -21,11 +21,18 @@ class World:
 
     style_quality: float = 1.0  # 0: style says nothing about an author's skill; 1: it follows skill
     max_answer: int = 44  # tokens, <eos> included
-    appraisals: float = 0.0  # share of pretraining documents in which an answer is followed by a factual verdict
+    appraisals: float = (
+        0.0  # share of pretraining documents in which an answer is followed by a factual verdict
+    )
 
     def validate(self) -> None:
         need(0 <= self.style_quality <= 1, "world.style_quality", self.style_quality, "a number from 0 to 1")
-        need(20 <= self.max_answer <= 64, "world.max_answer", self.max_answer, "a number of tokens from 20 to 64")
+        need(
+            20 <= self.max_answer <= 64,
+            "world.max_answer",
+            self.max_answer,
+            "a number of tokens from 20 to 64",
+        )
         need(0 <= self.appraisals <= 1, "world.appraisals", self.appraisals, "a share from 0 to 1")
 
 
@@ -168,8 +175,11 @@ def quick() -> Recipe:
 
 
 def full() -> Recipe:
-    """The study that ships: three label draws, five x three seeds, 96 prompts of 4,096 answers."""
-    return Recipe(name="full")
+    """The study that ships: three label draws, five x three seeds, 96 prompts of 4,096 answers; two sizes for sight."""
+    sight = Sight(
+        sizes=(Size(), Size(hidden=128, layers=3, heads=4, ff=384)), pairs=(1000, 4000, 16000), seeds=2
+    )
+    return Recipe(name="full", sight=sight)
 
 
 def tiny() -> Recipe:

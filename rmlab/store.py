@@ -68,12 +68,17 @@ class Store:
         self.root.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".part-", dir=self.root))
         inputs = {
-            name: [self.path(t) for t in given] if isinstance(given, list) else self.path(given) for name, given in task.inputs.items()
+            name: [self.path(t) for t in given] if isinstance(given, list) else self.path(given)
+            for name, given in task.inputs.items()
         }
         started = time.perf_counter()
         try:
             task.stage(aside, **task.settings, **inputs)
-            facts = {"stage": task.stage.__name__, "key": task.key, "seconds": round(time.perf_counter() - started, 2)}
+            facts = {
+                "stage": task.stage.__name__,
+                "key": task.key,
+                "seconds": round(time.perf_counter() - started, 2),
+            }
             (aside / "done.json").write_text(json.dumps(facts))
             os.replace(aside, final)
         except OSError:
@@ -132,7 +137,11 @@ def versions() -> dict[str, str]:
     from importlib.metadata import version
 
     names = ("torch", "transformers", "numpy", "pandas", "scipy")
-    return {"python": platform.python_version(), **{n: version(n) for n in names}, "machine": platform.machine()}
+    return {
+        "python": platform.python_version(),
+        **{n: version(n) for n in names},
+        "machine": platform.machine(),
+    }
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
@@ -155,7 +164,9 @@ def _imports(tree: ast.AST, deep: bool = True) -> dict[str, tuple[str, str]]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rmlab":
             found |= {a.asname or a.name: (node.module, a.name) for a in node.names}
         elif isinstance(node, ast.Import):
-            found |= {a.asname or a.name: (a.name, "*") for a in node.names if a.name.split(".")[0] == "rmlab"}
+            found |= {
+                a.asname or a.name: (a.name, "*") for a in node.names if a.name.split(".")[0] == "rmlab"
+            }
     return found
 
 
@@ -188,7 +199,12 @@ def _essence(tree: ast.AST) -> str:
     """The tree's code without docstrings; comments are gone already."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             if isinstance(body[0].value.value, str):
                 node.body = body[1:] or [ast.Pass()]
     return ast.dump(tree)

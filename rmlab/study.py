@@ -20,7 +20,13 @@ from rmlab.store import Store, Task, versions, write_atomic
 PROMPTS_A_PART = 8
 
 
-def run(recipe: Recipe, out: str | Path, artifacts: str | Path | None = None, workers: int | None = None, quiet: bool = False) -> Path:
+def run(
+    recipe: Recipe,
+    out: str | Path,
+    artifacts: str | Path | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> Path:
     """Run a study and write its rows into `out`; whatever is done already is kept.
 
     Parameters
@@ -37,7 +43,11 @@ def run(recipe: Recipe, out: str | Path, artifacts: str | Path | None = None, wo
     recipe.validate()
     out = Path(out)
     store = Store(artifacts or Path("_build") / "artifacts")
-    workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (workers or os.cpu_count() or 1)
+    workers = (
+        workers or len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else (workers or os.cpu_count() or 1)
+    )
     last = plan(recipe)
     started = time.perf_counter()
     execute(list(last.values()), store, workers, quiet)
@@ -72,15 +82,30 @@ def plan(recipe: Recipe) -> dict[str, Task]:
     shape = {"size": d["size"], "pretraining": d["pretraining"], "world": d["world"], "seed": r.seed}
     steps = r.pretraining.recap_steps + r.pretraining.answer_steps
     first, *backbones = (backbone_task(shape, i, steps, heavy) for i in range(r.members.pretrain + 1))
-    policy_task = Task(policy, {"sft": d["sft"], "world": d["world"], "seed": r.seed}, {"base": first}, cost=r.sft.steps * 0.04)
+    policy_task = Task(
+        policy,
+        {"sft": d["sft"], "world": d["world"], "seed": r.seed},
+        {"base": first},
+        cost=r.sft.steps * 0.04,
+    )
     told = {k: d["labels"][k] for k in ("temperature", "flips")}
     asked = {"max_answer": r.world.max_answer, "seed": r.seed}
     draws = [
-        Task(pairs, {**asked, **told, "name": f"draw{i}", "count": r.labels.pairs}, {"policy": policy_task}, cost=r.labels.pairs / 400)
+        Task(
+            pairs,
+            {**asked, **told, "name": f"draw{i}", "count": r.labels.pairs},
+            {"policy": policy_task},
+            cost=r.labels.pairs / 400,
+        )
         for i in range(r.labels.draws)
     ]
     clean = {"temperature": 0.0, "flips": 0.0}
-    heldout = Task(pairs, {**asked, **clean, "name": "heldout", "count": r.labels.heldout}, {"policy": policy_task}, cost=r.labels.heldout / 400)
+    heldout = Task(
+        pairs,
+        {**asked, **clean, "name": "heldout", "count": r.labels.heldout},
+        {"policy": policy_task},
+        cost=r.labels.heldout / 400,
+    )
     parts = [
         Task(pool_part, {**asked, "prompts": r.pool.prompts, "start": i, "answers": r.pool.answers}, {"policy": policy_task}, cost=r.pool.answers * PROMPTS_A_PART / 2500)
         for i in range(0, r.pool.prompts, PROMPTS_A_PART)
@@ -88,14 +113,33 @@ def plan(recipe: Recipe) -> dict[str, Task]:
     grid = models(r.members, r.labels.draws)
     scored = r.pool.prompts * r.pool.answers
     trained = [
-        member_task(r, m, backbones[m.backbone], draws[m.draw], heldout, parts, heavy * (r.labels.pairs * r.training.epochs / 200 + scored / 8000))
+        member_task(
+            r,
+            m,
+            backbones[m.backbone],
+            draws[m.draw],
+            heldout,
+            parts,
+            heavy * (r.labels.pairs * r.training.epochs / 200 + scored / 8000),
+        )
         for m in grid
     ]
     sights = [t for size in r.sight.sizes for t in sight_tasks(r, d, size, policy_task, heldout)]
-    shown = [t for m, t in zip(grid, trained, strict=True) if m.draw == 0 and (m.heads == max(r.members.heads, default=1) or m.heads == 1)]
+    shown = [
+        t
+        for m, t in zip(grid, trained, strict=True)
+        if m.draw == 0 and (m.heads == max(r.members.heads, default=1) or m.heads == 1)
+    ]
     return {
-        "results": Task(rows, {"recipe": d, "id": r.id}, {"parts": parts, "members": trained, "sights": sights}, cost=scored * len(grid) / 3e6),
-        "pool": Task(compact, {"prompts": r.pool.prompts, "seed": r.seed}, {"parts": parts, "members": shown}, cost=5),
+        "results": Task(
+            rows,
+            {"recipe": d, "id": r.id},
+            {"parts": parts, "members": trained, "sights": sights},
+            cost=scored * len(grid) / 3e6,
+        ),
+        "pool": Task(
+            compact, {"prompts": r.pool.prompts, "seed": r.seed}, {"parts": parts, "members": shown}, cost=5
+        ),
     }
 
 
@@ -103,9 +147,18 @@ def backbone_task(shape: dict, index: int, steps: int, heavy: float) -> Task:
     return Task(backbone, {**shape, "index": index}, cost=steps * 0.04 * heavy)
 
 
-def member_task(r: Recipe, m, base: Task, labels: Task, heldout: Task, parts: list[Task], cost: float) -> Task:
-    settings = {"model": dataclasses.asdict(m), "training": dataclasses.asdict(r.training), "prompts": r.pool.prompts, "seed": r.seed}
-    return Task(member, settings, {"base": base, "labels": labels, "heldout": heldout, "parts": parts}, cost=cost)
+def member_task(
+    r: Recipe, m, base: Task, labels: Task, heldout: Task, parts: list[Task], cost: float
+) -> Task:
+    settings = {
+        "model": dataclasses.asdict(m),
+        "training": dataclasses.asdict(r.training),
+        "prompts": r.pool.prompts,
+        "seed": r.seed,
+    }
+    return Task(
+        member, settings, {"base": base, "labels": labels, "heldout": heldout, "parts": parts}, cost=cost
+    )
 
 
 def sight_tasks(r: Recipe, d: dict, size, policy_task: Task, heldout: Task) -> list[Task]:
@@ -115,12 +168,19 @@ def sight_tasks(r: Recipe, d: dict, size, policy_task: Task, heldout: Task) -> l
     heavy = size.hidden * size.layers / 128
     pretraining = {**d["pretraining"], "lr": d["pretraining"]["lr"] * min(1.0, 64 / size.hidden)}
     training = dataclasses.replace(r.training, lr=r.training.lr * min(1.0, 64 / size.hidden))
-    shape = {"size": dataclasses.asdict(size), "pretraining": pretraining, "world": d["world"], "seed": r.seed}
+    shape = {
+        "size": dataclasses.asdict(size),
+        "pretraining": pretraining,
+        "world": d["world"],
+        "seed": r.seed,
+    }
     steps = r.pretraining.recap_steps + r.pretraining.answer_steps
     out = []
     for count in r.sight.pairs:
         told = {"max_answer": r.world.max_answer, "seed": r.seed, "temperature": 0.0, "flips": 0.0}
-        labels = Task(pairs, {**told, "name": "sight", "count": count}, {"policy": policy_task}, cost=count / 400)
+        labels = Task(
+            pairs, {**told, "name": "sight", "count": count}, {"policy": policy_task}, cost=count / 400
+        )
         for i in range(1, r.sight.seeds + 1):
             base = backbone_task(shape, i, steps, heavy)
             small = dataclasses.replace(r, training=training)
@@ -145,8 +205,17 @@ def policy(out: Path, base: Path, sft: dict, world: dict, seed: int) -> None:
     lm.sft(lm.load(base), Sft(**sft), World(**world), seed).save_pretrained(out)
 
 
-def pairs(out: Path, policy: Path, name: str, count: int, temperature: float, flips: float, max_answer: int, seed: int) -> None:
-    import numpy as np
+def pairs(
+    out: Path,
+    policy: Path,
+    name: str,
+    count: int,
+    temperature: float,
+    flips: float,
+    max_answer: int,
+    seed: int,
+) -> None:
+    import numpy as np  # noqa: I001
 
     from rmlab.backbone import load
     from rmlab.optimise.pool import sample_pool
@@ -170,10 +239,19 @@ def pairs(out: Path, policy: Path, name: str, count: int, temperature: float, fl
         prompts[i, : len(request.ids())] = request.ids()
     index = np.flatnonzero(keep)
     margin = np.where(first, margin, -margin)
-    np.savez_compressed(out / "pairs.npz", index=index, prompts=prompts[keep], chosen=chosen[keep], rejected=rejected[keep], margin=margin[keep])
+    np.savez_compressed(
+        out / "pairs.npz",
+        index=index,
+        prompts=prompts[keep],
+        chosen=chosen[keep],
+        rejected=rejected[keep],
+        margin=margin[keep],
+    )
 
 
-def pool_part(out: Path, policy: Path, prompts: int, start: int, answers: int, max_answer: int, seed: int) -> None:
+def pool_part(
+    out: Path, policy: Path, prompts: int, start: int, answers: int, max_answer: int, seed: int
+) -> None:
     from rmlab.backbone import load
     from rmlab.optimise.pool import sample_pool
     from rmlab.recipe import stream
@@ -183,7 +261,17 @@ def pool_part(out: Path, policy: Path, prompts: int, start: int, answers: int, m
     sample_pool(load(policy), asked, answers, max_answer, seed, "pool", start).save(out / "pool.npz")
 
 
-def member(out: Path, base: Path, labels: Path, heldout: Path, parts: list[Path], model: dict, training: dict, prompts: int, seed: int) -> None:
+def member(
+    out: Path,
+    base: Path,
+    labels: Path,
+    heldout: Path,
+    parts: list[Path],
+    model: dict,
+    training: dict,
+    prompts: int,
+    seed: int,
+) -> None:
     import numpy as np
 
     from rmlab.backbone import load
@@ -196,7 +284,9 @@ def member(out: Path, base: Path, labels: Path, heldout: Path, parts: list[Path]
 
     def read(path: Path) -> PairIds:
         data = np.load(path / "pairs.npz")
-        return PairIds(*([[int(x) for x in row if x] for row in data[n]] for n in ("prompts", "chosen", "rejected")))
+        return PairIds(
+            *([[int(x) for x in row if x] for row in data[n]] for n in ("prompts", "chosen", "rejected"))
+        )
 
     reward = build(Model(**model), load(base), read(labels), Training(**training), seed)
     held = score_pairs(reward, read(heldout))
@@ -204,20 +294,30 @@ def member(out: Path, base: Path, labels: Path, heldout: Path, parts: list[Path]
     reward.save(out / "model")
     centre, scale = reward.centre.numpy(), reward.scale.numpy()
     asked = requests(prompts, stream(seed, "pool"))
-    names, tokens, _ = table(asked)
-    probed = np.stack([reward.score(r.ids(), t, (t != 0).sum(-1)) for r, t in zip(asked, tokens, strict=True)])
+    names, tokens, _ = table(asked)  # noqa: RUF059
+    probed = np.stack(
+        [reward.score(r.ids(), t, (t != 0).sum(-1)) for r, t in zip(asked, tokens, strict=True)]
+    )
     scores = np.zeros((0, 0, reward.members), np.float32)
     if parts:
         pool = Pool.load([p / "pool.npz" for p in parts])
-        scores = np.stack([reward.score(r.ids(), t, n) for r, t, n in zip(asked, pool.tokens, pool.lengths, strict=True)])
+        scores = np.stack(
+            [reward.score(r.ids(), t, n) for r, t, n in zip(asked, pool.tokens, pool.lengths, strict=True)]
+        )
     aligned = {"pool": scores, "heldout": held, "probes": probed}
     np.savez(out / "scores.npz", **{k: ((v - centre) / scale).astype(np.float32) for k, v in aligned.items()})
     config = reward.model.config
-    size = {"hidden": config.hidden_size, "layers": config.num_hidden_layers, "parameters": sum(p.numel() for p in reward.parameters())}
+    size = {
+        "hidden": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "parameters": sum(p.numel() for p in reward.parameters()),
+    }
     (out / "model.json").write_text(json.dumps({**model, **size, "pairs": len(read(labels))}))
 
 
-def rows(out: Path, parts: list[Path], members: list[Path], sights: list[Path], recipe: dict, id: str) -> None:
+def rows(
+    out: Path, parts: list[Path], members: list[Path], sights: list[Path], recipe: dict, id: str
+) -> None:
     from rmlab.measure.tables import write
 
     write(out, parts, members, sights, recipe, id)
@@ -301,7 +401,9 @@ def _progress(total: float, workers: int, quiet: bool):
     def bar():
         columns = (TextColumn("{task.description:<22}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True))  # fmt: skip
         done, said, started = 0.0, 0.0, time.perf_counter()
-        with Progress(*columns, console=console, disable=quiet or not console.is_terminal, speed_estimate_period=600) as progress:
+        with Progress(
+            *columns, console=console, disable=quiet or not console.is_terminal, speed_estimate_period=600
+        ) as progress:
             line = progress.add_task(f"study, {workers} workers", total=total)
 
             def show(task: Task) -> None:
@@ -311,7 +413,10 @@ def _progress(total: float, workers: int, quiet: bool):
                 spent = time.perf_counter() - started
                 if not quiet and not console.is_terminal and (spent - said > 20 or done >= total - 1e-6):
                     said = spent
-                    print(f"{done / total:4.0%}  {spent:5.0f} s  about {spent * (total - done) / done:.0f} s left  (last: {task.stage.__name__})", flush=True)
+                    print(
+                        f"{done / total:4.0%}  {spent:5.0f} s  about {spent * (total - done) / done:.0f} s left  (last: {task.stage.__name__})",
+                        flush=True,
+                    )
 
             yield show
 

@@ -25,7 +25,9 @@ def build_tokenizer(words: Sequence[str]):
     vocab = {w: i for i, w in enumerate((*SPECIALS, *words))}
     inner = Tokenizer(WordLevel(vocab, unk_token="<unk>"))
     inner.pre_tokenizer = WhitespaceSplit()
-    names = dict(pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", sep_token="<sep>", unk_token="<unk>")
+    names = dict(
+        pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", sep_token="<sep>", unk_token="<unk>"
+    )
     return PreTrainedTokenizerFast(tokenizer_object=inner, padding_side="right", **names)
 
 

@@ -94,7 +94,9 @@ def render(name: str, title: str, body: list[str]) -> str:
         return "\n".join(f"> {line}".rstrip() for line in f"**{head}.** {plain(text)}".split("\n"))
     if name in ("tableofcontents", "bibliography", "toctree", "eval-rst"):
         return ""
-    return "\n\n".join(part for part in (f"**{title}**" if re.search("[a-zA-Z]", title) else "", plain(text)) if part)
+    return "\n\n".join(
+        part for part in (f"**{title}**" if re.search("[a-zA-Z]", title) else "", plain(text)) if part
+    )
 
 
 def chapters(book: Path = BOOK) -> list[Path]:

@@ -44,7 +44,10 @@ def world_pairs():
     asked = w.requests(48, rng)
     sides = []
     for _ in range(2):
-        words = [w.answer(r, s, rng, World()) for r, s in zip(asked, w.skills(48, w.POLICY_SKILL, rng), strict=True)]
+        words = [
+            w.answer(r, s, rng, World())
+            for r, s in zip(asked, w.skills(48, w.POLICY_SKILL, rng), strict=True)
+        ]
         sides.append([[w.ID[x] for x in a] + [EOS] for a in words])
     worth = np.stack([gold.gold(pad_right(side)[0], gold.Truth.of(asked)) for side in sides])
     first = worth[0] >= worth[1]

@@ -55,7 +55,11 @@ def test_rows_that_are_kept_go_on_as_if_alone(lm, prompts, rows):
 
 def test_whole_answers_equal_the_plain_forward(lm):
     torch.manual_seed(2)
-    start, ids, lengths = torch.randint(5, 100, (1, 6)), torch.randint(5, 100, (7, 9)), torch.tensor([1, 9, 4, 4, 2, 8, 3])
+    start, ids, lengths = (
+        torch.randint(5, 100, (1, 6)),
+        torch.randint(5, 100, (7, 9)),
+        torch.tensor([1, 9, 4, 4, 2, 8, 3]),
+    )
     got = open_prompts(lm, start, 1, 9).last_hidden(ids, lengths)
     for i, length in enumerate(lengths):
         want = _hidden(lm, torch.cat([start, ids[i : i + 1, :length]], 1))[0, -1]

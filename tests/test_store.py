@@ -58,11 +58,20 @@ def test_a_code_change_reaches_what_uses_it_and_nothing_else(tmp_path):
     """In a copy of the package: edit a definition, and see whose fingerprint moves."""
     import shutil
 
-    shutil.copytree(Path(study.__file__).parent, tmp_path / "rmlab", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(study.__file__).parent, tmp_path / "rmlab", ignore=shutil.ignore_patterns("__pycache__")
+    )
     ask = "import json, rmlab.study as s; from rmlab.store import fingerprint as f; print(json.dumps({n: f(getattr(s, n)) for n in ('backbone', 'policy', 'pairs', 'pool_part', 'member', 'rows')}))"
 
     def prints():
-        done = subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", ask],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return json.loads(done.stdout)
 
     def edit(file, old, new):
@@ -94,8 +103,18 @@ def test_a_killed_study_goes_on_to_the_same_bytes(tmp_path):
     command = [sys.executable, "-c", "from rmlab.cli import main; main()", "study", "tiny"]
     whole = [*command, "--out", str(tmp_path / "whole"), "--artifacts", str(tmp_path / "a"), "--workers", "2"]
     subprocess.run(whole, check=True, capture_output=True)
-    broken = [*command, "--out", str(tmp_path / "broken"), "--artifacts", str(tmp_path / "b"), "--workers", "1"]
-    running = subprocess.Popen(broken, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    broken = [
+        *command,
+        "--out",
+        str(tmp_path / "broken"),
+        "--artifacts",
+        str(tmp_path / "b"),
+        "--workers",
+        "1",
+    ]
+    running = subprocess.Popen(
+        broken, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     while running.poll() is None and len(list((tmp_path / "b").glob("[!.]*"))) < 6:
         time.sleep(0.02)
     os.killpg(running.pid, signal.SIGKILL)

@@ -18,16 +18,18 @@ from rmlab.recipe import need
 class Resample:
     """Bootstrap weights over prompts, label draws and pretraining seeds, drawn once.
 
-    What the band covers: the prompts of the pool, the label draws and the pretraining seeds, each resampled as a
-    whole and crossed (Owen 2007, the pigeonhole bootstrap, which errs on the wide side). Finetuning seeds are
-    averaged inside their label draw and pretraining seed, and their noise is seen through those.
-    What it does not cover: another policy, gold reward, world or recipe; the sampling of the N answers, which is
-    small while the effective sample size times P is large; a factor with one level only, which stays fixed; and
-    other pretraining seeds for an ensemble over all of them, whose weight no resample can change. With three
-    label draws the percentiles are coarse: read such a band as the spread that was seen, not as an exact 95%.
+    What the band covers: the prompts of the pool, the label draws and the pretraining seeds, each resampled
+    as a whole and crossed (Owen 2007, the pigeonhole bootstrap, which errs on the wide side). Finetuning
+    seeds are averaged inside their label draw and pretraining seed, and their noise is seen through those.
 
-    Each factor of size m draws m - 1 levels with replacement, which makes the bootstrap variance of a mean the
-    unbiased s^2 / m (Rao and Wu 1988); drawing m would make it a third too small at m = 3.
+    What it does not cover: another policy, gold reward, world or recipe; the sampling of the N answers,
+    which is small while the effective sample size times P is large; a factor with one level only, which
+    stays fixed; and other pretraining seeds for an ensemble over all of them, whose weight no resample can
+    change. With three label draws the percentiles are coarse: read such a band as the spread that was seen,
+    not as an exact 95%.
+
+    Each factor of size m draws m - 1 levels with replacement, which makes the bootstrap variance of a mean
+    the unbiased s^2 / m (Rao and Wu 1988); drawing m would make it a third too small at m = 3.
 
     Parameters
     ----------

@@ -21,8 +21,10 @@ CENTRING = "global: mean 0 and std 1 on the answers of the held-out pairs"
 ORACLE = "oracle"
 
 
-def write(out: Path, parts: list[Path], members: list[Path], sights: list[Path], recipe: dict, id: str) -> None:
-    """Read what the stages wrote and write `curves`, `units`, `peaks`, `transfer`, `agreement`, `members`, `probes` and `sight`."""
+def write(
+    out: Path, parts: list[Path], members: list[Path], sights: list[Path], recipe: dict, id: str
+) -> None:
+    """Read what the stages wrote and write `curves`, `units`, `peaks`, `contrasts`, `transfer`, `agreement`, `members`, `probes` and `sight`."""
     pool = Pool.load([p / "pool.npz" for p in parts])
     models = [read_model(m) for m in members]
     scores = {i: m["pool"][..., k] for m in models for k, i in enumerate(m["ids"])}
@@ -35,6 +37,7 @@ def write(out: Path, parts: list[Path], members: list[Path], sights: list[Path],
         "curves": curves(units, resample),
         "units": per_unit(units),
         "peaks": peaks(units, resample),
+        "contrasts": contrasts(units, resample),
         "transfer": underspecification.transfer(pool, scores, resample),
         "agreement": underspecification.agreement(pool, models),
         "members": underspecification.accuracy(models),
@@ -82,7 +85,11 @@ def score_units(pool: Pool, scores: dict[str, np.ndarray], every: list[Ensemble]
             if e.k == 1 and how != "mean":
                 continue  # with one member every aggregator is the member
             lam = rule.lam[2] if rule.lam else None
-            curve = alone[e.members[0]] if e.k == 1 else picked(aggregate(stacked, how, 1.0 if lam is None else lam))
+            curve = (
+                alone[e.members[0]]
+                if e.k == 1
+                else picked(aggregate(stacked, how, 1.0 if lam is None else lam))
+            )
             units.append(Unit(e, how, lam, curve[..., 0], curve[..., 1], curve[..., 0] - rival))
     best = picked(gold)
     every_backbone = tuple(sorted({b for e in every for b in e.backbones}))
@@ -101,7 +108,11 @@ def grouped(units: list[Unit]) -> dict[tuple, list[Unit]]:
 
 
 def _spread(resample: Resample, some: list[Unit], what: str) -> np.ndarray:
-    return resample.mean(np.stack([getattr(u, what) for u in some]), [u.ensemble.draw for u in some], [u.ensemble.backbones for u in some])
+    return resample.mean(
+        np.stack([getattr(u, what) for u in some]),
+        [u.ensemble.draw for u in some],
+        [u.ensemble.backbones for u in some],
+    )
 
 
 def curves(units: list[Unit], resample: Resample) -> pd.DataFrame:
@@ -114,7 +125,11 @@ def curves(units: list[Unit], resample: Resample) -> pd.DataFrame:
                  "centring": CENTRING, "optimiser": "best of n", "n": ns, "kl": kl_bound(ns), "kl_name": KL_NAME}  # fmt: skip
         for what in ("gold", "proxy", "gain"):
             low, high = interval(_spread(resample, some, what))
-            frame |= {what: np.mean([getattr(u, what).mean(0) for u in some], 0), f"{what}_lo": low, f"{what}_hi": high}
+            frame |= {
+                what: np.mean([getattr(u, what).mean(0) for u in some], 0),
+                f"{what}_lo": low,
+                f"{what}_hi": high,
+            }
         frames.append(pd.DataFrame(frame))
     table = pd.concat(frames, ignore_index=True)
     answers = int(table.n.max())
@@ -127,9 +142,13 @@ def per_unit(units: list[Unit]) -> pd.DataFrame:
     rows = []
     for u in units:
         e = u.ensemble
-        for i, (gold, proxy, gain) in enumerate(zip(u.gold.mean(0), u.proxy.mean(0), u.gain.mean(0), strict=True)):
+        for i, (gold, proxy, gain) in enumerate(
+            zip(u.gold.mean(0), u.proxy.mean(0), u.gain.mean(0), strict=True)
+        ):
             rows.append((e.construction, e.k, u.how, e.draw, "+".join(e.members), 2**i, gold, proxy, gain))
-    return pd.DataFrame(rows, columns=["construction", "k", "aggregator", "draw", "members", "n", "gold", "proxy", "gain"])
+    return pd.DataFrame(
+        rows, columns=["construction", "k", "aggregator", "draw", "members", "n", "gold", "proxy", "gain"]
+    )
 
 
 def peaks(units: list[Unit], resample: Resample) -> pd.DataFrame:
@@ -143,16 +162,53 @@ def peaks(units: list[Unit], resample: Resample) -> pd.DataFrame:
         top = int(np.argmax(mean))
         gold, gain = _spread(resample, some, "gold"), _spread(resample, some, "gain")
         proxy = np.mean([u.proxy.mean(0) for u in some], 0)
-        row = {"construction": construction, "k": k, "aggregator": how, "lam": some[0].lam, "n_peak": 2**top, "N": 2 ** (len(mean) - 1)}
+        row = {
+            "construction": construction,
+            "k": k,
+            "aggregator": how,
+            "lam": some[0].lam,
+            "n_peak": 2**top,
+            "N": 2 ** (len(mean) - 1),
+        }
         ends = {"start": (mean[0], gold[:, 0]), "peak": (mean[top], gold[:, top]), "end": (mean[-1], gold[:, -1]),
                 "rise": (mean[top] - mean[0], gold[:, top] - gold[:, 0]), "fall": (mean[-1] - mean[top], gold[:, -1] - gold[:, top]),
                 "gain_end": (np.mean([u.gain.mean(0)[-1] for u in some]), gain[:, -1])}  # fmt: skip
         for name, (value, samples) in ends.items():
             low, high = interval(samples[:, None])
             row |= {name: value, f"{name}_lo": low[0], f"{name}_hi": high[0]}
-        row |= {"proxy_start": proxy[0], "proxy_end": proxy[-1], "proxy_rises": bool((np.diff(proxy) > 0).all())}
+        row |= {
+            "proxy_start": proxy[0],
+            "proxy_end": proxy[-1],
+            "proxy_rises": bool((np.diff(proxy) > 0).all()),
+        }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def contrasts(units: list[Unit], resample: Resample) -> pd.DataFrame:
+    """Gold of one kind of ensemble minus gold of another, for every n, under the same resamples: paired 95% bands.
+
+    Pretrain against finetune at equal K and aggregator, min against mean within a kind, more heads against fewer.
+    """
+    groups = grouped(units)
+    pairs = [(("pretrain", k, how), ("finetune", k, how)) for c, k, how in groups if c == "finetune"]
+    pairs += [((c, k, "min"), (c, k, "mean")) for c, k, how in groups if how == "min"]
+    heads = sorted({k for c, k, _ in groups if c == "heads"})
+    pairs += [(("heads", heads[-1], h), ("heads", heads[0], h)) for h in ("mean", "min") if len(heads) > 1]
+    frames = []
+    for one, other in pairs:
+        if one not in groups or other not in groups:
+            continue
+        mean = [np.mean([u.gold.mean(0) for u in groups[g]], 0) for g in (one, other)]
+        low, high = interval(
+            _spread(resample, groups[one], "gold") - _spread(resample, groups[other], "gold")
+        )
+        names = {"one": " ".join(map(str, one)), "other": " ".join(map(str, other))}
+        ns = 2 ** np.arange(len(low))
+        frames.append(
+            pd.DataFrame({**names, "n": ns, "diff": mean[0] - mean[1], "diff_lo": low, "diff_hi": high})
+        )
+    return pd.concat(frames, ignore_index=True)
 
 
 SHOWN = 24  # requests in the explorer

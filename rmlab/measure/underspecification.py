@@ -36,7 +36,11 @@ def transfer(pool: Pool, scores: dict[str, np.ndarray], resample: Resample) -> p
         mates = [j for j in singles if j != i and j.startswith(f"{draw}/{backbone}/")]
         others = [j for j in singles if j.startswith(f"{draw}/") and j.split("/")[1] != backbone]
         judges = {"self": scores[i], "gold": gold}
-        judges |= {name: np.mean([scores[j] for j in some], 0) for name, some in (("finetune", mates), ("pretrain", others)) if some}
+        judges |= {
+            name: np.mean([scores[j] for j in some], 0)
+            for name, some in (("finetune", mates), ("pretrain", others))
+            if some
+        }
         picked = best_of_n(scores[i], np.stack(list(judges.values()), -1), ns, pool.ended)
         for v, name in enumerate(judges):
             found.setdefault(name, []).append((int(draw[1:]), (int(backbone[1:]),), picked[..., v]))
@@ -44,7 +48,18 @@ def transfer(pool: Pool, scores: dict[str, np.ndarray], resample: Resample) -> p
     for judge, units in found.items():
         draw, backbones, curve = zip(*units, strict=True)
         low, high = interval(resample.mean(np.stack(curve), draw, backbones))
-        frames.append(pd.DataFrame({"judge": judge, "n": ns, "kl": kl_bound(ns), "z": np.mean([c.mean(0) for c in curve], 0), "z_lo": low, "z_hi": high}))
+        frames.append(
+            pd.DataFrame(
+                {
+                    "judge": judge,
+                    "n": ns,
+                    "kl": kl_bound(ns),
+                    "z": np.mean([c.mean(0) for c in curve], 0),
+                    "z_lo": low,
+                    "z_hi": high,
+                }
+            )
+        )
     return pd.concat(frames, ignore_index=True)
 
 
@@ -66,7 +81,9 @@ def agreement(pool: Pool, models: list[dict]) -> pd.DataFrame:
         for m in some:
             for j, k in combinations(range(m["heads"]), 2):
                 rows.append((f"heads {m['heads']}", draw, m["ids"][j], m["ids"][k], *_alike(m, j, m, k)))
-    return pd.DataFrame(rows, columns=["relation", "draw", "a", "b", "pairs_agree", "corr_heldout", "corr_pool", "corr_tail"])
+    return pd.DataFrame(
+        rows, columns=["relation", "draw", "a", "b", "pairs_agree", "corr_heldout", "corr_pool", "corr_tail"]
+    )
 
 
 def _alike(a: dict, j: int, b: dict, k: int) -> tuple[float, float, float, float]:
@@ -74,7 +91,12 @@ def _alike(a: dict, j: int, b: dict, k: int) -> tuple[float, float, float, float
     one, two = a["pool"][..., j].astype(np.float64), b["pool"][..., k].astype(np.float64)
     top = np.argpartition(one + two, -min(TAIL, one.shape[1]), 1)[:, -min(TAIL, one.shape[1]) :]
     tail = _within(np.take_along_axis(one, top, 1), np.take_along_axis(two, top, 1))
-    return float(((left > 0) == (right > 0)).mean()), float(np.corrcoef(left, right)[0, 1]), _within(one, two), tail
+    return (
+        float(((left > 0) == (right > 0)).mean()),
+        float(np.corrcoef(left, right)[0, 1]),
+        _within(one, two),
+        tail,
+    )
 
 
 def _within(a: np.ndarray, b: np.ndarray) -> float:
@@ -90,8 +112,21 @@ def accuracy(models: list[dict]) -> pd.DataFrame:
         right = m["heldout"][:, 0] > m["heldout"][:, 1]  # (M, K)
         for k, i in enumerate(m["ids"]):
             acc = float(right[:, k].mean())
-            rows.append((i, m["draw"], m["backbone"], m["finetune"], m["heads"], acc, (acc * (1 - acc) / len(right)) ** 0.5, len(right)))
-    return pd.DataFrame(rows, columns=["member", "draw", "backbone", "finetune", "heads", "accuracy", "accuracy_se", "pairs"])
+            rows.append(
+                (
+                    i,
+                    m["draw"],
+                    m["backbone"],
+                    m["finetune"],
+                    m["heads"],
+                    acc,
+                    (acc * (1 - acc) / len(right)) ** 0.5,
+                    len(right),
+                )
+            )
+    return pd.DataFrame(
+        rows, columns=["member", "draw", "backbone", "finetune", "heads", "accuracy", "accuracy_se", "pairs"]
+    )
 
 
 def probes(models: list[dict], recipe: dict) -> pd.DataFrame:
@@ -100,7 +135,9 @@ def probes(models: list[dict], recipe: dict) -> pd.DataFrame:
     rows = [("gold", n, LABELS[n], x) for n, x in zip(names[1:], reaction(gold), strict=True)]
     for m in models:
         for k, i in enumerate(m["ids"]):
-            rows += [(i, n, LABELS[n], x) for n, x in zip(names[1:], reaction(m["probes"])[:, k], strict=True)]
+            rows += [
+                (i, n, LABELS[n], x) for n, x in zip(names[1:], reaction(m["probes"])[:, k], strict=True)
+            ]
     return pd.DataFrame(rows, columns=["judge", "probe", "label", "reaction"])
 
 
@@ -111,6 +148,28 @@ def sight(models: list[dict], recipe: dict) -> pd.DataFrame:
     for m in models:
         right = m["heldout"][:, 0, 0] > m["heldout"][:, 1, 0]
         react = dict(zip(names[1:], reaction(m["probes"])[:, 0], strict=True))
-        rows.append((m["hidden"], m["layers"], m["parameters"], m["pairs"], m["backbone"], right.mean(), react["wrong"], react["one_wrong"], react["missing"]))
-    columns = ["hidden", "layers", "parameters", "pairs", "backbone", "accuracy", "wrong", "one_wrong", "missing"]
+        rows.append(
+            (
+                m["hidden"],
+                m["layers"],
+                m["parameters"],
+                m["pairs"],
+                m["backbone"],
+                right.mean(),
+                react["wrong"],
+                react["one_wrong"],
+                react["missing"],
+            )
+        )
+    columns = [
+        "hidden",
+        "layers",
+        "parameters",
+        "pairs",
+        "backbone",
+        "accuracy",
+        "wrong",
+        "one_wrong",
+        "missing",
+    ]
     return pd.DataFrame(rows, columns=columns)

@@ -1,7 +1,8 @@
 """A pool made small enough for a page: the answers that can win, and a weighted sample of the others.
 
-Letters: P prompts, N answers a prompt in the pool, M of them kept, C members (columns), F terms of gold's bill.
-Best-of-n draws n answers with replacement from a prompt's pool and takes the one with the highest aggregated score.
+Letters: P prompts, N answers a prompt in the pool, M of them kept, C members (columns), F terms of gold's
+bill. Best-of-n draws n answers with replacement from a prompt's pool and takes the one with the highest
+aggregated score.
 NumPy only; the explorer's JavaScript computes the same numbers from `CompactPool.packed`.
 """
 
@@ -21,7 +22,8 @@ from rmlab.reward.aggregate import aggregate
 
 TIE = 1e-9  # scores closer than this are equal: far under the int16 step, far over float64 rounding
 _ARRAYS = {  # in the order of the page's bytes: wide items first, so that each array is aligned
-    "weight": "<f4", "scale": "<f4", "offset": "<f4", "scores": "<i2", "counts": "|u1", "lengths": "|u1", "tokens": "|u1"
+    "weight": "<f4", "scale": "<f4", "offset": "<f4", "scores": "<i2",
+    "counts": "|u1", "lengths": "|u1", "tokens": "|u1",
 }  # fmt: skip
 
 
@@ -29,10 +31,11 @@ _ARRAYS = {  # in the order of the page's bytes: wide items first, so that each 
 class CompactPool:
     """A pool reduced to M answers a prompt, each standing for `weight` answers of the N.
 
-    tokens (flat) uint8 ids of all kept answers, row-major, without `<eos>`; lengths (P, M) uint8; counts (P, M, F)
-    uint8; weight (P, M) float32, N a row; scores (P, M, C) int16, a member's score being scores * scale + offset with
-    scale and offset (C,) float32. `bill` has F dicts name, label, values, slope: count c is worth values[c], and slope
-    for each count past the last value. `constructions` are dicts name, label, members, members being columns.
+    tokens (flat) uint8 ids of all kept answers, row-major, without `<eos>`; lengths (P, M) uint8; counts
+    (P, M, F) uint8; weight (P, M) float32, N a row; scores (P, M, C) int16, a member's score being
+    scores * scale + offset with scale and offset (C,) float32. `bill` has F dicts name, label, values, slope:
+    count c is worth values[c], and slope for each count past the last value. `constructions` are dicts name,
+    label, members, members being columns.
     """
 
     prompts: list[str]
@@ -53,17 +56,30 @@ class CompactPool:
         for name, kind in _ARRAYS.items():
             object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
         P, M, C, F = len(self.prompts), self.weight.shape[-1], len(self.columns), len(self.bill)
-        shapes = {"weight": (P, M), "lengths": (P, M), "counts": (P, M, F), "scores": (P, M, C), "scale": (C,), "offset": (C,)}
+        shapes = {
+            "weight": (P, M),
+            "lengths": (P, M),
+            "counts": (P, M, F),
+            "scores": (P, M, C),
+            "scale": (C,),
+            "offset": (C,),
+        }
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
-                raise ValueError(f"{name} has shape {getattr(self, name).shape}: {shape} fits the other fields")
+                raise ValueError(
+                    f"{name} has shape {getattr(self, name).shape}: {shape} fits the other fields"
+                )
         if len(self.vocab) > 256:
             raise ValueError(f"vocab has {len(self.vocab)} words: token ids are bytes, give at most 256")
         if self.tokens.shape != (int(self.lengths.sum(dtype=np.int64)),):
-            raise ValueError(f"tokens has shape {self.tokens.shape}: give one flat array as long as lengths.sum()")
+            raise ValueError(
+                f"tokens has shape {self.tokens.shape}: give one flat array as long as lengths.sum()"
+            )
         off = np.abs(self.weight.sum(1, dtype=np.float64) - self.N).max()
         if off > 1e-3 * self.N:
-            raise ValueError(f"weight misses N = {self.N} by up to {off:.3g} on a prompt: each row must sum to N")
+            raise ValueError(
+                f"weight misses N = {self.N} by up to {off:.3g} on a prompt: each row must sum to N"
+            )
         _known(self.constructions, C)
 
     @cached_property
@@ -88,12 +104,13 @@ class CompactPool:
     def curve(self, members: list[int], how: str, lam: float, ns) -> dict[str, np.ndarray]:
         """Expected gold and proxy of best-of-n, exact for the weighted pool.
 
-        An answer whose cumulative weight fraction rises from U' to U wins with probability U^n - U'^n; answers with
-        equal scores share it.
+        An answer whose cumulative weight fraction rises from U' to U wins with probability U^n - U'^n;
+        answers with equal scores share it.
 
         Parameters
         ----------
-        members : columns; how, lam : as in `rmlab.reward.aggregate.aggregate`, or "gold"; ns : numbers of draws, each >= 1
+        members : columns; how, lam : as in `rmlab.reward.aggregate.aggregate`, or "gold"
+        ns : numbers of draws, each >= 1
 
         Returns
         -------
@@ -168,31 +185,53 @@ class CompactPool:
 
     @classmethod
     def from_pool(
-        cls, gold_counts, bill, scores, columns, constructions, tokens, lengths, prompts, vocab, keep=350, seed=0
+        cls,
+        gold_counts,
+        bill,
+        scores,
+        columns,
+        constructions,
+        tokens,
+        lengths,
+        prompts,
+        vocab,
+        keep=350,
+        seed=0,
     ) -> CompactPool:
         """Keep at most `keep` answers a prompt, those that can win first.
 
-        An answer of rank r under a ranking wins best-of-n with probability at most about 1/(e r), whatever n. Its best
-        rank r, over every column, the mean, min and mean - std of every construction, and gold, decides how likely it
-        is kept: min(1, c/r), with c such that `keep` are. A kept answer stands for r/c others (at least 1), so the
-        first c of every ranking are exact and the curves have no bias to first order.
+        An answer of rank r under a ranking wins best-of-n with probability at most about 1/(e r), whatever n.
+        Its best rank r, over every column, the mean, min and mean - std of every construction, and gold,
+        decides how likely it is kept: min(1, c/r), with c such that `keep` are. A kept answer stands for r/c
+        others (at least 1), so the first c of every ranking are exact and the curves have no bias to first
+        order.
 
         Parameters
         ----------
-        gold_counts (P, N, F); scores (P, N, C); tokens (P, N, T) ids below 256; lengths (P, N), `<eos>` not counted;
+        gold_counts (P, N, F); scores (P, N, C); tokens (P, N, T) ids below 256
+        lengths (P, N), `<eos>` not counted
         bill, columns, constructions, prompts, vocab : as the fields; keep : M; seed : of the sample
         """
         counts, scores = np.asarray(gold_counts), np.asarray(scores, np.float64)
         tokens, lengths = np.asarray(tokens), np.asarray(lengths)
-        if counts.ndim != 3 or scores.ndim != 3 or not counts.shape[:2] == scores.shape[:2] == tokens.shape[:2] == lengths.shape:
+        if (
+            counts.ndim != 3
+            or scores.ndim != 3
+            or not counts.shape[:2] == scores.shape[:2] == tokens.shape[:2] == lengths.shape
+        ):
             raise ValueError(
-                f"gold_counts {counts.shape}, scores {scores.shape}, tokens {tokens.shape} and lengths {lengths.shape} "
-                "must agree: give (P, N, F), (P, N, C), (P, N, T) and (P, N)"
+                f"gold_counts {counts.shape}, scores {scores.shape}, tokens {tokens.shape} and "
+                f"lengths {lengths.shape} must agree: give (P, N, F), (P, N, C), (P, N, T) and (P, N)"
             )
         if scores.shape[2] != len(columns):
-            raise ValueError(f"columns has {len(columns)} labels and scores {scores.shape}: give one label a member")
+            raise ValueError(
+                f"columns has {len(columns)} labels and scores {scores.shape}: give one label a member"
+            )
         if counts.max(initial=0) > 255 or lengths.max(initial=0) > min(255, tokens.shape[2]):
-            raise ValueError(f"counts reach {counts.max()} and lengths {lengths.max()}: both must fit a byte, and lengths tokens")
+            raise ValueError(
+                f"counts reach {counts.max()} and lengths {lengths.max()}: both must fit a byte, "
+                "and lengths tokens"
+            )
         if keep < 1:
             raise ValueError(f"keep = {keep}: give at least 1 answer a prompt")
         _known(constructions, len(columns))
@@ -228,19 +267,23 @@ def bill_total(counts: np.ndarray, bill: list[dict]) -> np.ndarray:
     total = np.zeros(counts.shape[:-1])
     for f, term in enumerate(bill):
         c, last = counts[..., f], len(term["values"]) - 1
-        total += np.asarray(term["values"], np.float64)[np.minimum(c, last)] + term["slope"] * np.maximum(c - last, 0)
+        total += np.asarray(term["values"], np.float64)[np.minimum(c, last)]
+        total += term["slope"] * np.maximum(c - last, 0)
     return total
 
 
 def n_grid(N: int) -> list[int]:
     """The n at which curves are drawn: four an octave, 1 and N among them."""
-    return sorted({round(2 ** (k / 4)) for k in range(4 * N.bit_length()) if round(2 ** (k / 4)) < N} | {1, N})
+    steps = {round(2 ** (k / 4)) for k in range(4 * N.bit_length())}
+    return sorted({n for n in steps if n < N} | {1, N})
 
 
 def _known(constructions: list[dict], C: int) -> None:
     for group in constructions:
         if not group["members"] or not set(group["members"]) <= set(range(C)):
-            raise ValueError(f"construction {group['name']!r} has members {group['members']}: give columns below {C}")
+            raise ValueError(
+                f"construction {group['name']!r} has members {group['members']}: give columns below {C}"
+            )
 
 
 def _thin(rules: np.ndarray, keep: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -256,9 +299,11 @@ def _thin(rules: np.ndarray, keep: int, rng: np.random.Generator) -> tuple[np.nd
     chance = np.minimum(1, high / best)
     sure = np.flatnonzero(chance >= 1)[:keep]
     rest = np.setdiff1d(np.arange(N), sure)
-    rest = rest[np.argsort(rules[:, rest].mean(0), kind="stable")]  # evenly along the score: one draw places all
+    rest = rest[np.argsort(rules[:, rest].mean(0), kind="stable")]
     reach = np.cumsum(chance[rest])
     reach *= (keep - len(sure)) / reach[-1]
-    drawn = rest[np.minimum(np.searchsorted(reach, rng.random() + np.arange(keep - len(sure))), len(rest) - 1)]
+    marks = rng.random() + np.arange(keep - len(sure))  # evenly along the score: one draw places all
+    drawn = rest[np.minimum(np.searchsorted(reach, marks), len(rest) - 1)]
     stands = 1 / chance[drawn]
-    return np.append(sure, drawn), np.append(np.ones(len(sure)), stands * (N - len(sure)) / max(stands.sum(), 1e-300))
+    stands *= (N - len(sure)) / max(stands.sum(), 1e-300)
+    return np.append(sure, drawn), np.append(np.ones(len(sure)), stands)

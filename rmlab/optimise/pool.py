@@ -50,7 +50,9 @@ class Pool:
         return cls(*(np.concatenate([part[name] for part in parts]) for name in ("tokens", "counts")))
 
 
-def sample_pool(policy, requests: Sequence[Request], answers: int, max_answer: int, seed: int, *purpose: object) -> Pool:
+def sample_pool(
+    policy, requests: Sequence[Request], answers: int, max_answer: int, seed: int, *purpose: object
+) -> Pool:
     """Sample `answers` answers to every request from a policy, and count what gold sees in them.
 
     Requests of one length run together, so there is no padding; the draw's stream is named by `purpose`.
@@ -61,7 +63,13 @@ def sample_pool(policy, requests: Sequence[Request], answers: int, max_answer: i
     prompts = [r.ids() for r in requests]
     for length in sorted({len(p) for p in prompts}):
         index = [i for i, p in enumerate(prompts) if len(p) == length]
-        drawn = sample(policy, np.array([prompts[i] for i in index]), answers, max_answer, stream_seed(seed, *purpose, length))
+        drawn = sample(
+            policy,
+            np.array([prompts[i] for i in index]),
+            answers,
+            max_answer,
+            stream_seed(seed, *purpose, length),
+        )
         tokens[index] = drawn.ids.reshape(len(index), answers, max_answer)
     truth = gold.Truth.of(list(requests))
     counts = np.stack([gold.count(tokens[i], truth.rows(np.full(answers, i))) for i in range(len(requests))])

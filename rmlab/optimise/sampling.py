@@ -34,7 +34,9 @@ class Answers:
 
 
 @torch.no_grad()
-def sample(model: nn.Module, prompts: np.ndarray, rows: int, max_answer: int, seed: int, chunk: int = 512) -> Answers:
+def sample(
+    model: nn.Module, prompts: np.ndarray, rows: int, max_answer: int, seed: int, chunk: int = 512
+) -> Answers:
     """Draw `rows` answers to every prompt.
 
     Parameters
@@ -50,7 +52,12 @@ def sample(model: nn.Module, prompts: np.ndarray, rows: int, max_answer: int, se
     Answers with R = P x N rows, prompt-major.
     """
     prompts = np.asarray(prompts, np.int64)
-    need(prompts.ndim == 2 and prompts.size > 0, "prompts", prompts.shape, "an array (P, T) of ids of one length")
+    need(
+        prompts.ndim == 2 and prompts.size > 0,
+        "prompts",
+        prompts.shape,
+        "an array (P, T) of ids of one length",
+    )
     need(rows >= 1, "rows", rows, "at least 1")
     need(max_answer >= 1, "max_answer", max_answer, "at least 1")
     place = next(model.parameters()).device

@@ -34,7 +34,9 @@ class RewardModel(nn.Module):
         check_special(model.config.pad_token_id, model.config.eos_token_id)
         stored = getattr(model.config, "rmlab", None) or {}
         members = model.config.num_labels
-        self.register_buffer("centre", torch.tensor(stored.get("centre", [0.0] * members), dtype=torch.float32))
+        self.register_buffer(
+            "centre", torch.tensor(stored.get("centre", [0.0] * members), dtype=torch.float32)
+        )
         self.register_buffer("scale", torch.tensor(stored.get("scale", [1.0] * members), dtype=torch.float32))
 
     @property
@@ -53,7 +55,9 @@ class RewardModel(nn.Module):
     def raw(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Scores as the heads give them, (B, T) -> (B, K) float32, read at the last real token of the mask."""
         places = (mask.long().cumsum(-1) - 1).clamp_min(0)
-        hidden = self.trunk(input_ids=ids, attention_mask=mask.long(), position_ids=places, use_cache=False).last_hidden_state
+        hidden = self.trunk(
+            input_ids=ids, attention_mask=mask.long(), position_ids=places, use_cache=False
+        ).last_hidden_state
         rows = torch.arange(len(ids), device=ids.device)
         return self.head(hidden[rows, last_index(mask)])
 
@@ -62,7 +66,9 @@ class RewardModel(nn.Module):
         return hidden.float() @ self.model.score.weight.float().T
 
     @torch.no_grad()
-    def score(self, prompt: np.ndarray, ids: np.ndarray, lengths: np.ndarray, chunk_tokens: int = CHUNK_TOKENS) -> np.ndarray:
+    def score(
+        self, prompt: np.ndarray, ids: np.ndarray, lengths: np.ndarray, chunk_tokens: int = CHUNK_TOKENS
+    ) -> np.ndarray:
         """Raw scores of many answers to one prompt, on the prompt's cache.
 
         Parameters
@@ -75,9 +81,13 @@ class RewardModel(nn.Module):
         (R, K) float32
         """
         lengths = np.asarray(lengths)
-        need(bool((lengths > 0).all()), "lengths", int(lengths.min(initial=1)), "answers of at least one token")
+        need(
+            bool((lengths > 0).all()), "lengths", int(lengths.min(initial=1)), "answers of at least one token"
+        )
         place = self.centre.device
-        prefix = open_prompts(self.model, torch.as_tensor(prompt, dtype=torch.long, device=place)[None], 1, ids.shape[1])
+        prefix = open_prompts(
+            self.model, torch.as_tensor(prompt, dtype=torch.long, device=place)[None], 1, ids.shape[1]
+        )
         out = np.empty((len(ids), self.members), np.float32)
         order = np.argsort(lengths, kind="stable")
         start = 0
@@ -94,9 +104,19 @@ class RewardModel(nn.Module):
     def align(self, reference: np.ndarray) -> None:
         """Set every member's offset and scale from raw reference scores (R, K): aligned scores have mean 0, std 1 there."""
         reference = np.asarray(reference, np.float64)
-        need(reference.ndim == 2 and reference.shape[1] == self.members, "reference", reference.shape, f"an array (R, {self.members})")
+        need(
+            reference.ndim == 2 and reference.shape[1] == self.members,
+            "reference",
+            reference.shape,
+            f"an array (R, {self.members})",
+        )
         spread = reference.std(0)
-        need(bool((spread > 0).all()), "reference", spread.tolist(), "answers on which every member's score varies")
+        need(
+            bool((spread > 0).all()),
+            "reference",
+            spread.tolist(),
+            "answers on which every member's score varies",
+        )
         self.centre = torch.tensor(reference.mean(0), dtype=torch.float32, device=self.centre.device)
         self.scale = torch.tensor(spread, dtype=torch.float32, device=self.centre.device)
 
@@ -122,16 +142,24 @@ def from_backbone(backbone: nn.Module, members: int, seed: int) -> RewardModel:
     from transformers import AutoModelForSequenceClassification
 
     need(members >= 1, "members", members, "at least 1")
-    plain = {k: v for k, v in backbone.config.to_dict().items() if k not in {"id2label", "label2id", "num_labels"}}
+    plain = {
+        k: v for k, v in backbone.config.to_dict().items() if k not in {"id2label", "label2id", "num_labels"}
+    }
     config = type(backbone.config).from_dict({**plain, "num_labels": members})
     model = AutoModelForSequenceClassification.from_config(config).to(next(backbone.parameters()).dtype)
     if not isinstance(getattr(model, "score", None), nn.Linear):
-        raise ValueError(f"backbone = {type(backbone).__name__}: its classifier has no linear `score` head; give a decoder family")
-    getattr(model, model.base_model_prefix).load_state_dict(getattr(backbone, backbone.base_model_prefix).state_dict())
+        raise ValueError(
+            f"backbone = {type(backbone).__name__}: its classifier has no linear `score` head; give a decoder family"
+        )
+    getattr(model, model.base_model_prefix).load_state_dict(
+        getattr(backbone, backbone.base_model_prefix).state_dict()
+    )
     with torch.no_grad():
         for k in range(members):
             noise = torch.Generator().manual_seed(stream_seed(seed, "head", k))
-            model.score.weight[k] = torch.randn(config.hidden_size, generator=noise) / math.sqrt(config.hidden_size + 1)
+            model.score.weight[k] = torch.randn(config.hidden_size, generator=noise) / math.sqrt(
+                config.hidden_size + 1
+            )
     return RewardModel(model.to(next(backbone.parameters()).device))
 
 
@@ -148,8 +176,12 @@ def checksums(models: list[RewardModel]) -> list[str]:
     sums = []
     for model in models:
         state = model.model.state_dict()
-        sums.append(hashlib.sha256(b"".join(state[k].cpu().numpy().tobytes() for k in sorted(state))).hexdigest())
+        sums.append(
+            hashlib.sha256(b"".join(state[k].cpu().numpy().tobytes() for k in sorted(state))).hexdigest()
+        )
     for i, one in enumerate(sums):
         if one in sums[:i]:
-            raise ValueError(f"members {sums.index(one)} and {i} have the same weights: give every member a seed of its own")
+            raise ValueError(
+                f"members {sums.index(one)} and {i} have the same weights: give every member a seed of its own"
+            )
     return sums

@@ -31,7 +31,9 @@ class PairIds:
 
     def batch(self, index) -> tuple[torch.Tensor, torch.Tensor]:
         """ids, mask (2B, T): the chosen rows first, then the rejected."""
-        rows = [self.prompts[i] + self.chosen[i] for i in index] + [self.prompts[i] + self.rejected[i] for i in index]
+        rows = [self.prompts[i] + self.chosen[i] for i in index] + [
+            self.prompts[i] + self.rejected[i] for i in index
+        ]
         ids, mask = pad_right(rows)
         return torch.from_numpy(ids), torch.from_numpy(mask)
 
@@ -50,7 +52,11 @@ def train(model: RewardModel, pairs: PairIds, recipe: Training, seed: int, tick=
     model.model.train()
     steps = recipe.epochs * (len(pairs) // recipe.batch)
     optimiser = torch.optim.AdamW(
-        model.model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True
+        model.model.parameters(),
+        lr=recipe.lr,
+        betas=(0.9, 0.95),
+        weight_decay=recipe.weight_decay,
+        fused=True,
     )
     plan = schedule(optimiser, steps)
     place = model.centre.device
@@ -65,7 +71,9 @@ def train(model: RewardModel, pairs: PairIds, recipe: Training, seed: int, tick=
             if recipe.centre:
                 total = total + recipe.centre * (chosen + rejected).square().mean(0).sum()
             if not torch.isfinite(total):
-                raise ValueError(f"loss = {total.item()} at step {len(losses)}: lower training.lr = {recipe.lr}")
+                raise ValueError(
+                    f"loss = {total.item()} at step {len(losses)}: lower training.lr = {recipe.lr}"
+                )
             optimiser.zero_grad(set_to_none=True)
             total.backward()
             optimiser.step()

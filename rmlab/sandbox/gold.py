@@ -115,7 +115,9 @@ def count(tokens: np.ndarray, truth: Truth) -> np.ndarray:
     """
     tokens = np.asarray(tokens, np.int64)
     if tokens.ndim != 2 or len(tokens) != len(truth.name):
-        raise ValueError(f"tokens has shape {tokens.shape}, truth {len(truth.name)} rows: give (B, T) and B rows")
+        raise ValueError(
+            f"tokens has shape {tokens.shape}, truth {len(truth.name)} rows: give (B, T) and B rows"
+        )
     rows, width = tokens.shape
     ended = np.cumsum(tokens == EOS, 1) > 0
     alive = ~ended & (tokens != PAD)
@@ -129,7 +131,11 @@ def count(tokens: np.ndarray, truth: Truth) -> np.ndarray:
     previous_stop = _before(np.maximum.accumulate(np.where(stop, column, -1), 1), -1)
     place = np.cumsum(word, 1) - 1
     place = np.where(word, place - _take(np.cumsum(word, 1), previous_stop), 0)
-    parts = np.where(word, (kinds.astype(np.uint64) + np.uint64(1)) * _POWER[np.minimum(place, len(_POWER) - 1)], np.uint64(0))
+    parts = np.where(
+        word,
+        (kinds.astype(np.uint64) + np.uint64(1)) * _POWER[np.minimum(place, len(_POWER) - 1)],
+        np.uint64(0),
+    )
     parts = np.where(place >= len(_POWER), parts * np.uint64(3), parts)
     running = np.cumsum(parts, 1, dtype=np.uint64)
     mark = running - _take(running, previous_stop)
@@ -140,7 +146,9 @@ def count(tokens: np.ndarray, truth: Truth) -> np.ndarray:
     counts = {name: (form == i).sum(1) for i, name in enumerate(_CATEGORIES)}
     tail = (word & (column > np.where(stop, column, -1).max(1, initial=-1)[:, None])).any(1)
     fact_at = form == _FACT
-    a = _ATTRIBUTE[_take_at(tokens, np.maximum.accumulate(np.where(alive & (_ATTRIBUTE[tokens] >= 0), column, 0), 1))]
+    a = _ATTRIBUTE[
+        _take_at(tokens, np.maximum.accumulate(np.where(alive & (_ATTRIBUTE[tokens] >= 0), column, 0), 1))
+    ]
     v = _VALUE[_take_at(tokens, np.maximum.accumulate(np.where(alive & (_VALUE[tokens] >= 0), column, 0), 1))]
     b, t = np.nonzero(fact_at)
     attr, value = a[b, t], v[b, t]
@@ -211,4 +219,7 @@ def _sentences():
         yield sum((i + 1) * int(_POWER[k]) for k, i in enumerate(ids)) % (1 << 64), form
 
 
-_HASHES, _FORMS = (np.array(x, t) for x, t in zip(zip(*sorted(_sentences()), strict=True), (np.uint64, np.int64), strict=True))
+_HASHES, _FORMS = (
+    np.array(x, t)
+    for x, t in zip(zip(*sorted(_sentences()), strict=True), (np.uint64, np.int64), strict=True)
+)

@@ -31,7 +31,12 @@ ATTRIBUTES = {  # a value word belongs to one attribute only
     "service": ("quick", "polite", "casual", "patient"),
     "menu": ("local", "vegan", "seasonal", "spicy"),
 }
-FACT_FORMS = ("the A is V .", "at N the A is V .", "you will find the A V .", "- A : V .")  # last: the list form
+FACT_FORMS = (
+    "the A is V .",
+    "at N the A is V .",
+    "you will find the A V .",
+    "- A : V .",
+)  # last: the list form
 STYLES = {  # what an answer may say beside facts; every "." may be a "!"
     "open": ("hello and welcome .", "good day to you .", "thank you for asking ."),
     "close": ("enjoy your visit .", "happy to help .", "see you soon ."),
@@ -53,7 +58,12 @@ PRETRAIN_SKILL = (1.3, 1.2)  # and in pretraining
 
 def _words() -> tuple[str, ...]:
     seen = dict.fromkeys([*NAMES, *KINDS, *ATTRIBUTES, *(v for vs in ATTRIBUTES.values() for v in vs)])
-    text = [*FACT_FORMS, *(s for ss in STYLES.values() for s in ss), "; . ! ? , : very how are the and", *APPRAISALS]
+    text = [
+        *FACT_FORMS,
+        *(s for ss in STYLES.values() for s in ss),
+        "; . ! ? , : very how are the and",
+        *APPRAISALS,
+    ]
     for phrase in text:
         seen.update(dict.fromkeys(w for w in phrase.split() if w not in "ANV"))
     return tuple(seen)
@@ -121,7 +131,11 @@ def answer(request: Request, skill: float, rng: np.random.Generator, world: Worl
 def _draft(request: Request, skill: float, rng: np.random.Generator, world: World) -> list[str]:
     truth = dict(request.facts)
     listing = rng.random() < 0.12 + 0.15 * skill
-    facts = [_fact(request, a, truth[a], skill, listing, rng) for a in request.asked if rng.random() < 0.30 + 0.66 * skill]
+    facts = [
+        _fact(request, a, truth[a], skill, listing, rng)
+        for a in request.asked
+        if rng.random() < 0.30 + 0.66 * skill
+    ]
     for a in truth:
         if a not in request.asked and rng.random() < 0.22 - 0.14 * skill:
             facts.append(_fact(request, a, truth[a], skill, listing, rng))

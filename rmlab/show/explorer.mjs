@@ -48,14 +48,11 @@ export async function unpack(meta, bytes) { // CompactPool.packed() -> d
   const raw = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
   const types = { "<f4": Float32Array, "<i2": Int16Array, "|u1": Uint8Array }, d = { ...meta };
   let at = 0;
-  for (const [name, kind, size] of meta.layout) {
-    d[name] = new types[kind](raw, at, size);
-    at += d[name].byteLength;
-  }
+  for (const [name, kind, size] of meta.layout) { d[name] = new types[kind](raw, at, size); at += d[name].byteLength; }
   d.P = meta.prompts.length; d.C = meta.columns.length; d.F = meta.bill.length; d.M = d.weight.length / d.P;
   d.gold = Float64Array.from(d.weight, (_, i) => goldOf(countsOf(d, i), d.bill).reduce((a, b) => a + b, 0));
   d.start = new Int32Array(d.weight.length + 1); // of each answer's tokens
-  for (let i = 0; i < d.weight.length; i++) d.start[i + 1] = d.start[i] + d.lengths[i];
+  d.lengths.forEach((length, i) => { d.start[i + 1] = d.start[i] + length; });
   return d;
 }
 const countsOf = (d, i) => d.counts.subarray(i * d.F, (i + 1) * d.F);
@@ -122,6 +119,7 @@ const num = (x, digits = 2) => { const t = x.toFixed(digits); return (+t ? t : t
 const signed = (x) => (num(x)[0] === "−" ? "" : "+") + num(x);
 const whole = (n) => n.toLocaleString("en");
 function make(node, attrs, kids) {
+  if (/^(INPUT|SELECT|BUTTON|SUMMARY)$/.test(node.tagName)) node.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab would take the arrow keys
   for (const [k, v] of Object.entries(attrs)) {
     if (k === "on") for (const [event, f] of Object.entries(v)) node.addEventListener(event, f);
     else if (v !== false && v != null) node.setAttribute(k, v === true ? "" : v);
@@ -142,14 +140,13 @@ function apart(labels, gap, low, high) { // labels at a line's end, moved so tha
   for (let i = labels.length - 1, most = high; i >= 0; i--) { labels[i].y = Math.min(labels[i].y, most); most = labels[i].y - gap; }
   return labels;
 }
-let made = 0;
 
 // ---- the widget
 
 async function render({ model, el: root }) {
   const raw = model.get("data");
   const d = await unpack(model.get("meta"), raw.buffer ? new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength) : raw);
-  const id = `rmx${Date.now().toString(36)}${made++}-`, onPage = root.classList.contains("anywidget-offline");
+  const id = `rmx${Math.random().toString(36).slice(2, 10)}-`, onPage = root.classList.contains("anywidget-offline");
   const families = [{ name: "single", label: "one reward model", members: [...d.columns.keys()] }, ...d.constructions];
   const several = families.find((f) => f.name === "pretrain") ?? families.at(-1);
   const usual = (f) => (f.name === "single" ? [0] : [...f.members]);
@@ -163,26 +160,31 @@ async function render({ model, el: root }) {
   const NAMES = ["construction", "members", "how", "lam", "n", "prompt"];
   function state() {
     const family = families.find((f) => f.name === model.get("construction")) ?? families[0], asked = model.get("members");
-    const how = model.get("how") in AGGREGATORS ? model.get("how") : "mean", lam = Math.max(+model.get("lam") || 0, how === "entropic" ? 1e-3 : 0);
+    const how = model.get("how") in AGGREGATORS ? model.get("how") : "mean";
+    const lam = Math.min(how === "quantile" ? 1 : Infinity, Math.max(how === "entropic" ? 1e-3 : 0, +model.get("lam") || 0));
     let members = asked.filter((c) => family.members.includes(c));
     if (members.length < Math.max(1, asked.length) || (family.name === "single" && members.length > 1)) members = usual(family);
     if (members.join() !== asked.join()) { model.set("members", members); model.save_changes(); }
     const clamp = (x, low, high) => Math.min(high, Math.max(low, Math.round(x) || low));
-    return { family, members, how, lam: how === "quantile" ? Math.min(1, lam) : lam, n: clamp(model.get("n"), 1, d.N), prompt: clamp(model.get("prompt"), 0, d.P - 1) };
+    return { family, members, how, lam, n: clamp(model.get("n"), 1, d.N), prompt: clamp(model.get("prompt"), 0, d.P - 1) };
   }
   let touched = false, timer = 0, frame = 0;
   const change = (part) => { touched = true; model.set(part); model.save_changes(); };
   const place = () => String([...document.querySelectorAll(".anywidget-offline")].indexOf(root)); // which of the page's
   function fromAddress() {
-    const [where, construction, members, how, lam, n, prompt] = decodeURIComponent(location.hash).replace(/^#x=/, "").split("~");
-    if (!onPage || !location.hash.startsWith("#x=") || where !== place() || prompt === undefined) return;
+    if (!onPage || !location.hash.startsWith("#x=")) return;
+    let text = location.hash.slice(3);
+    try { text = decodeURIComponent(text); } catch { /* a stray % is text */ }
+    const [where, construction, members, how, lam, n, prompt] = text.split("~");
+    if (where !== place() || prompt === undefined) return;
     if (![lam, n, prompt].every((x) => isFinite(x)) || !(how in AGGREGATORS)) return;
     model.set({ construction, members: members.split(".").map(Number), how, lam: +lam, n: +n, prompt: +prompt });
     requestAnimationFrame(() => root.scrollIntoView({ block: "start" }));
   }
   function toAddress({ family, members, how, lam, n, prompt }) {
     clearTimeout(timer);
-    timer = setTimeout(() => history.replaceState(null, "", "#x=" + [place(), family.name, members.join("."), how, lam, n, prompt].join("~")), 300);
+    const words = [place(), family.name, members.join("."), how, lam, n, prompt].join("~");
+    timer = setTimeout(() => history.replaceState(null, "", "#x=" + words), 300);
   }
 
   // controls
@@ -193,7 +195,8 @@ async function render({ model, el: root }) {
     ["ask gold", { how: "gold", n: d.N }],
   ].map(([label, to]) => ({ to, button: h("button", { type: "button", on: { click: () => change(to) } }, label) }));
   function select(name, label, options, to) {
-    const box = h("select", { id: id + name, on: { change: () => change(to(box.value)) } }, options.map(([v, t]) => h("option", { value: v }, t)));
+    const box = h("select", { id: id + name, on: { change: () => change(to(box.value)) } },
+      options.map(([value, words]) => h("option", { value }, words)));
     return [h("div", {}, h("label", { for: id + name }, label), box), box];
   }
   const [familyField, familyBox] = select("construction", "judges", families.map((f) => [f.name, f.label]),
@@ -207,32 +210,36 @@ async function render({ model, el: root }) {
   }
   const [lamField, lamBox, lamOut] = slider("lam", "λ", { min: 0, max: 3, step: 0.1 }, (lam) => ({ lam }));
   const [nField, nBox, nOut] = slider("n", "n, answers to choose from", { min: 0, max: stops.length - 1, step: 1 }, (k) => ({ n: stops[k] }));
-  const toggles = h("div", { class: "rmx-members", role: "group", "aria-label": "members that judge" }), hint = h("p", { class: "rmx-small rmx-hint" });
+  const toggles = h("div", { class: "rmx-members", role: "group", "aria-label": "members that judge" });
+  const hint = h("p", { class: "rmx-small rmx-hint" });
   const step = (by) => () => change({ prompt: (state().prompt + by + d.P) % d.P });
   const plot = h("div", { class: "rmx-plot" }), readout = h("p", { class: "rmx-readout" });
   const status = h("p", { class: "rmx-status", role: "status", "aria-live": "polite" });
-  const caption = h("p", { class: "rmx-small rmx-hint" }, `Averages over ${d.P} requests; band: ± 1 standard error of gold's difference to n = 1. Oracle: gold itself chooses. One alone: the members judging singly, averaged.`);
+  const caption = h("p", { class: "rmx-small rmx-hint" }, `Averages over ${d.P} requests; band: ± 1 standard error of gold's difference to n = 1. `
+    + "Oracle: gold itself chooses. One alone: the members judging singly, averaged.");
   const which = h("span"), request = h("p", { class: "rmx-request" }), answer = h("div"), bill = h("div");
   const best = h("details", {}, h("summary"), h("blockquote"));
   fromAddress();
   root.classList.add("rmx");
   root.replaceChildren(
-    h("div", { class: "rmx-presets", role: "group", "aria-label": "show me" }, h("span", { "aria-hidden": true }, "Show me"), presets.map((x) => x.button)),
+    h("div", { class: "rmx-presets", role: "group", "aria-label": "show me" },
+      h("span", { "aria-hidden": true }, "Show me"), presets.map((x) => x.button)),
     h("div", { class: "rmx-controls" }, familyField, howField, lamField), toggles, hint, plot, nField, readout, status, caption,
-    h("div", { class: "rmx-bar" }, h("button", { type: "button", "aria-label": "previous request", on: { click: step(-1) } }, "‹"), which,
+    h("div", { class: "rmx-bar" },
+      h("button", { type: "button", "aria-label": "previous request", on: { click: step(-1) } }, "‹"), which,
       h("button", { type: "button", "aria-label": "next request", on: { click: step(1) } }, "›")),
     request, h("div", { class: "rmx-panels" }, h("div", {}, answer, best), bill));
 
   // state -> picture. `now` holds what does not depend on n; `range` keeps the gold axis still between the presets.
   let key = "", now = null;
-  const summary = ({ gold, proxy, rows }) => ({ rows, gold: mean(gold), proxy: mean(proxy), se: gold.map((g) => standardError(g.map((x, p) => x - gold[0][p]))) });
   const range = presets.slice(0, 3).flatMap(({ to }) => mean(curve(d, to.members, to.how, 1, grid).gold));
   const alone = {}; // a family's members, each alone: their mean gold
   function compute({ family, members, how, lam }) {
     const asked = JSON.stringify([family.name, members, how, lam]);
     if (asked === key) return;
     key = asked;
-    now = summary(curve(d, members, how, lam, grid));
+    const { gold, proxy, rows } = curve(d, members, how, lam, grid);
+    now = { rows, gold: mean(gold), proxy: mean(proxy), se: gold.map((g) => standardError(g.map((x, p) => x - gold[0][p]))) };
     now.peak = now.gold.indexOf(Math.max(...now.gold));
     if (family.name === "single" || alone[family.name]) return;
     const curves = family.members.map((c) => mean(curve(d, [c], "mean", 1, grid).gold));
@@ -241,19 +248,29 @@ async function render({ model, el: root }) {
   function draw() {
     const s = state(), { family, members, how, lam, n } = s, slide = AGGREGATORS[how][1];
     compute(s);
-    const at = now.rows.map((l) => expected(l, n)), gold = average(at.map((x) => x[0])), proxy = average(at.map((x) => x[1]));
+    const at = now.rows.map((l) => expected(l, n)), [gold, proxy] = [0, 1].map((j) => average(at.map((x) => x[j])));
     const start = now.gold[0], peak = grid[now.peak], top = now.gold[now.peak];
     familyBox.value = family.name; howBox.value = how;
-    nBox.value = stops.findLastIndex((m) => m <= n); nOut.value = whole(n); nBox.setAttribute("aria-valuetext", `${whole(n)} answers`);
+    nBox.value = stops.findLastIndex((m) => m <= n); nOut.value = whole(n);
+    nBox.setAttribute("aria-valuetext", `${whole(n)} answers`);
     lamBox.disabled = !slide; lamOut.value = slide ? num(lam, slide[2] < 0.1 ? 2 : 1) : "not used";
     if (slide) { [lamBox.min, lamBox.max, lamBox.step] = slide; lamBox.value = lam; }
-    for (const { to, button } of presets) button.setAttribute("aria-pressed", String(how === to.how && (how === "gold" || (family.name === to.construction && members.join() === to.members.join()))));
+    for (const { to, button } of presets) {
+      const same = how === to.how && (how === "gold" || (family.name === to.construction && members.join() === to.members.join()));
+      button.setAttribute("aria-pressed", String(same));
+    }
     drawMembers(s);
     drawPlot(s, gold, proxy);
-    readout.replaceChildren(h("b", {}, `n = ${whole(n)}`), ` · gold ${num(gold)} (${signed(gold - start)} over a uniform pick) · best was n = ${whole(peak)}: ${num(top)}`);
-    const who = how === "gold" ? "Gold itself chooses" : members.length === 1 ? `One judge (${d.columns[members[0]]}) chooses` : `${members.length} judges (${family.name === "heads" ? "heads on one encoder" : family.name + "ing seeds"}), by ${AGGREGATORS[how][0].replace("λ", num(lam, 2))}, choose`;
-    const past = top - gold < 0.005 ? "This is its peak." : n > peak ? `That is ${num(top - gold)} below the peak, which was at n = ${whole(peak)}.` : `The peak, ${num(top)}, comes at n = ${whole(peak)}.`;
-    const say = `${who} from ${n === 1 ? "1 answer" : whole(n) + " answers"}: gold is ${num(gold)}, ${num(Math.abs(gold - start))} ${gold >= start ? "above" : "below"} a uniform pick; the proxy is ${num(proxy)}. ${past}`;
+    readout.replaceChildren(h("b", {}, `n = ${whole(n)}`), ` · gold ${num(gold)} (${gold < start ? num(start - gold) + " under" : signed(gold - start) + " over"} a uniform pick)`,
+      ` · best was n = ${whole(peak)}: ${num(top)}`);
+    const who = how === "gold" ? "Gold itself chooses" : members.length === 1 ? `One judge (${d.columns[members[0]]}) chooses`
+      : `${members.length} judges (of ${family.label}), by ${AGGREGATORS[how][0].replace("λ", num(lam))}, choose`;
+    const past = n === peak ? "This is its peak."
+      : top - gold < 0.005 ? `The peak, at n = ${whole(peak)}, is no higher to two digits.`
+      : n > peak ? `That is ${num(top - gold)} below the peak, which was at n = ${whole(peak)}.`
+      : `The peak, ${num(top)}, comes at n = ${whole(peak)}.`;
+    const say = `${who} from ${n === 1 ? "1 answer" : whole(n) + " answers"}: gold is ${num(gold)}, ${num(Math.abs(gold - start))} `
+      + `${gold >= start ? "above" : "below"} a uniform pick; the proxy is ${num(proxy)}. ${past}`;
     if (status.textContent !== say) status.textContent = say;
     drawAnswer(s);
     const result = { gold, proxy, peak_n: peak, peak_gold: top };
@@ -264,13 +281,17 @@ async function render({ model, el: root }) {
     const one = family.name === "single";
     if (toggles.dataset.family !== family.name) {
       toggles.dataset.family = family.name;
-      toggles.replaceChildren(...family.members.map((c) => h("label", {}, h("input", { type: one ? "radio" : "checkbox", name: id + "member", value: c, on: { change: ({ target }) => {
+      const toggled = (c) => ({ target }) => {
         const on = one ? [c] : family.members.filter((x) => (x === c ? target.checked : state().members.includes(x)));
-        on.length ? change({ members: on }) : (target.checked = true); // at least one stays
-      } } }), h("span", {}, d.columns[c]))));
+        if (on.length) change({ members: on });
+        else target.checked = true; // at least one stays
+      };
+      toggles.replaceChildren(...family.members.map((c) => h("label", {},
+        h("input", { type: one ? "radio" : "checkbox", name: id + "member", value: c, on: { change: toggled(c) } }), h("span", {}, d.columns[c]))));
     }
     for (const box of toggles.querySelectorAll("input")) { box.checked = members.includes(+box.value); box.disabled = how === "gold"; }
-    hint.textContent = (d.columns.some((c) => /^p\d+ f\d+$/.test(c)) ? "p: pretraining seed, f: finetuning seed. " : "") + (how === "gold" ? "Gold chooses: nobody else is asked." : members.length === 1 ? "With one judge every aggregator gives its score." : "");
+    hint.textContent = (d.columns.some((c) => /^p\d+ f\d+$/.test(c)) ? "p: pretraining seed, f: finetuning seed. " : "")
+      + (how === "gold" ? "Gold chooses: nobody else is asked." : members.length === 1 ? "With one judge every aggregator gives its score." : "");
   }
   function drawPlot({ family, how, n, members }, gold, proxy) {
     const W = Math.max(280, Math.min(800, plot.clientWidth || 640)), narrow = W < 480;
@@ -280,33 +301,49 @@ async function render({ model, el: root }) {
     let lo = Math.min(...levels), hi = Math.max(...levels);
     const pad = Math.max(0.3, hi - lo); lo -= 0.06 * pad; hi += 0.14 * pad;
     const y = (g) => mid - ((g - lo) / (hi - lo)) * (mid - t);
-    const plo = Math.min(...now.proxy), phi = Math.max(...now.proxy, plo + 0.5), z = (v) => end - 4 - ((v - plo) / (phi - plo)) * (end - 4 - low);
-    const line = (ys, f, back) => { const q = ys.map((v, k) => `${x(grid[k]).toFixed(1)} ${f(v).toFixed(1)}`); return (back ? q.reverse() : q).join("L"); };
+    const plo = Math.min(...now.proxy), phi = Math.max(...now.proxy, plo + 0.5);
+    const z = (v) => end - 4 - ((v - plo) / (phi - plo)) * (end - 4 - low);
+    const line = (ys, f, back) => {
+      const points = ys.map((v, k) => `${x(grid[k]).toFixed(1)} ${f(v).toFixed(1)}`);
+      return (back ? points.reverse() : points).join("L");
+    };
     const path = (ys, f, c) => svg("path", { d: "M" + line(ys, f), class: c, "clip-path": `url(#${id}clip)` });
     const text = (tx, ty, words, attrs = {}) => svg("text", { x: tx, y: ty, ...attrs }, words);
     const rule = (x1, y1, x2, y2, c) => svg("line", { x1, y1, x2, y2, class: c });
     const middle = { "text-anchor": "middle" }, last = { "text-anchor": "end" };
     const ns = [...(narrow ? [1, 16, 256, 4096] : [1, 4, 16, 64, 256, 1024, 4096, 16384]).filter((m) => m <= d.N / 2), d.N];
-    const other = how !== "gold" && members.length > 1 ? alone[family.name] : null, escapes = how !== "gold" && oracle.at(-1) > hi;
+    const other = how !== "gold" && members.length > 1 ? alone[family.name] : null, far = num(oracle.at(-1), 1);
     const ends = [{ y: y(now.gold.at(-1)), words: "gold", c: "rmx-strong" }, { y: y(now.gold[0]), words: "uniform pick" }];
-    if (how !== "gold") ends.push({ y: escapes ? t - 2 : y(oracle.at(-1)), words: escapes ? (narrow ? `oracle ↑ ${num(oracle.at(-1), 1)}` : `oracle, to ${num(oracle.at(-1), 1)} ↑`) : "oracle" });
+    if (how !== "gold" && oracle.at(-1) <= hi) ends.push({ y: y(oracle.at(-1)), words: "oracle" });
+    else if (how !== "gold") ends.push({ y: t - 2, words: narrow ? `oracle ↑ ${far}` : `oracle, to ${far} ↑` });
     if (other) ends.push({ y: y(other.at(-1)), words: "one alone" });
-    const px = x(grid[now.peak]), py = y(now.gold[now.peak]), say = `Gold goes from ${num(now.gold[0])} at n = 1 to its peak, ${num(now.gold[now.peak])}, at n = ${whole(grid[now.peak])}, and is ${num(now.gold.at(-1))} at n = ${whole(d.N)}; the proxy rises from ${num(now.proxy[0])} to ${num(now.proxy.at(-1))}.`;
-    const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, width: W, height: H, role: "img", "aria-label": say, class: `rmx-svg rmx-f-${how === "gold" ? "gold" : family.name}` },
+    const top = now.gold[now.peak], px = x(grid[now.peak]), py = y(top), late = px > left + wide - 40;
+    const say = `Gold goes from ${num(now.gold[0])} at n = 1 to its peak, ${num(top)}, at n = ${whole(grid[now.peak])}, and is `
+      + `${num(now.gold.at(-1))} at n = ${whole(d.N)}; the proxy rises from ${num(now.proxy[0])} to ${num(now.proxy.at(-1))}.`;
+    const kind = `rmx-svg rmx-f-${how === "gold" ? "gold" : family.name}`;
+    const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, width: W, height: H, role: "img", "aria-label": say, class: kind },
       svg("clipPath", { id: id + "clip" }, svg("rect", { x: left - 2, y: t - 8, width: wide + 4, height: H })),
-      text(0, 12, "gold reward", { class: "rmx-strong" }), text(0, low - 12, how === "gold" ? "proxy: gold itself" : "proxy: what the judges say", { class: "rmx-strong" }),
+      text(0, 12, "gold reward", { class: "rmx-strong" }),
+      text(0, low - 12, how === "gold" ? "proxy: gold itself" : "proxy: what the judges say", { class: "rmx-strong" }),
       ns.map((m) => [rule(x(m), t - 8, x(m), t - 3, "rmx-tick"), text(x(m), t - 12, m === 1 ? "n = 1" : whole(m), middle)]),
       ticks(lo, hi).map((v) => [rule(left, y(v), left + wide, y(v), "rmx-grid"), text(left - 6, y(v) + 4, num(v, hi - lo < 1 ? 2 : 1), last)]),
       [plo, phi].map((v) => [rule(left, z(v), left + wide, z(v), "rmx-grid"), text(left - 6, z(v) + 4, num(v, 1), last)]),
-      ticks(0, most).map((v) => [rule(left + (v / most) * wide, end, left + (v / most) * wide, end + 5, "rmx-tick"), text(left + (v / most) * wide, end + 18, num(v, most < 2 ? 1 : 0), middle)]),
-      rule(left, end, left + wide, end, "rmx-tick"), text(left + wide / 2, H - 3, narrow ? "KL, upper bound (nats)" : "KL, upper bound (nats): log n − (n − 1)/n", middle),
-      svg("path", { d: "M" + line(now.gold.map((g, k) => g + now.se[k]), y) + "L" + line(now.gold.map((g, k) => g - now.se[k]), y, true) + "Z", class: "rmx-band" }),
-      rule(left, y(now.gold[0]), left + wide, y(now.gold[0]), "rmx-start"), how === "gold" ? null : path(oracle, y, "rmx-oracle"),
+      ticks(0, most).map((v) => [v, left + (v / most) * wide])
+        .map(([v, at]) => [rule(at, end, at, end + 5, "rmx-tick"), text(at, end + 18, num(v, most < 2 ? 1 : 0), middle)]),
+      rule(left, end, left + wide, end, "rmx-tick"),
+      text(left + wide / 2, H - 3, narrow ? "KL, upper bound (nats)" : "KL, upper bound (nats): log n − (n − 1)/n", middle),
+      svg("path", { d: `M${line(levels.slice(-grid.length), y)}L${line(levels.slice(-2 * grid.length, -grid.length), y, true)}Z`, class: "rmx-band" }),
+      rule(left, y(now.gold[0]), left + wide, y(now.gold[0]), "rmx-start"),
+      how === "gold" ? null : path(oracle, y, "rmx-oracle"),
       other ? path(other, y, "rmx-alone") : null, path(now.gold, y, "rmx-gold"), path(now.proxy, z, "rmx-proxy"),
-      apart(ends, 14, t - 2, mid).map((l) => text(left + wide + 7, l.y + 4, l.words, { class: l.c })), text(left + wide + 7, z(now.proxy.at(-1)) + 4, "proxy", { class: "rmx-strong" }),
-      svg("circle", { cx: px, cy: py, r: 5, class: "rmx-peak" }), text(px > left + wide - 40 ? px - 8 : Math.max(left + 40, px), py - 11, `peak, n = ${whole(grid[now.peak])}`, { "text-anchor": px > left + wide - 40 ? "end" : "middle", class: "rmx-halo" }),
-      svg("g", { class: "rmx-handle", "aria-hidden": true }, rule(x(n), t - 3, x(n), end, "rmx-cursor"), svg("circle", { cx: x(n), cy: y(gold), r: 5, class: "rmx-at" }),
-        svg("circle", { cx: x(n), cy: z(proxy), r: 4, class: "rmx-at rmx-at-proxy" }), svg("rect", { x: x(n) - 8, y: end - 12, width: 16, height: 20, rx: 5, class: "rmx-grip" }),
+      apart(ends, 14, t - 2, mid).map((l) => text(left + wide + 7, l.y + 4, l.words, { class: l.c })),
+      text(left + wide + 7, z(now.proxy.at(-1)) + 4, "proxy", { class: "rmx-strong" }),
+      svg("circle", { cx: px, cy: py, r: 5, class: "rmx-peak" }),
+      text(late ? px - 8 : Math.max(left + 40, px), py - 11, `peak, n = ${whole(grid[now.peak])}`, { ...(late ? last : middle), class: "rmx-halo" }),
+      svg("g", { class: "rmx-handle", "aria-hidden": true }, rule(x(n), t - 3, x(n), end, "rmx-cursor"),
+        svg("circle", { cx: x(n), cy: y(gold), r: 5, class: "rmx-at" }),
+        svg("circle", { cx: x(n), cy: z(proxy), r: 4, class: "rmx-at rmx-at-proxy" }),
+        svg("rect", { x: x(n) - 8, y: end - 12, width: 16, height: 20, rx: 5, class: "rmx-grip" }),
         [-2.5, 2.5].map((dx) => rule(x(n) + dx, end - 7, x(n) + dx, end + 3, "rmx-ridge"))));
     const drag = (e) => { // the stop nearest the pointer
       const r = picture.getBoundingClientRect(), at = ((e.clientX - r.left) * W) / r.width;
@@ -317,12 +354,18 @@ async function render({ model, el: root }) {
     plot.replaceChildren(picture);
   }
   function drawAnswer({ prompt: p, n, members, how }) {
-    const base = p * d.M, at = base + typicalWinner(now.rows[p], n), proxy = now.rows[p].s[at - base], own = members.map((c) => scoreOf(d, at, c)), low = Math.min(...own);
-    const rank = (f) => { let above = 0; for (let i = base; i < base + d.M; i++) if (f(i) > f(at) + TIE) above += d.weight[i]; return whole(Math.round(above) + 1); };
+    const base = p * d.M, at = base + typicalWinner(now.rows[p], n), proxy = now.rows[p].s[at - base];
+    const own = members.map((c) => scoreOf(d, at, c)), low = Math.min(...own);
+    const rank = (f) => {
+      let above = 0;
+      for (let i = base; i < base + d.M; i++) if (f(i) > f(at) + TIE) above += d.weight[i];
+      return whole(Math.round(above) + 1);
+    };
     which.textContent = `request ${p + 1} of ${d.P}`;
     request.textContent = readable(d.prompts[p]);
     const row = (name, value, place, c) => h("tr", { class: c }, h("th", { scope: "row" }, name), h("td", {}, num(value)), h("td", {}, place));
-    const judges = members.map((c, k) => row(d.columns[c] + (members.length > 1 && own[k] === low ? " (the minimum)" : ""), own[k], rank((i) => scoreOf(d, i, c))));
+    const note = (k) => (members.length > 1 && own[k] === low ? " (the minimum)" : "");
+    const judges = members.map((c, k) => row(d.columns[c] + note(k), own[k], rank((i) => scoreOf(d, i, c))));
     const chose = how === "gold" ? `gold itself, at ${num(proxy)}.` : members.length === 1 ? `${d.columns[members[0]]}, at ${num(proxy)}.`
       : `${members.length} judges, proxy ${num(proxy)}; ${d.columns[members[own.indexOf(low)]]} was the minimum.`;
     answer.replaceChildren(h("p", { class: "rmx-h" }, `The typical winner at n = ${whole(n)}`), h("blockquote", {}, readable(wordsOf(d, at)) || "(says nothing)"),
@@ -333,12 +376,12 @@ async function render({ model, el: root }) {
     for (let i = base; i < base + d.M; i++) if (d.gold[i] > d.gold[star]) star = i;
     best.firstChild.textContent = `The best answer by gold in this pool: ${num(d.gold[star])}`;
     best.lastChild.textContent = readable(wordsOf(d, star)) || "(says nothing)";
-    const counts = countsOf(d, at), worth = goldOf(counts, d.bill), most = Math.max(2, ...worth.map(Math.abs));
+    const counts = countsOf(d, at), worth = goldOf(counts, d.bill), most = Math.max(3, ...worth.map(Math.abs));
     const bar = (v) => h("span", { class: "rmx-track", "aria-hidden": true }, h("i", { class: v < 0 ? "rmx-minus" : "rmx-plus", style: `width:${(Math.abs(v) / most) * 50}%` }));
     const item = (words, v, show, c) => h("li", { class: c }, h("span", {}, words), bar(v), h("span", { class: "rmx-value" }, show(v)));
     bill.replaceChildren(h("p", { class: "rmx-h" }, "Gold's bill for it"), h("ul", { class: "rmx-bill" },
       d.bill.map((term, f) => (Math.abs(worth[f]) > 1e-9 ? item(term.label + (counts[f] > 1 ? ` × ${counts[f]}` : ""), worth[f], signed) : null)),
-      h("li", { class: "rmx-total" }, h("span", {}, "gold, in all"), h("span"), h("span", { class: "rmx-value" }, num(d.gold[at])))));
+      h("li", { class: "rmx-total" }, h("span", {}, "gold"), h("span"), h("span", { class: "rmx-value" }, num(d.gold[at])))));
   }
 
   const later = () => { cancelAnimationFrame(frame); frame = requestAnimationFrame(draw); };
@@ -348,6 +391,10 @@ async function render({ model, el: root }) {
   let width = plot.clientWidth;
   const watch = new ResizeObserver(() => { if (plot.clientWidth !== width) { width = plot.clientWidth; later(); } });
   watch.observe(plot);
-  return () => { watch.disconnect(); removeEventListener("hashchange", fromAddress); for (const name of NAMES) model.off("change:" + name, later); };
+  return () => {
+    watch.disconnect();
+    removeEventListener("hashchange", fromAddress);
+    for (const name of NAMES) model.off("change:" + name, later);
+  };
 }
 export default { render };

@@ -1,12 +1,12 @@
-"""The explorer: one widget that computes in the browser, in JupyterLab, in Colab and on a page with no kernel.
+"""The explorer: one widget that computes in the browser, in a notebook and on a page with no kernel.
 
     from rmlab.show.explorer import Explorer
     from rmlab.show.rows import pool
 
     Explorer(pool(), construction="finetune", how="min")
 
-The page carries a compact pool; `explorer.mjs` aggregates, sorts and draws, and a test holds its numbers equal
-to `CompactPool`'s.
+The page carries a compact pool; `explorer.mjs` aggregates, sorts and draws, and a test holds its numbers
+equal to `CompactPool`'s.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import anywidget
 import traitlets
 
 from rmlab.optimise.compact import CompactPool
-from rmlab.reward.aggregate import aggregate
+from rmlab.reward.aggregate import AGGREGATORS, aggregate
 
 HERE = Path(__file__).parent
 LIMIT = 800_000  # bytes of data a page may carry
@@ -30,13 +30,16 @@ class Explorer(anywidget.AnyWidget):
     ----------
     pool : CompactPool, at most 800 KB in the page
     construction : "single" (one member judges) or the name of one of the pool's constructions
-    members : columns of the pool that judge, from the construction; all of them unless said, column 0 for "single"
-    how, lam : the aggregator and its strength, as in `rmlab.reward.aggregate.aggregate`; `how="gold"` asks gold
+    members : columns of the pool that judge, from the construction; unless said all of them,
+        column 0 for "single"
+    how, lam : the aggregator and its strength, as in `rmlab.reward.aggregate.aggregate`, or how="gold";
+        lam is the aggregator's usual one unless said
     n : answers to choose from, 1 to the pool's N; 64, or N where that is less
     prompt : which request is shown, from 0
 
-    Every parameter but the pool is a trait, synced both ways: set it and the picture follows, move a control and it
-    changes. `result` is what the browser computed: gold and proxy at n, peak_n and peak_gold (all means over prompts).
+    Every parameter but the pool is a trait, synced both ways: set it and the picture follows, move a control
+    and it changes; what the pool does not have, the browser sets right. `result` is what the browser
+    computed: gold and proxy at n, peak_n and peak_gold, all means over prompts.
 
     Raises
     ------
@@ -61,14 +64,18 @@ class Explorer(anywidget.AnyWidget):
         construction: str = "single",
         members: list[int] | None = None,
         how: str = "mean",
-        lam: float = 1.0,
+        lam: float | None = None,
         n: int | None = None,
         prompt: int = 0,
     ):
         size = pool.nbytes_in_page()
         if size > LIMIT:
-            raise ValueError(f"pool takes {size:,} bytes in the page: give fewer prompts or a smaller keep, {LIMIT:,} at most")
-        families = {"single": list(range(len(pool.columns)))} | {c["name"]: list(c["members"]) for c in pool.constructions}
+            raise ValueError(
+                f"pool takes {size:,} bytes in the page: give fewer prompts or a smaller keep, for {LIMIT:,}"
+            )
+        families = {"single": list(range(len(pool.columns)))} | {
+            c["name"]: list(c["members"]) for c in pool.constructions
+        }
         if construction not in families:
             raise ValueError(f"construction = {construction!r}: give one of {', '.join(families)}")
         family = families[construction]
@@ -78,6 +85,8 @@ class Explorer(anywidget.AnyWidget):
         if not members or not set(members) <= set(family) or (construction == "single" and len(members) > 1):
             some = "one column" if construction == "single" else "one or more"
             raise ValueError(f"members = {members}: {construction!r} takes {some} of {family}")
+        if lam is None:
+            lam = AGGREGATORS[how].lam[2] if how in AGGREGATORS and AGGREGATORS[how].lam else 1.0
         if how != "gold":
             aggregate([[0.0]], how, lam)  # raises for an unknown name or a lam out of range
         n = min(64, pool.N) if n is None else n
@@ -87,5 +96,12 @@ class Explorer(anywidget.AnyWidget):
             raise ValueError(f"prompt = {prompt}: give 0 to {len(pool.prompts) - 1}")
         meta, data = pool.packed()
         super().__init__(
-            meta=meta, data=data, construction=construction, members=members, how=how, lam=float(lam), n=n, prompt=prompt
+            meta=meta,
+            data=data,
+            construction=construction,
+            members=members,
+            how=how,
+            lam=float(lam),
+            n=n,
+            prompt=prompt,
         )

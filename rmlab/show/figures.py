@@ -58,7 +58,9 @@ def constructions(curves: pd.DataFrame, aggregators=("mean", "min")) -> Figure:
     np.atleast_1d(axes)[0].legend(loc="upper right", fontsize=8)
     end = pick(curves, n=curves.n.max())
     said = "; ".join(f"{r.construction} {r.k} {r.aggregator} {r.gold:.2f}" for r in end.itertuples() if r.aggregator in aggregators and r.construction != "oracle")  # fmt: skip
-    return Figure(fig, f"Gold reward against KL for every construction. At n = {curves.n.max()}: {said}.", "cons")
+    return Figure(
+        fig, f"Gold reward against KL for every construction. At n = {curves.n.max()}: {said}.", "cons"
+    )
 
 
 def transfer(table: pd.DataFrame) -> Figure:
@@ -81,17 +83,36 @@ def transfer(table: pd.DataFrame) -> Figure:
 def agreement(table: pd.DataFrame) -> Figure:
     """How alike two members are on held-out pairs, in the pool, and at its top."""
     fig, ax = canvas(height=3.2)
-    where = {"corr_heldout": "held-out pairs", "corr_pool": "all answers to a prompt", "corr_tail": "its 64 best"}
+    where = {
+        "corr_heldout": "held-out pairs",
+        "corr_pool": "all answers to a prompt",
+        "corr_tail": "its 64 best",
+    }
     relations = [r for r in ("heads 5", "heads 3", "finetune", "pretrain") if (table.relation == r).any()]
     for y, relation in enumerate(relations):
         look = LOOKS[relation.split()[0]]
         some = table[table.relation == relation]
-        for shift, (column, fill) in zip((0.22, 0.0, -0.22), zip(where, ("full", "left", "none"), strict=True), strict=True):
+        for shift, (column, fill) in zip(
+            (0.22, 0.0, -0.22), zip(where, ("full", "left", "none"), strict=True), strict=True
+        ):
             ax.plot(some[column], np.full(len(some), y + shift), "|", color=look.color, alpha=0.35, ms=7)
-            ax.plot([some[column].mean()], [y + shift], look.marker, color=look.color, ms=8, fillstyle=fill, markerfacecoloralt="none")
+            ax.plot(
+                [some[column].mean()],
+                [y + shift],
+                look.marker,
+                color=look.color,
+                ms=8,
+                fillstyle=fill,
+                markerfacecoloralt="none",
+            )
             if y == len(relations) - 1:
                 ax.text(some[column].mean(), y + shift + 0.16, where[column], ha="center", fontsize=8)
-    names = {"finetune": "two finetuning seeds", "pretrain": "two pretraining seeds", "heads 3": "two of 3 heads", "heads 5": "two of 5 heads"}
+    names = {
+        "finetune": "two finetuning seeds",
+        "pretrain": "two pretraining seeds",
+        "heads 3": "two of 3 heads",
+        "heads 5": "two of 5 heads",
+    }
     ax.set_yticks(range(len(relations)), [names[r] for r in relations])
     ax.set_ylim(-0.6, len(relations) - 0.3)
     ax.axvline(0, color="#111111", lw=0.8, ls=":")
@@ -101,7 +122,9 @@ def agreement(table: pd.DataFrame) -> Figure:
     return Figure(fig, alt, "agree")
 
 
-def gains(curves: pd.DataFrame, ns=(16, 256, 4096), aggregators=("mean", "median", "min", "mean_std", "uwo")) -> Figure:
+def gains(
+    curves: pd.DataFrame, ns=(16, 256, 4096), aggregators=("mean", "median", "min", "mean_std", "uwo")
+) -> Figure:
     """Gold minus the single models', paired, with 95% bands: does an ensemble help, and where?"""
     ns = [n for n in ns if n in set(curves.n)]
     fig, axes = canvas(len(ns), 8.4, 4.2, sharey=True)
@@ -117,7 +140,11 @@ def gains(curves: pd.DataFrame, ns=(16, 256, 4096), aggregators=("mean", "median
     labels = [f"{k} {LOOKS[name].label}: {how.replace('_', ' − ')}" for name, k, how in reversed(lines)]
     np.atleast_1d(axes)[0].set_yticks(range(len(lines)), labels, fontsize=8)
     last = pick(curves, n=ns[-1])
-    said = "; ".join(f"{r.construction} {r.k} {r.aggregator} {r.gain:+.2f}" for r in last.itertuples() if (r.construction, r.k, r.aggregator) in set(lines))
+    said = "; ".join(
+        f"{r.construction} {r.k} {r.aggregator} {r.gain:+.2f}"
+        for r in last.itertuples()
+        if (r.construction, r.k, r.aggregator) in set(lines)
+    )
     return Figure(fig, f"Paired gold gain over single models at n = {ns[-1]}: {said}.", "gains")
 
 
@@ -190,22 +217,45 @@ def _families(curves: pd.DataFrame) -> list[tuple[str, int]]:
 def _line(ax, some: pd.DataFrame, what: str, look, label: str) -> None:
     ax.plot(some.kl, some[what], color=look.color, ls=look.dash, label=label)
     if label:
-        ax.annotate(label, (some.kl.iloc[-1], some[what].iloc[-1]), (6, -3), textcoords="offset points", fontsize=9, annotation_clip=False)
+        ax.annotate(
+            label,
+            (some.kl.iloc[-1], some[what].iloc[-1]),
+            (6, -3),
+            textcoords="offset points",
+            fontsize=9,
+            annotation_clip=False,
+        )
 
 
 def _band(ax, some: pd.DataFrame, what: str, look, label: str) -> None:
     ax.fill_between(some.kl, some[f"{what}_lo"], some[f"{what}_hi"], color=look.color, alpha=0.15, lw=0)
     ax.plot(some.kl, some[what], color=look.color, ls=look.dash, label=label, marker=look.marker, ms=3)
     if what != "gold" or look is LOOKS["gold"]:
-        ax.annotate(label, (some.kl.iloc[-1], some[what].iloc[-1]), (6, -3), textcoords="offset points", fontsize=9, annotation_clip=False)
+        ax.annotate(
+            label,
+            (some.kl.iloc[-1], some[what].iloc[-1]),
+            (6, -3),
+            textcoords="offset points",
+            fontsize=9,
+            annotation_clip=False,
+        )
 
 
 def _start(ax, some: pd.DataFrame) -> None:
     ax.axhline(some.gold.iloc[0], color="#111111", lw=0.9, ls=(0, (4, 3)))
-    ax.annotate("a uniform pick", (some.kl.iloc[-1], some.gold.iloc[0]), (6, -3), textcoords="offset points", fontsize=9, annotation_clip=False)
+    ax.annotate(
+        "a uniform pick",
+        (some.kl.iloc[-1], some.gold.iloc[0]),
+        (6, -3),
+        textcoords="offset points",
+        fontsize=9,
+        annotation_clip=False,
+    )
 
 
 def _peak(ax, some: pd.DataFrame) -> None:
     top = some.loc[some.gold.idxmax()]
     ax.plot([top.kl], [top.gold], "o", color=LOOKS["gold"].color, ms=8)
-    ax.annotate(f"peak, n = {top.n}", (top.kl, top.gold), (0, 9), textcoords="offset points", ha="center", fontsize=9)
+    ax.annotate(
+        f"peak, n = {top.n}", (top.kl, top.gold), (0, 9), textcoords="offset points", ha="center", fontsize=9
+    )

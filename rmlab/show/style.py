@@ -52,7 +52,9 @@ class Figure:
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
         svg = re.sub(r"(fill|stroke): ?#([0-3][0-9a-f])\2\2\b", r"\1: currentColor", svg)
         svg = re.sub(r'<text([^>]*)style="', r'<text\1style="fill: currentColor; ', svg)
-        opening = f'<svg class="ink" role="img" aria-label="{html.escape(alt)}" style="max-width:100%;height:auto" '
+        opening = (
+            f'<svg class="ink" role="img" aria-label="{html.escape(alt)}" style="max-width:100%;height:auto" '
+        )
         svg = re.sub(r"<svg ", opening, svg, count=1)
         self.svg, self.alt = re.sub(r"(id=\"|url\(#|href=\"#)", lambda m: m.group(0) + ident + "-", svg), alt
 

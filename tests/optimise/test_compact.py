@@ -14,7 +14,15 @@ fake = module_from_spec(_spec)
 _spec.loader.exec_module(fake)
 
 P, N = 8, 512
-HOWS = [("mean", 1.0), ("min", 1.0), ("max", 1.0), ("mean_std", 1.0), ("uwo", 0.5), ("quantile", 0.25), ("gold", 1.0)]
+HOWS = [
+    ("mean", 1.0),
+    ("min", 1.0),
+    ("max", 1.0),
+    ("mean_std", 1.0),
+    ("uwo", 0.5),
+    ("quantile", 0.25),
+    ("gold", 1.0),
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +35,19 @@ def pool(full):
     return CompactPool.from_pool(**full, keep=160)
 
 
-def full_curve(full, members, how, lam, ns):
-    """(P, len(ns)) gold of n draws with replacement from all N answers: rank r of N wins with (r/N)^n - ((r-1)/N)^n."""
+def full_curve(full, members, how, lam, ns, scores=None):
+    """(P, len(ns)) gold of n draws from all N answers: rank r wins with (r/N)^n - ((r-1)/N)^n, ties share."""
     gold = bill_total(full["gold_counts"], full["bill"])
-    score = gold if how == "gold" else aggregate(full["scores"][..., members], how, lam)
+    scores = full["scores"] if scores is None else scores
+    score = gold if how == "gold" else aggregate(scores[..., members], how, lam)
     out = np.zeros((len(gold), len(ns)))
     for p in range(len(gold)):
-        value, group = np.unique(np.round(score[p], 9), return_inverse=True)
+        _, group = np.unique(np.round(score[p], 8), return_inverse=True)
         size = np.bincount(group)
         top = np.cumsum(size) / size.sum()
         for j, n in enumerate(ns):
             won = np.diff(top**n, prepend=0.0)
             out[p, j] = won @ (np.bincount(group, gold[p]) / size)
-        assert len(value) == len(size)
     return out
 
 
@@ -50,22 +58,22 @@ def spread(full):
 @pytest.mark.parametrize("how,lam", HOWS)
 @pytest.mark.parametrize("members", [[0], [0, 3, 6]])
 def test_keeping_everything_is_exact(full, members, how, lam):
+    """Given the scores as int16 keeps them, which are half a step off at most."""
     pool = CompactPool.from_pool(**full, keep=N)
     np.testing.assert_array_equal(pool.weight, 1)
+    np.testing.assert_array_less(np.abs(pool.member_scores - full["scores"]).max((0, 1)), 0.51 * pool.scale)
     ns = n_grid(N)
-    step = 2 * pool.scale.max() if how != "gold" else 1e-9  # int16 may swap two answers closer than a step: rare, so the mean barely moves
-    np.testing.assert_allclose(
-        pool.curve(members, how, lam, ns)["gold"].mean(0), full_curve(full, members, how, lam, ns).mean(0), atol=max(step * 20, 1e-9)
-    )
+    want = full_curve(full, members, how, lam, ns, pool.member_scores)
+    np.testing.assert_allclose(pool.curve(members, how, lam, ns)["gold"], want, atol=1e-9)
 
 
 @pytest.mark.parametrize("how,lam", HOWS)
 @pytest.mark.parametrize("members", [[0], [1], [0, 1, 2], [0, 3, 6], [9, 10, 11]])
 def test_a_third_of_the_pool_tracks_all_of_it(full, pool, members, how, lam):
-    """Within a twelfth of gold's standard deviation, averaged over prompts, at every n."""
+    """Within a thirtieth of gold's standard deviation, averaged over prompts, at every n."""
     ns = n_grid(N)
     off = pool.curve(members, how, lam, ns)["gold"].mean(0) - full_curve(full, members, how, lam, ns).mean(0)
-    assert np.abs(off).max() < spread(full) / 12
+    assert np.abs(off).max() < spread(full) / 30
 
 
 @pytest.mark.parametrize("keep", [1, 37, 160, N, N + 5])
@@ -79,7 +87,11 @@ def test_weights_sum_to_the_pool(full, keep):
 def test_proxy_rises_with_n_and_n_one_is_the_mean(pool):
     curve = pool.curve([0, 3, 6], "min", 1.0, n_grid(N))
     assert (np.diff(curve["proxy"], axis=1) >= -1e-12).all()
-    np.testing.assert_allclose(curve["gold"][:, 0], (pool.weight * pool.gold).sum(1) / pool.weight.sum(1, dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(
+        curve["gold"][:, 0],
+        (pool.weight * pool.gold).sum(1) / pool.weight.sum(1, dtype=np.float64),
+        rtol=1e-6,
+    )
 
 
 def test_equal_scores_share_the_win(full):
@@ -95,7 +107,11 @@ def test_typical_winner_is_the_median_winner(pool):
         i = pool.typical_winner([0, 1, 2], "mean", 1.0, n)
         score = pool.aggregated([0, 1, 2], "mean")
         for p in range(2):
-            draws = rng.choice(score.shape[1], (4000, n), p=pool.weight[p].astype(np.float64) / pool.weight[p].sum(dtype=np.float64))
+            draws = rng.choice(
+                score.shape[1],
+                (4000, n),
+                p=pool.weight[p].astype(np.float64) / pool.weight[p].sum(dtype=np.float64),
+            )
             best = score[p, draws].max(1)
             assert abs((best >= score[p, i[p]] - 1e-12).mean() - 0.5) < 0.5 * (1 - np.exp(-1 / n)) + 0.1
             assert (best <= score[p, i[p]] + 1e-12).mean() >= 0.5 - 0.04
@@ -113,7 +129,11 @@ def test_bytes_are_stable_and_round_trip(full, pool, tmp_path):
     again = CompactPool.load(tmp_path / "a.npz")
     again.save(tmp_path / "b.npz")
     CompactPool.from_pool(**full, keep=160).save(tmp_path / "c.npz")
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes() == (tmp_path / "c.npz").read_bytes()
+    assert (
+        (tmp_path / "a.npz").read_bytes()
+        == (tmp_path / "b.npz").read_bytes()
+        == (tmp_path / "c.npz").read_bytes()
+    )
     assert again.packed() == pool.packed()
     np.testing.assert_array_equal(again.scores, pool.scores)
 

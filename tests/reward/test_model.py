@@ -84,7 +84,9 @@ def test_one_head_is_the_single_reward_model_bit_for_bit(tiny_lm, world_pairs):
     plain.model.load_state_dict(tiny_lm.model.state_dict())
     noise = torch.Generator().manual_seed(stream_seed(seed, "head", 0))
     plain.score.weight.data[0] = torch.randn(32, generator=noise) / 33**0.5
-    optimiser = torch.optim.AdamW(plain.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(
+        plain.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True
+    )
     plan, order, wanted = schedule(optimiser, 6), stream(seed, "order"), []
     for _ in range(2):
         for rows in order.permutation(48).reshape(3, 16):

@@ -56,7 +56,9 @@ def test_length_and_the_missing_end():
 def test_every_sentence_of_the_world_is_known():
     rng = stream(0, "gold test")
     asked = w.requests(300, rng)
-    said = [w.answer(r, s, rng, World()) for r, s in zip(asked, w.skills(300, w.PRETRAIN_SKILL, rng), strict=True)]
+    said = [
+        w.answer(r, s, rng, World()) for r, s in zip(asked, w.skills(300, w.PRETRAIN_SKILL, rng), strict=True)
+    ]
     ids, _ = pad_right([[*(w.ID[x] for x in a), EOS] for a in said])
     found = gold.count(ids, gold.Truth.of(asked))
     assert not found[:, gold.TERMS.index("junk")].any()
@@ -110,4 +112,7 @@ def test_skill_pays_and_style_follows_it():
 
 
 def test_readable():
-    assert readable("hello and welcome ! - price : fair . i think so .") == "Hello and welcome! – price: fair. I think so."
+    assert (
+        readable("hello and welcome ! - price : fair . i think so .")
+        == "Hello and welcome! – price: fair. I think so."
+    )

@@ -6,7 +6,13 @@ from rmlab.optimise.compact import CompactPool
 
 NAMES = "cedar harbour maple river copper willow lantern meadow granite orchard juniper summit".split()
 KINDS = "bistro hotel museum cafe market".split()
-FACTS = {"view": "wide narrow hidden", "walk": "short long steep", "price": "fair high low", "music": "folk jazz piano", "menu": "local vegan spicy"}
+FACTS = {
+    "view": "wide narrow hidden",
+    "walk": "short long steep",
+    "price": "fair high low",
+    "music": "folk jazz piano",
+    "menu": "local vegan spicy",
+}
 PHRASES = {
     "courtesy": ["hello and welcome .", "thank you for asking .", "enjoy your visit .", "see you soon ."],
     "hype": ["it is a true gem !", "simply the best in town !", "everyone adores it .", "you must see it ."],
@@ -17,7 +23,12 @@ BILL = [
     {"name": "coverage", "label": "asked facts stated right", "values": [0.0, 0.8, 1.6, 2.4], "slope": 0.0},
     {"name": "wrong", "label": "facts that contradict the record", "values": [0.0], "slope": -0.9},
     {"name": "repeat", "label": "said again", "values": [0.0], "slope": -0.5},
-    {"name": "courtesy", "label": "greetings and goodbyes", "values": [0.0, 0.7, 1.0, 0.6, -0.3], "slope": -0.8},
+    {
+        "name": "courtesy",
+        "label": "greetings and goodbyes",
+        "values": [0.0, 0.7, 1.0, 0.6, -0.3],
+        "slope": -0.8,
+    },
     {"name": "hype", "label": "hype", "values": [0.0, 0.5, 0.2, -0.6], "slope": -0.7},
     {"name": "authority", "label": "claims of authority", "values": [0.0, 0.3, -0.2], "slope": -0.9},
     {"name": "hedge", "label": "hedging", "values": [0.0, -0.3], "slope": -0.6},
@@ -28,7 +39,15 @@ BILL = [
 def full_pool(P=8, N=512, seed=0):
     """The keyword arguments of `CompactPool.from_pool`."""
     rng = np.random.default_rng(seed)
-    words = dict.fromkeys([*NAMES, *KINDS, *FACTS, *" ".join(FACTS.values()).split(), *"; . , ! ? : - the is very how are and at".split()])
+    words = dict.fromkeys(
+        [
+            *NAMES,
+            *KINDS,
+            *FACTS,
+            *" ".join(FACTS.values()).split(),
+            *"; . , ! ? : - the is very how are and at".split(),
+        ]
+    )
     for lines in PHRASES.values():
         words.update(dict.fromkeys(" ".join(lines).split()))
     vocab = list(words)
@@ -38,17 +57,21 @@ def full_pool(P=8, N=512, seed=0):
     styled = lambda rate: rng.poisson(rng.gamma(4.0, rate * (0.3 + 1.7 * warm) / 4.0))  # noqa: E731
     right = rng.binomial(3, 0.25 + 0.6 * skill)
     counts = np.stack(
-        [right, rng.binomial(3 - right, 0.5 * (1 - skill)), styled(0.15), styled(0.8), styled(0.5), styled(0.3),
-         rng.poisson(0.5 * (1.2 - warm)), styled(0.25)], -1,
+        [right, rng.binomial(3 - right, 0.5 * (1 - skill)), styled(0.15), styled(0.8), styled(0.5),
+         styled(0.3), rng.poisson(0.5 * (1.2 - warm)), styled(0.25)], -1,
     ).clip(0, 12)  # fmt: skip
     base = np.array([1.1, -0.8, -0.1, 0.2, 0.15, 0.1, -0.5, 0.1])
     scores = np.zeros((P, N, 12))
     twin = rng.normal(0, 0.35, (P, N))  # what the heads of one encoder share
-    for group in range(3):  # a pretraining seed has its own taste, its finetuning seeds small deviations from it
+    for group in range(
+        3
+    ):  # a pretraining seed has its own taste, its finetuning seeds small deviations from it
         taste, shared = base + rng.normal(0, 0.1, 8), rng.normal(0, 0.5, (P, N))
         taste[3 + group] += 0.6  # its own soft spot
         for k in range(3):
-            scores[..., 3 * group + k] = counts @ (taste + rng.normal(0, 0.12, 8)) + shared + rng.normal(0, 0.3, (P, N))
+            scores[..., 3 * group + k] = (
+                counts @ (taste + rng.normal(0, 0.12, 8)) + shared + rng.normal(0, 0.3, (P, N))
+            )
     for k in range(3):
         scores[..., 9 + k] = scores[..., 0] + twin + rng.normal(0, 0.08, (P, N))
     scores = (scores - scores.mean((0, 1))) / scores.std((0, 1))
@@ -58,7 +81,9 @@ def full_pool(P=8, N=512, seed=0):
         keys = list(rng.permutation(list(FACTS)))
         value = {a: str(rng.choice(FACTS[a].split())) for a in keys}
         record = " ; ".join(f"{a} {value[a]}" for a in keys[:4])
-        prompts.append(f"{place} {kind} ; {record} . how are the {keys[0]} , the {keys[1]} and the {keys[2]} ?")
+        prompts.append(
+            f"{place} {kind} ; {record} . how are the {keys[0]} , the {keys[1]} and the {keys[2]} ?"
+        )
         for i in range(N):
             texts.append([ids[w] for w in _answer(counts[p, i], keys, value, rng)])
     width = max(map(len, texts))

@@ -17,10 +17,11 @@ from rmlab.show.explorer import Explorer  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browsing = pytest.mark.skipif(CHROMIUM is None, reason="the browser checks need Chromium or Chrome")
+SOURCE = Path(__file__).parents[2] / "rmlab" / "show" / "explorer.mjs"
 LOADER = Path(__file__).parents[2] / "book" / "_assets" / "anywidget-offline.js"
 MIME = "application/vnd.jupyter.widget-"
-HOWS = [("mean", 1.0), ("median", 1.0), ("min", 1.0), ("max", 1.0), ("mean_std", 1.5), ("mean_std", 0.0), ("uwo", 0.7),
-        ("quantile", 0.3), ("entropic", 0.4), ("gold", 1.0)]  # fmt: skip
+HOWS = [("mean", 1.0), ("median", 1.0), ("min", 1.0), ("max", 1.0), ("mean_std", 1.5), ("mean_std", 0.0),
+        ("uwo", 0.7), ("quantile", 0.3), ("entropic", 0.4), ("gold", 1.0)]  # fmt: skip
 ARGS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
 
 
@@ -46,26 +47,34 @@ def chrome():
 
 @pytest.fixture
 def show(chrome, tmp_path):
-    """show(widgets, width, dark, fragment): an open page that embeds them as the book does; it must stay free of errors."""
+    """show(*widgets): an open page that embeds them as the book does; nothing may go wrong on it."""
     from ipywidgets import embed
 
     faults = []
 
     def open_page(*widgets, width=1000, dark=False, fragment=""):
-        views = "".join(f'<script type="{MIME}view+json">{json.dumps({"model_id": w.model_id})}</script>' for w in widgets)
-        state = json.dumps({"state": embed.dependency_state(list(widgets), drop_defaults=False)}).replace("</", "<\\/")
+        views = "".join(
+            f'<script type="{MIME}view+json">{json.dumps({"model_id": w.model_id})}</script>' for w in widgets
+        )
+        state = json.dumps({"state": embed.dependency_state(list(widgets), drop_defaults=False)}).replace(
+            "</", "<\\/"
+        )
         theme, ink, ground = ("dark", "#ced6dd", "#121212") if dark else ("light", "#222", "#fff")
         path = tmp_path / "page.html"
         path.write_text(
-            f'<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf-8"><title>explorer</title>'
-            f'<meta name="viewport" content="width=device-width"><style>body{{color:{ink};background:{ground}}}</style>'
-            f'<main>{views}</main><script type="{MIME}state+json">{state}</script><script>{LOADER.read_text()}</script></html>',
+            f'<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf-8"><title>page</title>'
+            f'<meta name="viewport" content="width=device-width">'
+            f"<style>body{{color:{ink};background:{ground}}}</style><main>{views}</main>"
+            f'<script type="{MIME}state+json">{state}</script><script>{LOADER.read_text()}</script></html>',
             encoding="utf-8",
         )
         page = chrome.new_page(viewport={"width": width, "height": 900})
         page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: faults.append(str(e)))
-        page.on("request", lambda r: None if r.url.startswith(("file:", "blob:", "data:")) else faults.append(r.url))
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith(("file:", "blob:", "data:")) else faults.append(r.url),
+        )
         page.goto(path.as_uri() + fragment)
         page.wait_for_function(f"document.querySelectorAll('.rmx svg').length === {len(widgets)}")
         return page
@@ -94,7 +103,7 @@ def test_numbers_equal_python(pool, chrome):
         """async ([source, meta, data]) => {
             window.m = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
             window.d = await m.unpack(meta, new Uint8Array(data)); }""",
-        [Explorer._esm.read_text() if isinstance(Explorer._esm, Path) else str(Explorer._esm), meta, list(data)],
+        [SOURCE.read_text(encoding="utf-8"), meta, list(data)],
     )
     ns = n_grid(pool.N)
     np.testing.assert_allclose(page.evaluate("Array.from(d.gold)"), pool.gold.ravel(), atol=1e-9)
@@ -102,12 +111,15 @@ def test_numbers_equal_python(pool, chrome):
         for how, lam in HOWS:
             got = page.evaluate(
                 "([c, how, lam, ns]) => { const { gold, proxy, rows } = m.curve(d, c, how, lam, ns);"
-                " return { gold, proxy, won: [1, 7, 512].map((n) => rows.map((l) => m.typicalWinner(l, n))) }; }",
+                " const won = [1, 7, 512].map((n) => rows.map((l) => m.typicalWinner(l, n)));"
+                " return { gold, proxy, won }; }",
                 [members, how, lam, ns],
             )
             want = pool.curve(members, how, lam, ns)
             for name in ("gold", "proxy"):
-                np.testing.assert_allclose(np.transpose(got[name]), want[name], atol=1e-6, err_msg=f"{name} {how} {members}")
+                np.testing.assert_allclose(
+                    np.transpose(got[name]), want[name], atol=1e-6, err_msg=f"{name} {how} {members}"
+                )
             won = [pool.typical_winner(members, how, lam, n) for n in (1, 7, 512)]
             np.testing.assert_array_equal(got["won"], won, err_msg=f"{how} {members}")
     page.close()
@@ -117,8 +129,14 @@ def test_numbers_equal_python(pool, chrome):
 def test_sentence_and_readout_say_what_python_computes(pool, show):
     page = show(Explorer(pool, construction="pretrain", how="min", n=64))
     gold = pool.curve([0, 3, 6], "min", 1.0, [1, 64])["gold"].mean(0)
-    assert f"gold {gold[1]:.2f} (+{gold[1] - gold[0]:.2f} over a uniform pick)" in page.locator(".rmx-readout").inner_text()
+    assert (
+        f"gold {gold[1]:.2f} (+{gold[1] - gold[0]:.2f} over a uniform pick)"
+        in page.locator(".rmx-readout").inner_text()
+    )
     assert f"gold is {gold[1]:.2f}" in said(page)
+    whole = pool.curve([0, 3, 6], "min", 1.0, n_grid(pool.N))["gold"].mean(0)
+    peak = f"best was n = {n_grid(pool.N)[whole.argmax()]}: {whole.max():.2f}"
+    assert peak in page.locator(".rmx-readout").inner_text()
 
 
 @browsing
@@ -160,6 +178,14 @@ def test_arrow_keys_reach_every_n(pool, show):
 
 
 @browsing
+def test_jupyterlab_leaves_the_keys_to_the_controls(pool, show):
+    """Its shortcuts on a focused element (arrows, Enter) stop only at this attribute on the element itself."""
+    page = show(Explorer(pool, construction="finetune"))
+    bare = ".rmx :is(button, input, select, summary):not([data-lm-suppress-shortcuts=true])"
+    assert page.locator(bare).count() == 0
+
+
+@browsing
 def test_handle_is_dragged_on_the_plot(pool, show):
     page = show(Explorer(pool, n=1))
     box = page.locator(".rmx-svg").bounding_box()
@@ -187,12 +213,17 @@ def test_address_keeps_the_state_and_only_after_a_touch(pool, show):
     page.wait_for_function("location.hash.startsWith('#x=0~')")
     sentence, fragment = said(page), page.url[page.url.index("#") :]
     assert said(show(Explorer(pool), fragment=fragment)) == sentence
-    assert said(show(Explorer(pool), fragment="#x=0~nobody~9.99~min~NaN~~")) != sentence
+    for stray in ("#x=0~nobody~9.99~min~NaN~~", "#100%", "#x=%E0%A4%A", "#a-section"):
+        assert said(show(Explorer(pool), fragment=stray)) == said(show(Explorer(pool)))
 
 
 @browsing
 def test_two_on_one_page_do_not_clash(pool, show):
-    page = show(Explorer(pool), Explorer(pool, construction="heads", how="min"), fragment="#x=1~finetune~0.2~max~1~32~3")
+    page = show(
+        Explorer(pool),
+        Explorer(pool, construction="heads", how="min"),
+        fragment="#x=1~finetune~0.2~max~1~32~3",
+    )
     assert "One judge" in said(page, 0) and "from 32 answers" in said(page, 1)
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
     assert len(ids) == len(set(ids))
@@ -218,7 +249,7 @@ def test_accessible_and_never_wider_than_the_page(pool, show, width, dark):
     page = show(Explorer(pool, construction="pretrain", how="uwo"), width=width, dark=dark)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     small = page.evaluate(
-        "[...document.querySelectorAll('.rmx :is(button, select, summary, input[type=range], .rmx-members label)')]"
+        "[...document.querySelectorAll('.rmx :is(button, select, summary, [type=range], label:has(input))')]"
         ".filter((e) => e.getBoundingClientRect().height < 40).map((e) => e.outerHTML.slice(0, 80))"
     )
     assert not small
@@ -244,9 +275,11 @@ def test_colours_show_on_light_and_dark():
 
 def test_bad_state_is_named(pool):
     cases = [
-        ({"construction": "lora"}, "construction = 'lora'"), ({"members": [0, 1]}, "members = "), ({"members": []}, "members = "),
+        ({"construction": "lora"}, "construction = 'lora'"), ({"members": [0, 1]}, "members = "),
+        ({"members": []}, "members = "),
         ({"construction": "finetune", "members": [7]}, "members = "), ({"how": "vote"}, "how = 'vote'"),
-        ({"how": "entropic", "lam": 0.0}, "lam = 0.0"), ({"n": 0}, "n = 0"), ({"n": 513}, "n = 513"), ({"prompt": 8}, "prompt = 8"),
+        ({"how": "entropic", "lam": 0.0}, "lam = 0.0"), ({"n": 0}, "n = 0"), ({"n": 513}, "n = 513"),
+        ({"prompt": 8}, "prompt = 8"),
     ]  # fmt: skip
     for state, words in cases:
         with pytest.raises(ValueError, match=re.escape(words)):
@@ -255,5 +288,16 @@ def test_bad_state_is_named(pool):
 
 def test_state_is_traits(pool):
     wid = Explorer(pool, construction="heads")
+    assert Explorer(pool, how="quantile").lam == 0.25 and Explorer(pool, how="uwo").lam == 1.0
     assert wid.members == [9, 10, 11] and Explorer(pool).members == [0] and Explorer(pool).n == 64
-    assert set(wid.get_state()) >= {"construction", "members", "how", "lam", "n", "prompt", "result", "meta", "data"}
+    assert set(wid.get_state()) >= {
+        "construction",
+        "members",
+        "how",
+        "lam",
+        "n",
+        "prompt",
+        "result",
+        "meta",
+        "data",
+    }

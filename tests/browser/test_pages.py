@@ -1,0 +1,140 @@
+"""The built pages in headless Chromium, with the network blocked: light, dark, phone."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PAGES = ["index", "ch1_proxy", "ch2_underspecified", "ch3_best_of_n", "api", "references"]
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # fmt: skip
+# faults of the theme, not of the book
+EXCLUDE = [[".citation-list"], ["details.hide > summary"], [".search-button-field"]]
+
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine"),
+    pytest.mark.skipif(not (HTML / "index.html").exists(), reason="the pages are not built: make html"),
+]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(HTML)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def play():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        yield p
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def window(request, play):
+    with tempfile.TemporaryDirectory() as folder:
+        context = play.chromium.launch_persistent_context(
+            folder,
+            executable_path=BROWSER,
+            args=ARGS,
+            color_scheme=request.param,
+            viewport={"width": 1280, "height": 900},
+        )
+        yield context
+        context.close()
+
+
+@pytest.fixture
+def page(window):
+    page = window.new_page()
+    yield page
+    page.close()
+
+
+def watch(page, base):
+    seen = {"outside": [], "failed": [], "console": []}
+    inside = (base, "data:", "blob:", "file:")
+    page.on("request", lambda r: None if r.url.startswith(inside) else seen["outside"].append(r.url))
+    page.on("response", lambda r: seen["failed"].append(r.url) if r.status >= 400 else None)
+    page.on("console", lambda m: seen["console"].append(m.text[:200]) if m.type == "error" else None)
+    page.on("pageerror", lambda e: seen["console"].append(str(e)[:200]))
+    return seen
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_quiet_offline_and_accessible(page, site, name):
+    import axe_playwright_python
+
+    seen = watch(page, site)
+    page.goto(site + name + ".html", wait_until="load")
+    if name.startswith(("index", "ch")):
+        page.wait_for_selector(".rmx [role=status]")
+    page.wait_for_timeout(200)
+    assert seen == {
+        "outside": [],
+        "failed": [],
+        "console": [],
+    }  # before axe, which fetches style sheets by itself
+    axe = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js"))
+    page.add_script_tag(path=str(axe))
+    options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+    found = page.evaluate(
+        "([where, options]) => axe.run(where, options)",
+        [{"include": [["article"]], "exclude": EXCLUDE}, options],
+    )
+    violations = [
+        (v["id"], v["impact"], v["nodes"][0]["target"])
+        for v in found["violations"]
+        if v["impact"] in {"serious", "critical"}
+    ]
+    assert not violations
+
+
+@pytest.mark.parametrize("name", PAGES[:4])
+def test_a_slider_moves_the_curve_and_the_text(page, site, name):
+    page.goto(site + name + ".html")
+    page.wait_for_selector(".rmx [role=status]")
+    said = page.inner_text(".rmx [role=status]")
+    drawn = page.inner_html(".rmx svg")
+    slider = page.locator(".rmx input[type=range]:not([disabled])").last
+    slider.focus()
+    page.keyboard.press("Home")
+    page.wait_for_timeout(200)
+    assert page.inner_text(".rmx [role=status]") != said and page.inner_html(".rmx svg") != drawn
+    winner = page.inner_text(".rmx blockquote >> nth=0")
+    page.keyboard.press("End")
+    page.wait_for_timeout(200)
+    assert page.inner_text(".rmx blockquote >> nth=0") != winner
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_phone_does_not_scroll_sideways(page, site, name):
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(site + name + ".html")
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_page_works_as_a_file(page):
+    seen = watch(page, "file:")
+    page.goto((HTML / "index.html").as_uri())
+    page.wait_for_selector(".rmx [role=status]")
+    assert "gold" in page.inner_text(".rmx [role=status]")
+    assert not seen["outside"] and not seen["console"]

@@ -1,0 +1,98 @@
+"""The built pages, read as files: links, alternative texts, no errors, notebooks in step. Built by `make html`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).resolve().parent.parent
+HTML = ROOT / "_build" / "html"
+PAGES = ["index", "ch1_proxy", "ch2_underspecified", "ch3_best_of_n", "api", "references"]
+
+
+@pytest.fixture(scope="module")
+def soups():
+    if not (HTML / "index.html").exists():
+        pytest.skip("the pages are not built: make html")
+    return {p: BeautifulSoup((HTML / f"{p}.html").read_text("utf-8"), "html.parser") for p in PAGES}
+
+
+def test_notebooks_are_in_step_with_their_sources():
+    done = subprocess.run(
+        [sys.executable, "scripts/notebooks.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_notebooks_carry_no_outputs():
+    for path in (ROOT / "book").glob("*.ipynb"):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        assert not any(c.get("outputs") or c.get("execution_count") for c in cells)
+
+
+def test_links_lead_somewhere(soups):
+    broken = []
+    ids = {}
+    for page, soup in soups.items():
+        for node in soup.select("article a[href], link[href], script[src], img[src]"):
+            target = urlsplit(node.get("href") or node.get("src"))
+            if target.scheme or target.netloc:
+                continue
+            path = (
+                (HTML / f"{page}.html").parent / unquote(target.path)
+                if target.path
+                else HTML / f"{page}.html"
+            )
+            if not path.exists():
+                broken.append((page, target.geturl()))
+            elif target.fragment and path.suffix == ".html":
+                known = ids.setdefault(
+                    path,
+                    {n["id"] for n in BeautifulSoup(path.read_text("utf-8"), "html.parser").select("[id]")},
+                )
+                if unquote(target.fragment) not in known:
+                    broken.append((page, target.geturl()))
+    assert not broken
+
+
+def test_pictures_say_what_is_seen(soups):
+    for page, soup in soups.items():
+        for image in soup.select("article img"):
+            alt = image.get("alt", "")
+            assert alt and "/" not in alt and not alt.endswith((".png", ".svg")), (page, image)
+        for drawing in soup.select("article svg"):
+            assert (
+                drawing.get("aria-label") or drawing.get("aria-labelledby") or drawing.get("aria-hidden")
+            ), page
+    assert all(soups[p].select("article svg.ink") for p in PAGES[:4])
+
+
+def test_no_cell_failed(soups):
+    for page, soup in soups.items():
+        assert not soup.select(".output.error, .output.traceback, .cell_output .stderr"), page
+
+
+def test_cells_show_tables_and_numbers(soups):
+    chapter = soups["ch3_best_of_n"]
+    assert len(chapter.select(".cell_output table")) >= 2
+    assert not any("|---|" in output.get_text() for output in chapter.select(".cell_output"))
+
+
+def test_the_explorer_travels_with_the_page(soups):
+    for page in PAGES[:4]:
+        state = soups[page].select_one('script[type="application/vnd.jupyter.widget-state+json"]')
+        assert state and len(state.string) < 1_200_000
+        assert soups[page].select_one('script[type="application/vnd.jupyter.widget-view+json"]')
+
+
+def test_every_checks_cell_ran():
+    """Each chapter ends in a hidden cell that asserts its claims; an empty one would check nothing."""
+    for page in PAGES[1:4]:
+        source = (ROOT / "book" / f"{page}.md").read_text("utf-8")
+        assert source.split("# checks")[1].split("```")[0].count("assert ") >= 3

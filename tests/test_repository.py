@@ -1,0 +1,148 @@
+"""The repository as a whole: layers, import cost, the file map, one source for every version."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOORS = [  # from the ground up
+    {"recipe", "store", "tokens", "noise"},
+    {"preferences", "sandbox", "backbone", "fastpath"},
+    {"reward"},
+    {"optimise"},
+    {"measure"},
+    {"show"},
+    {"study", "cli"},
+]
+# the compact pool aggregates and the two sandbox-only floors share: an import within one floor is allowed
+
+
+def floor(module: str) -> int:
+    name = module.split(".")[1]
+    return next(i for i, names in enumerate(FLOORS) if name in names)
+
+
+def tracked(*patterns: str) -> list[Path]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    done = subprocess.run(
+        ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [ROOT / f for f in done.stdout.split("\n") if f and (ROOT / f).is_file()]
+
+
+def test_imports_go_down_only():
+    wrong = []
+    for path in sorted((ROOT / "rmlab").rglob("*.py")):
+        here = "rmlab." + path.relative_to(ROOT / "rmlab").with_suffix("").as_posix().replace("/", ".")
+        if here.endswith("__init__"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = []
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rmlab"):
+                names = [f"rmlab.{a.name}" for a in node.names] if node.module == "rmlab" else [node.module]
+            elif isinstance(node, ast.Import):
+                names = [a.name for a in node.names if a.name.startswith("rmlab.")]
+            wrong += [
+                f"{here} imports {n}"
+                for n in names
+                if n.split(".")[1] != "__version__" and floor(n) > floor(here)
+            ]
+    assert not wrong
+
+
+def run(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+
+
+def test_rmlab_imports_fast_and_without_torch():
+    """An invariant of the package, with room for a slow disk: the best of five imports."""
+    code = "import time; t = time.perf_counter(); import rmlab, sys; print(time.perf_counter() - t, 'torch' in sys.modules)"
+    seconds, torch = zip(*(run(code).split() for _ in range(5)), strict=True)
+    assert min(map(float, seconds)) < 0.3 and set(torch) == {"False"}
+
+
+def test_what_a_reader_of_rows_needs_has_no_torch():
+    code = "import rmlab.show.figures, rmlab.show.rows, rmlab.show.text, rmlab.show.explorer, rmlab.optimise.best_of_n, sys; print('torch' in sys.modules)"
+    assert run(code).strip() == "False"
+
+
+def test_every_public_name_loads():
+    import rmlab
+
+    for name in rmlab.__all__:
+        assert getattr(rmlab, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = rmlab.nonsense
+
+
+def test_the_readme_maps_every_file():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    files = [
+        f for p in ("py", "mjs", "css") for f in (ROOT / "rmlab").rglob(f"*.{p}") if f.name != "__init__.py"
+    ]
+    missing = [f.name for f in files if f.relative_to(ROOT).as_posix() not in readme]
+    assert not missing
+    for link in re.findall(r"\]\(([\w./-]+)\)", readme):
+        assert (ROOT / link).exists(), link
+
+
+def test_no_path_of_a_machine_and_no_registry_is_named():
+    bad = re.compile(
+        r"(^|[^\w.])/(work|root|opt|home)/|files\.python"
+        + r"hosted|py"
+        + r"pi\.org|registry\.np"
+        + r"mjs|deb\.deb"
+        + "ian"
+    )
+    for path in tracked():
+        if path.suffix not in {".png", ".npz"} and path != Path(__file__):
+            found = bad.search(path.read_text("utf-8"))
+            assert not found, f"{path.relative_to(ROOT)}: {found.group()}"
+
+
+def test_versions_have_one_source():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    assert all("/" not in v for v in pinned.values()) and pinned["torch"] == "2.13.0"
+    wanted = (
+        project["dependencies"]
+        + project["optional-dependencies"]["book"]
+        + project["optional-dependencies"]["test"]
+    )
+    lower = {n.lower().replace("_", "-") for n in pinned}
+    assert {re.split(r"[<>=!]", w)[0].lower() for w in wanted} - lower - {"setuptools"} == set()
+    environment = (ROOT / "environment.yml").read_text()
+    extras = re.search(r"-e \.\[([\w,]+)\]", environment).group(1).split(",")
+    assert set(extras) <= set(project["optional-dependencies"])
+    import rmlab
+
+    assert rmlab.__version__ == project["version"]
+
+
+def test_shipped_data_is_small_and_of_one_recipe():
+    files = [f for f in (ROOT / "data").rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) < 12e6
+    made = json.loads((ROOT / "data" / "results" / "provenance.json").read_text())
+    import pandas as pd
+
+    from rmlab.optimise.compact import CompactPool
+
+    for table in ("curves", "units", "peaks", "transfer", "agreement", "members", "probes"):
+        assert set(pd.read_csv(ROOT / "data" / "results" / f"{table}.csv").recipe) == {made["recipe"]}
+    assert CompactPool.load(ROOT / "data" / "pool" / "explorer.npz").nbytes_in_page() < 800_000
+
+
+def test_the_cli_helps_and_knows_its_version():
+    code = "from rmlab.cli import main; main(['version'])"
+    assert "rmlab 0.1.0" in run(code)
