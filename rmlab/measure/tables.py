@@ -236,7 +236,7 @@ def compact_pool(parts: list[Path], members: list[Path], requests: list):
     scores = np.where(pool.ended[..., None], scores, scores.min((0, 1)) - 0.5)  # never ends: ranks last
     names = list(columns)
     return CompactPool.from_pool(
-        gold_counts=pool.counts, bill=[{"name": t.name, "label": t.label, "values": list(t.values), "slope": t.slope} for t in BILL],
+        gold_counts=pool.counts, bill=[{"name": t.name, "label": t.label.replace(" (sixths)", ""), "values": list(t.values), "slope": t.slope} for t in BILL],
         scores=scores, columns=names, tokens=pool.tokens, lengths=pool.lengths - pool.ended, prompts=[r.text for r in requests[:SHOWN]],
         constructions=[{"name": n, "label": f"{len(m)} {label}", "members": [names.index(x) for x in m]} for n, label, m in groups],
         vocab=list(VOCAB), keep=350,

@@ -380,7 +380,7 @@ async function render({ model, el: root }) {
     const bar = (v) => h("span", { class: "rmx-track", "aria-hidden": true }, h("i", { class: v < 0 ? "rmx-minus" : "rmx-plus", style: `width:${(Math.abs(v) / most) * 50}%` }));
     const item = (words, v, show, c) => h("li", { class: c }, h("span", {}, words), bar(v), h("span", { class: "rmx-value" }, show(v)));
     bill.replaceChildren(h("p", { class: "rmx-h" }, "Gold's bill for it"), h("ul", { class: "rmx-bill" },
-      d.bill.map((term, f) => (Math.abs(worth[f]) > 1e-9 ? item(term.label + (counts[f] > 1 ? ` × ${counts[f]}` : ""), worth[f], signed) : null)),
+      d.bill.map((term, f) => (Math.abs(worth[f]) > 1e-9 ? item(term.label + (counts[f] > 1 && term.name !== "coverage" ? ` × ${counts[f]}` : ""), worth[f], signed) : null)),
       h("li", { class: "rmx-total" }, h("span", {}, "gold"), h("span"), h("span", { class: "rmx-value" }, num(d.gold[at])))));
   }
 

@@ -30,7 +30,8 @@ class Bill:
             )
         self.answer = answer
         ids = [[*(world.ID[w] for w in answer.split()), EOS]]
-        self.lines = gold.explain(ids, gold.Truth.of([request]))
+        lines = gold.explain(ids, gold.Truth.of([request]))
+        self.lines = [(label.removesuffix(" (sixths)"), count, worth) for label, count, worth in lines]
         self.total = sum(worth for _, _, worth in self.lines)
 
     def _repr_html_(self) -> str:
