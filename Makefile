@@ -25,7 +25,7 @@ lab: $(VENV)/.stamp ## the chapters as notebooks, in JupyterLab
 notebooks: $(VENV)/.stamp ## write the .ipynb beside each chapter anew
 	$(BIN)/python scripts/notebooks.py
 
-study: $(VENV)/.stamp ## the full study, whose rows and pool are shipped in data/ (hours; resumes where it stopped)
+study: $(VENV)/.stamp ## the full study, whose rows and pool are shipped in data/ (about an hour on four cores; resumes where it stopped)
 	$(BIN)/rmlab study full
 
 lint: $(VENV)/.stamp ## ruff, and the notebooks in step with their sources

@@ -5,8 +5,9 @@
 
 A notebook carries no outputs, and its cell ids come from the cells' own text, so that the same source always
 gives the same bytes and an inserted cell does not rename the others. MyST's roles and directives, which only the
-book understands, become plain Markdown. A chapter's first code cell installs rmlab where it is missing (Colab);
-its tag `remove-cell` keeps it off the page, so nothing needs to be added here.
+book understands, become plain Markdown; a figure's caption, kept in the cell's metadata, becomes a line below it.
+A chapter's first code cell installs rmlab where it is missing (Colab); its tag `remove-cell` keeps it off the
+page, so nothing needs to be added here.
 """
 
 from __future__ import annotations
@@ -21,19 +22,6 @@ import jupytext
 import nbformat
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
-
-ROLES = [  # (pattern, replacement), in this order
-    (r"\{doc\}`([^`<]+?)\s*<([^>`]+)>`", r"[\1](\2.ipynb)"),
-    (r"\{doc\}`([^`<]+)`", r"[\1](\1.ipynb)"),
-    (r"\{(?:cite|cite:p)\}`([^`]+)`", r"(\1)"),
-    (r"\{cite:t\}`([^`]+)`", r"\1"),
-    (r"\{(?:eq|math:numref)\}`([^`]+)`", r"(\1)"),
-    (r"\{[\w:]+\}`([^`<]+?)\s*<[^>`]+>`", r"\1"),  # any other role with a title: the title
-    (r"\{(?:numref|ref)\}`([^`]+)`", r"*\1*"),
-    (r"\{py:\w+\}`~?([^`]+)`", r"`\1`"),
-    (r"(\]\([\w./-]+)\.md(#[\w-]+)?\)", r"\1.ipynb\2)"),
-    (r"^\([\w:-]+\)=\n", ""),
-]
 OPENS = re.compile(r"^(:{3,}|`{3,})\{([\w:-]+)\}[ \t]*(.*)$")
 NOTES = {"note", "tip", "warning", "important", "seealso", "hint", "caution", "admonition", "exercise"}
 
@@ -42,19 +30,33 @@ def convert(path: Path) -> str:
     """The notebook of one MyST chapter, as JSON text."""
     notebook = jupytext.read(path)
     notebook.metadata.pop("jupytext", None)
-    seen: dict[str, int] = {}
+    figures = [f for f in (cell.metadata.get("mystnb", {}).get("figure") for cell in notebook.cells) if f]
+    numbers = {figure["name"]: f"Figure {i}" for i, figure in enumerate(figures, 1) if "name" in figure}
+    labels = re.findall(r"^\$\$ ?\(([\w:-]+)\)", "\n".join(cell.source for cell in notebook.cells), flags=re.M)
+    numbers |= {label: f"({i})" for i, label in enumerate(labels, 1)}
+
+    cells = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = plain(cell.source)
+            cell.source = roles(plain(cell.source), numbers)
         elif cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+        cells.append(cell)
+        if figure := cell.metadata.get("mystnb", {}).get("figure"):
+            name = numbers.get(figure.get("name"), "Figure")
+            caption = f"**{name}.** {roles(figure.get('caption', ''), numbers)}".strip()
+            cells.append(nbformat.v4.new_markdown_cell(caption))
+
+    seen: dict[str, int] = {}
+    for cell in cells:
         again = seen[cell.source] = seen.get(cell.source, -1) + 1
         cell.id = hashlib.sha1(f"{path.name}\n{again}\n{cell.source}".encode()).hexdigest()[:8]
+    notebook.cells = cells
     return nbformat.writes(notebook) + "\n"
 
 
 def plain(text: str) -> str:
-    """MyST Markdown as plain Markdown: roles replaced, directives turned into quotes, details, images or bare text."""
+    """MyST directives as plain Markdown: quotes, details, images, or their bare text."""
     out, lines = [], text.split("\n")
     while lines:
         line = lines.pop(0)
@@ -68,10 +70,7 @@ def plain(text: str) -> str:
             body.append(lines.pop(0))
         del lines[:1]  # the closing fence
         out.append(render(name, title.strip(), body))
-    joined = "\n".join(out)
-    for pattern, replacement in ROLES:
-        joined = re.sub(pattern, replacement, joined, flags=re.M)
-    return joined
+    return "\n".join(out)
 
 
 def render(name: str, title: str, body: list[str]) -> str:
@@ -94,9 +93,35 @@ def render(name: str, title: str, body: list[str]) -> str:
         return "\n".join(f"> {line}".rstrip() for line in f"**{head}.** {plain(text)}".split("\n"))
     if name in ("tableofcontents", "bibliography", "toctree", "eval-rst"):
         return ""
-    return "\n\n".join(
-        part for part in (f"**{title}**" if re.search("[a-zA-Z]", title) else "", plain(text)) if part
-    )
+    words = f"**{title}**" if re.search("[a-zA-Z]", title) else ""  # a grid's columns are no title
+    return "\n\n".join(part for part in (words, plain(text)) if part)
+
+
+def roles(text: str, numbers: dict[str, str]) -> str:
+    """MyST roles as plain Markdown. `numbers` says how a labelled figure or equation is called: {"fig-x": "Figure 1"}."""
+
+    def titled(match: re.Match) -> str:
+        path = BOOK / f"{match[1]}.md"
+        heading = re.search(r"^# (.+)$", path.read_text("utf-8"), flags=re.M) if path.exists() else None
+        return f"[{heading[1] if heading else match[1]}]({match[1]}.ipynb)"
+
+    def cited(match: re.Match) -> str:
+        names = "; ".join(re.sub(r"^([a-z]+)(\d{4})$", r"\1 \2", key.strip()).capitalize() for key in match[2].split(","))
+        return names if match[1] == "cite:t" else f"({names})"
+
+    for pattern, replacement in (
+        (r"\{doc\}`([^`<]+?)\s*<([^>`]+)>`", r"[\1](\2.ipynb)"),
+        (r"\{doc\}`([^`<]+)`", titled),
+        (r"\{(cite(?::[pt])?)\}`([^`]+)`", cited),
+        (r"^\$\$ ?\(([\w:-]+)\)", lambda m: f"\\tag{{{numbers[m[1]].strip('()')}}}\n$$"),
+        (r"\{[\w:]+\}`([^`<]+?)\s*<[^>`]+>`", r"\1"),  # any other role with a title: the title
+        (r"\{(?:numref|eq|ref)\}`([^`]+)`", lambda m: numbers.get(m[1], f"*{m[1]}*")),
+        (r"\{py:\w+\}`~?([^`]+)`", r"`\1`"),
+        (r"(\]\([\w./-]+)\.md(#[\w-]+)?\)", lambda m: f"{m[1]}.ipynb{m[2] or ''})"),
+        (r"^\([\w:-]+\)=\n", ""),
+    ):
+        text = re.sub(pattern, replacement, text, flags=re.M)
+    return text
 
 
 def chapters(book: Path = BOOK) -> list[Path]:

@@ -55,7 +55,8 @@ def constructions(curves: pd.DataFrame, aggregators=("mean", "min")) -> Figure:
         ax.set_xlabel("KL, upper bound (nats)")
         ax.text(0.02, 0.03, f"aggregator: {how}", transform=ax.transAxes, weight="bold")
     np.atleast_1d(axes)[0].set_ylabel("gold reward")
-    np.atleast_1d(axes)[0].legend(loc="upper right", fontsize=8)
+    lines, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
+    fig.legend(lines, labels, loc="outside lower center", ncols=len(labels), fontsize=8.5)
     end = pick(curves, n=curves.n.max())
     said = "; ".join(f"{r.construction} {r.k} {r.aggregator} {r.gold:.2f}" for r in end.itertuples() if r.aggregator in aggregators and r.construction != "oracle")  # fmt: skip
     return Figure(
@@ -105,8 +106,6 @@ def agreement(table: pd.DataFrame) -> Figure:
                 fillstyle=fill,
                 markerfacecoloralt="none",
             )
-            if y == len(relations) - 1:
-                ax.text(some[column].mean(), y + shift + 0.16, where[column], ha="center", fontsize=8)
     names = {
         "finetune": "two finetuning seeds",
         "pretrain": "two pretraining seeds",
@@ -115,6 +114,9 @@ def agreement(table: pd.DataFrame) -> Figure:
     }
     ax.set_yticks(range(len(relations)), [names[r] for r in relations])
     ax.set_ylim(-0.6, len(relations) - 0.3)
+    for label, fill in zip(where.values(), ("full", "left", "none"), strict=True):
+        ax.plot([], [], "o", color="#949494", fillstyle=fill, markerfacecoloralt="none", ms=8, label=label)
+    fig.legend(loc="outside upper center", ncols=3, fontsize=8.5)
     ax.axvline(0, color="#111111", lw=0.8, ls=":")
     ax.set_xlabel("correlation between two members")
     means = table.groupby("relation")[list(where)].mean()
