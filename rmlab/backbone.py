@@ -5,6 +5,7 @@ Tiny and large models are the same Hugging Face classes, so everything downstrea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def pretrain(size: Size, recipe: Pretraining, world: World, seed: int, index: in
         skill = sandbox.skills(count, sandbox.PRETRAIN_SKILL, rng)
         return [sandbox.document(r, s, rng, world) for r, s in zip(asked, skill, strict=True)]
 
-    model = build(size, len(sandbox.VOCAB), stream_seed(seed, "pretrain", index, "weights"))
+    model = build(size, len(sandbox.VOCAB), stream_seed(seed, "pretrain", index, "weights")).to(device_of())
     rng = stream(seed, "pretrain", index, "documents")
     fit(model, batches(recaps, rng, recipe.recap_steps, recipe.batch), recipe.recap_steps, recipe.lr, tick)
     fit(model, batches(answers, rng, recipe.answer_steps, recipe.batch), recipe.answer_steps, recipe.lr, tick)
@@ -86,8 +87,9 @@ def load(name: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     return AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype).eval()
 
 
-def device_of(name: str = "auto") -> torch.device:
-    """`auto`: CUDA where there is one, else the CPU; or any torch device name."""
+def device_of(name: str | None = None) -> torch.device:
+    """Where a study runs: `name`, else the variable `RMLAB_DEVICE`, else `auto`: CUDA where there is one, or the CPU."""
+    name = name or os.environ.get("RMLAB_DEVICE", "auto")
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 

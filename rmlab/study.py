@@ -43,11 +43,7 @@ def run(
     recipe.validate()
     out = Path(out)
     store = Store(artifacts or Path("_build") / "artifacts")
-    workers = (
-        workers or len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else (workers or os.cpu_count() or 1)
-    )
+    workers = workers or _cores()
     last = plan(recipe)
     started = time.perf_counter()
     execute(list(last.values()), store, workers, quiet)
@@ -202,7 +198,7 @@ def policy(out: Path, base: Path, sft: dict, world: dict, seed: int) -> None:
     from rmlab import backbone as lm
     from rmlab.recipe import Sft, World
 
-    lm.sft(lm.load(base), Sft(**sft), World(**world), seed).save_pretrained(out)
+    lm.sft(lm.load(base).to(lm.device_of()), Sft(**sft), World(**world), seed).save_pretrained(out)
 
 
 def pairs(
@@ -215,16 +211,16 @@ def pairs(
     max_answer: int,
     seed: int,
 ) -> None:
-    import numpy as np  # noqa: I001
+    import numpy as np
 
-    from rmlab.backbone import load
-    from rmlab.optimise.pool import sample_pool
+    from rmlab.backbone import device_of, load
     from rmlab.noise import bradley_terry_flips, flip_mask
+    from rmlab.optimise.pool import sample_pool
     from rmlab.recipe import stream, stream_seed
     from rmlab.sandbox.world import requests
 
     asked = requests(count, stream(seed, "pairs", name))
-    drawn = sample_pool(load(policy), asked, 2, max_answer, seed, "pairs", name)
+    drawn = sample_pool(load(policy).to(device_of()), asked, 2, max_answer, seed, "pairs", name)
     margin = drawn.gold[:, 0] - drawn.gold[:, 1]
     ids = [f"{name}-{i}" for i in range(count)]
     turned = flip_mask(ids, flips, stream_seed(seed, "flips"))
@@ -252,13 +248,15 @@ def pairs(
 def pool_part(
     out: Path, policy: Path, prompts: int, start: int, answers: int, max_answer: int, seed: int
 ) -> None:
-    from rmlab.backbone import load
+    from rmlab.backbone import device_of, load
     from rmlab.optimise.pool import sample_pool
     from rmlab.recipe import stream
     from rmlab.sandbox.world import requests
 
     asked = requests(prompts, stream(seed, "pool"))[start : start + 8]
-    sample_pool(load(policy), asked, answers, max_answer, seed, "pool", start).save(out / "pool.npz")
+    sample_pool(load(policy).to(device_of()), asked, answers, max_answer, seed, "pool", start).save(
+        out / "pool.npz"
+    )
 
 
 def member(
@@ -274,7 +272,7 @@ def member(
 ) -> None:
     import numpy as np
 
-    from rmlab.backbone import load
+    from rmlab.backbone import device_of, load
     from rmlab.measure.probes import table
     from rmlab.optimise.pool import Pool
     from rmlab.recipe import Training, stream
@@ -288,13 +286,13 @@ def member(
             *([[int(x) for x in row if x] for row in data[n]] for n in ("prompts", "chosen", "rejected"))
         )
 
-    reward = build(Model(**model), load(base), read(labels), Training(**training), seed)
+    reward = build(Model(**model), load(base).to(device_of()), read(labels), Training(**training), seed)
     held = score_pairs(reward, read(heldout))
     reward.align(held.reshape(-1, reward.members))
     reward.save(out / "model")
-    centre, scale = reward.centre.numpy(), reward.scale.numpy()
+    centre, scale = reward.centre.cpu().numpy(), reward.scale.cpu().numpy()
     asked = requests(prompts, stream(seed, "pool"))
-    names, tokens, _ = table(asked)  # noqa: RUF059
+    _, tokens, _ = table(asked)
     probed = np.stack(
         [reward.score(r.ids(), t, (t != 0).sum(-1)) for r, t in zip(asked, tokens, strict=True)]
     )
@@ -361,6 +359,10 @@ def execute(targets: list[Task], store: Store, workers: int, quiet: bool = False
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _one_thread() -> None:

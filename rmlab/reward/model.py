@@ -38,6 +38,7 @@ class RewardModel(nn.Module):
             "centre", torch.tensor(stored.get("centre", [0.0] * members), dtype=torch.float32)
         )
         self.register_buffer("scale", torch.tensor(stored.get("scale", [1.0] * members), dtype=torch.float32))
+        self.to(next(model.parameters()).device)
 
     @property
     def members(self) -> int:
