@@ -121,11 +121,6 @@ def plan(recipe: Recipe) -> dict[str, Task]:
         for m in grid
     ]
     sights = [t for size in r.sight.sizes for t in sight_tasks(r, d, size, policy_task, heldout)]
-    shown = [
-        t
-        for m, t in zip(grid, trained, strict=True)
-        if m.draw == 0 and (m.heads == max(r.members.heads, default=1) or m.heads == 1)
-    ]
     return {
         "results": Task(
             rows,
@@ -134,7 +129,7 @@ def plan(recipe: Recipe) -> dict[str, Task]:
             cost=scored * len(grid) / 3e6,
         ),
         "pool": Task(
-            compact, {"prompts": r.pool.prompts, "seed": r.seed}, {"parts": parts, "members": shown}, cost=5
+            compact, {"prompts": r.pool.prompts, "seed": r.seed}, {"parts": parts, "members": trained}, cost=5
         ),
     }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,6 +72,17 @@ def test_pictures_say_what_is_seen(soups):
                 drawing.get("aria-label") or drawing.get("aria-labelledby") or drawing.get("aria-hidden")
             ), page
     assert all(soups[p].select("article svg.ink") for p in PAGES[:4])
+
+
+def test_every_page_of_the_contents_is_checked(soups):
+    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text("utf-8"))
+    listed = [toc["root"]] + [c["file"] for part in toc["parts"] for c in part["chapters"]]
+    assert listed == PAGES
+
+
+def test_no_page_names_the_machine_that_built_it(soups):
+    for page in soups:
+        assert str(ROOT) not in (HTML / f"{page}.html").read_text("utf-8"), page
 
 
 def test_no_cell_failed(soups):

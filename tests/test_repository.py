@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -125,9 +127,22 @@ def test_versions_have_one_source():
     environment = (ROOT / "environment.yml").read_text()
     extras = re.search(r"-e \.\[([\w,]+)\]", environment).group(1).split(",")
     assert set(extras) <= set(project["optional-dependencies"])
+    assert project["requires-python"] == ">=3.11" and "- python=3.11\n" in environment
     import rmlab
 
     assert rmlab.__version__ == project["version"]
+
+
+def test_a_wheel_holds_the_explorer(tmp_path):
+    """What an install without a checkout gets: the modules and, beside them, the widget's script and style."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "rmlab", tmp_path / "rmlab", ignore=shutil.ignore_patterns("__pycache__"))
+    code = "from setuptools.build_meta import build_wheel; build_wheel('.')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
+    held = set(zipfile.ZipFile(next(tmp_path.glob("rmlab-*.whl"))).namelist())
+    ours = {f.relative_to(ROOT).as_posix() for p in ("py", "mjs", "css") for f in (ROOT / "rmlab").rglob(f"*.{p}")}
+    assert ours <= held
 
 
 def test_shipped_data_is_small_and_of_one_recipe():

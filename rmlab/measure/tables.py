@@ -215,32 +215,66 @@ SHOWN = 24  # requests in the explorer
 
 
 def compact_pool(parts: list[Path], members: list[Path], requests: list):
-    """The explorer's pool: label draw 0, the first requests; every backbone's first seed, backbone 0's other seeds and heads."""
+    """The explorer's pool: the first requests, and a typical corner of the grid.
+
+    Typical: the label draw and backbone whose single models' gold at n = N / 4 is the median over the grid, and on it
+    the median finetuning seed, which comes first. Shown are that backbone's finetuning seeds and heads, and every other
+    backbone under the same finetuning seed and labels.
+    """
     from rmlab.optimise.compact import CompactPool
     from rmlab.sandbox.gold import BILL
     from rmlab.sandbox.world import VOCAB
 
     pool = Pool.load([p / "pool.npz" for p in parts])
-    pool = Pool(pool.tokens[:SHOWN], pool.counts[:SHOWN])
-    models = {tuple(m[k] for k in ("backbone", "finetune", "heads")): m for m in map(read_model, members)}
-    singles = sorted(k for k in models if k[2] == 1 and (k[0] == 0 or k[1] == 0))
-    many = [k for k in models if k[2] > 1 and k[0] == 0]
-    columns = {f"p{p} f{f}": models[p, f, 1]["pool"][:SHOWN, :, 0] for p, f, _ in singles}
-    groups = [("finetune", "finetuning seeds", [f"p0 f{f}" for p, f, _ in singles if p == 0]),
-              ("pretrain", "pretraining seeds", [f"p{p} f0" for p, f, _ in singles if f == 0])]  # fmt: skip
-    for key in many:
-        heads = {f"head {k + 1}": models[key]["pool"][:SHOWN, :, k] for k in range(key[2])}
-        columns |= heads
-        groups.append(("heads", "heads on one encoder", list(heads)))
-    scores = np.stack(list(columns.values()), -1).astype(np.float64)
-    scores = np.where(pool.ended[..., None], scores, scores.min((0, 1)) - 0.5)  # never ends: ranks last
+    models = {
+        tuple(m[k] for k in ("draw", "backbone", "finetune", "heads")): m["pool"]
+        for m in map(read_model, members)
+    }
+    quarter = [pool.gold.shape[1] // 4]
+    worth = {
+        key: best_of_n(scores[..., 0], pool.gold, quarter, pool.ended).mean()
+        for key, scores in models.items()
+        if key[3] == 1
+    }
+    corners: dict[tuple, dict] = defaultdict(dict)
+    for (d, p, f, _), value in worth.items():
+        corners[d, p][f] = value
+    d, p = _median({corner: np.mean(list(seeds.values())) for corner, seeds in corners.items()})
+    first = _median(corners[d, p])
+    seeds = [first, *(f for f in sorted(corners[d, p]) if f != first)]
+    backbones = [p, *(b for e, b in sorted(corners) if e == d and b != p)]
+    columns = {f"p{p} f{f}": models[d, p, f, 1][..., 0] for f in seeds}
+    columns |= {f"p{b} f{first}": models[d, b, first, 1][..., 0] for b in backbones}
+    groups = [("finetune", "finetuning seeds", [f"p{p} f{f}" for f in seeds]),
+              ("pretrain", "pretraining seeds", [f"p{b} f{first}" for b in backbones])]  # fmt: skip
+    most = max((k for e, b, _, k in models if (e, b) == (d, p)), default=1)
+    if most > 1:
+        columns |= {f"head {k + 1}": models[d, p, 0, most][..., k] for k in range(most)}
+        groups.append(("heads", "heads on one encoder", [f"head {k + 1}" for k in range(most)]))
+    scores = np.stack([c[:SHOWN] for c in columns.values()], -1).astype(np.float64)
+    ended = pool.ended[:SHOWN]
+    scores = np.where(ended[..., None], scores, scores.min((0, 1)) - 0.5)  # never ends: ranks last
     names = list(columns)
+    bill = [
+        {
+            "name": t.name,
+            "label": t.label.replace(" (sixths)", ""),
+            "values": list(t.values),
+            "slope": t.slope,
+        }
+        for t in BILL
+    ]
     return CompactPool.from_pool(
-        gold_counts=pool.counts, bill=[{"name": t.name, "label": t.label.replace(" (sixths)", ""), "values": list(t.values), "slope": t.slope} for t in BILL],
-        scores=scores, columns=names, tokens=pool.tokens, lengths=pool.lengths - pool.ended, prompts=[r.text for r in requests[:SHOWN]],
+        gold_counts=pool.counts[:SHOWN], bill=bill, scores=scores, columns=names, tokens=pool.tokens[:SHOWN],
+        lengths=pool.lengths[:SHOWN] - ended, prompts=[r.text for r in requests[:SHOWN]],
         constructions=[{"name": n, "label": f"{len(m)} {label}", "members": [names.index(x) for x in m]} for n, label, m in groups],
         vocab=list(VOCAB), keep=350,
     )  # fmt: skip
+
+
+def _median(values: dict):
+    """The key of the (lower) median value."""
+    return sorted(values, key=lambda k: (values[k], k))[(len(values) - 1) // 2]
 
 
 def summary(folder: str | Path) -> str:

@@ -132,9 +132,22 @@ def test_a_phone_does_not_scroll_sideways(page, site, name):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_the_page_works_as_a_file(page):
+@pytest.mark.parametrize("name", ["index", "ch3_best_of_n"])
+def test_the_page_works_as_a_file(page, name):
     seen = watch(page, "file:")
-    page.goto((HTML / "index.html").as_uri())
+    page.goto((HTML / f"{name}.html").as_uri())
     page.wait_for_selector(".rmx [role=status]")
-    assert "gold" in page.inner_text(".rmx [role=status]")
+    said = page.inner_text(".rmx [role=status]")
+    assert "gold" in said
+    page.locator(".rmx input[type=range]:not([disabled])").last.focus()
+    page.keyboard.press("Home")
+    page.wait_for_function("s => document.querySelector('.rmx [role=status]').innerText != s", arg=said)
     assert not seen["outside"] and not seen["console"]
+
+
+def test_equations_are_drawn_without_a_network_or_fonts(page):
+    page.goto((HTML / "ch3_best_of_n.html").as_uri())
+    page.wait_for_function("window.MathJax?.startup?.promise !== undefined")
+    page.evaluate("MathJax.startup.promise")
+    formulas = page.locator("article .math")
+    assert formulas.count() and formulas.count() == page.locator("article .math:has(mjx-container svg)").count()
