@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,27 +40,20 @@ def test_notebooks_carry_no_outputs():
 
 
 def test_links_lead_somewhere(soups):
+    @functools.cache
+    def ids(path: Path) -> set[str]:
+        return set(re.findall(r'\bid="([^"]+)"', path.read_text("utf-8")))
+
     broken = []
-    ids = {}
     for page, soup in soups.items():
         for node in soup.select("article a[href], link[href], script[src], img[src]"):
             target = urlsplit(node.get("href") or node.get("src"))
             if target.scheme or target.netloc:
                 continue
-            path = (
-                (HTML / f"{page}.html").parent / unquote(target.path)
-                if target.path
-                else HTML / f"{page}.html"
-            )
-            if not path.exists():
+            path = HTML / (unquote(target.path) or f"{page}.html")
+            fragment = unquote(target.fragment)
+            if not path.exists() or (fragment and path.suffix == ".html" and fragment not in ids(path)):
                 broken.append((page, target.geturl()))
-            elif target.fragment and path.suffix == ".html":
-                known = ids.setdefault(
-                    path,
-                    {n["id"] for n in BeautifulSoup(path.read_text("utf-8"), "html.parser").select("[id]")},
-                )
-                if unquote(target.fragment) not in known:
-                    broken.append((page, target.geturl()))
     assert not broken
 
 

@@ -150,4 +150,6 @@ def test_equations_are_drawn_without_a_network_or_fonts(page):
     page.wait_for_function("window.MathJax?.startup?.promise !== undefined")
     page.evaluate("MathJax.startup.promise")
     formulas = page.locator("article .math")
-    assert formulas.count() and formulas.count() == page.locator("article .math:has(mjx-container svg)").count()
+    assert (
+        formulas.count() and formulas.count() == page.locator("article .math:has(mjx-container svg)").count()
+    )
