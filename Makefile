@@ -33,7 +33,7 @@ lint: $(VENV)/.stamp ## ruff, and the notebooks in step with their sources
 	$(BIN)/python scripts/notebooks.py --check
 
 bench: $(VENV)/.stamp ## every claim of speed, measured
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done
 
 clean: ## remove what was built, the quick study's results included
 	rm -rf _build

@@ -32,7 +32,9 @@ def convert(path: Path) -> str:
     notebook.metadata.pop("jupytext", None)
     figures = [f for f in (cell.metadata.get("mystnb", {}).get("figure") for cell in notebook.cells) if f]
     numbers = {figure["name"]: f"Figure {i}" for i, figure in enumerate(figures, 1) if "name" in figure}
-    labels = re.findall(r"^\$\$ ?\(([\w:-]+)\)", "\n".join(cell.source for cell in notebook.cells), flags=re.M)
+    labels = re.findall(
+        r"^\$\$ ?\(([\w:-]+)\)", "\n".join(cell.source for cell in notebook.cells), flags=re.M
+    )
     numbers |= {label: f"({i})" for i, label in enumerate(labels, 1)}
 
     cells = []
@@ -106,7 +108,9 @@ def roles(text: str, numbers: dict[str, str]) -> str:
         return f"[{heading[1] if heading else match[1]}]({match[1]}.ipynb)"
 
     def cited(match: re.Match) -> str:
-        names = "; ".join(re.sub(r"^([a-z]+)(\d{4})$", r"\1 \2", key.strip()).capitalize() for key in match[2].split(","))
+        names = "; ".join(
+            re.sub(r"^([a-z]+)(\d{4})$", r"\1 \2", key.strip()).capitalize() for key in match[2].split(",")
+        )
         return names if match[1] == "cite:t" else f"({names})"
 
     for pattern, replacement in (

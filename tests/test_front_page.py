@@ -1,0 +1,30 @@
+"""The front page's eight lines run as they stand, on a tiny backbone from a folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from rmlab.tokens import pad_right
+
+PAGE = Path(__file__).resolve().parent.parent / "book" / "index.md"
+
+
+def test_the_eight_lines_run(tiny_lm, world_pairs, tmp_path, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S).group(1)
+    monkeypatch.chdir(tmp_path)
+    tiny_lm.save_pretrained("backbone")
+    code = code.replace("path/or/hub-name", "backbone")
+    many = (world_pairs.chosen * 6)[:256]
+    names = {
+        "pairs": world_pairs,
+        "prompt": np.array(world_pairs.prompts[0]),
+        "answers": pad_right(many)[0],
+        "lengths": np.array([len(a) for a in many]),
+        "gold": np.linspace(0, 1, 256),
+    }
+    exec(code, names)
+    assert names["scores"].shape == (256, 5) and names["proxy"].shape == (256,)
+    assert (tmp_path / "reward" / "config.json").exists()
