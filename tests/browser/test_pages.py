@@ -99,12 +99,8 @@ def test_quiet_offline_and_accessible(page, site, name):
         "([where, options]) => axe.run(where, options)",
         [{"include": [["article"]], "exclude": EXCLUDE}, options],
     )
-    violations = [
-        (v["id"], v["impact"], v["nodes"][0]["target"])
-        for v in found["violations"]
-        if v["impact"] in {"serious", "critical"}
-    ]
-    assert not violations
+    assert found["passes"]  # something was looked at
+    assert not [(v["id"], v["impact"], v["nodes"][0]["target"]) for v in found["violations"]]
 
 
 @pytest.mark.parametrize("name", PAGES[:4])
