@@ -135,7 +135,8 @@ def test_versions_have_one_source():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
     assert set(environment) == {"name", "channels", "dependencies"}
     *conda, pip = environment["dependencies"]
-    assert conda == ["python=3.11", "pip", "make"] and SpecifierSet(project["requires-python"]).contains("3.11")
+    assert conda == ["python=3.11", "pip", "make"]
+    assert SpecifierSet(project["requires-python"]).contains("3.11")
     assert pip == {"pip": ["-c constraints.txt", "-e .[book,test]"]} and {"book", "test"} <= set(extras)
     import rmlab
 

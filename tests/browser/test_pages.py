@@ -19,6 +19,8 @@ ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--
 # faults of the theme, not of the book
 EXCLUDE = [[".citation-list"], ["details.hide > summary"], [".search-button-field"]]
 
+light = pytest.mark.parametrize("window", ["light"], indirect=True)  # where the theme changes nothing
+
 pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine"),
     pytest.mark.skipif(not (HTML / "index.html").exists(), reason="the pages are not built: make html"),
@@ -103,23 +105,41 @@ def test_quiet_offline_and_accessible(page, site, name):
     assert not [(v["id"], v["impact"], v["nodes"][0]["target"]) for v in found["violations"]]
 
 
+GOLD = "document.querySelector('.rmx path.rmx-gold').getAttribute('d')"
+SAID = "document.querySelector('.rmx [role=status]').innerText"
+
+
 @pytest.mark.parametrize("name", PAGES[:4])
-def test_a_slider_moves_the_curve_and_the_text(page, site, name):
+def test_n_moves_the_handle_the_sentence_and_the_winner(page, site, name):
     page.goto(site + name + ".html")
-    page.wait_for_selector(".rmx [role=status]")
-    said = page.inner_text(".rmx [role=status]")
-    drawn = page.inner_html(".rmx svg")
-    slider = page.locator(".rmx input[type=range]:not([disabled])").last
-    slider.focus()
-    page.keyboard.press("Home")
-    page.wait_for_timeout(200)
-    assert page.inner_text(".rmx [role=status]") != said and page.inner_html(".rmx svg") != drawn
-    winner = page.inner_text(".rmx blockquote >> nth=0")
-    page.keyboard.press("End")
-    page.wait_for_timeout(200)
+    slider = page.get_by_label("n, answers to choose from")
+    slider.press("Home")
+    page.wait_for_function(f"{SAID}.includes('n = 1')")
+    at, said, winner = (
+        page.locator(".rmx circle.rmx-at").first.get_attribute("cx"),
+        page.evaluate(SAID),
+        page.inner_text(".rmx blockquote >> nth=0"),
+    )
+    slider.press("End")
+    page.wait_for_function(f"said => {SAID} != said", arg=said)
+    assert float(page.locator(".rmx circle.rmx-at").first.get_attribute("cx")) > float(at)
     assert page.inner_text(".rmx blockquote >> nth=0") != winner
 
 
+@pytest.mark.parametrize("name", PAGES[:4])
+def test_lambda_moves_the_curve_and_the_sentence(page, site, name):
+    page.goto(site + name + ".html")
+    page.get_by_label("judges").select_option("pretrain")
+    page.get_by_label("aggregator").select_option("mean_std")
+    slider = page.locator(".rmx input[id$=-lam]")
+    slider.press("Home")  # 0: the mean
+    page.wait_for_timeout(100)
+    drawn, said = page.evaluate(GOLD), page.evaluate(SAID)
+    slider.press("End")
+    page.wait_for_function(f"([drawn, said]) => {GOLD} != drawn && {SAID} != said", arg=[drawn, said])
+
+
+@light
 @pytest.mark.parametrize("name", PAGES)
 def test_a_phone_does_not_scroll_sideways(page, site, name):
     page.set_viewport_size({"width": 390, "height": 800})
@@ -128,6 +148,7 @@ def test_a_phone_does_not_scroll_sideways(page, site, name):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+@light
 @pytest.mark.parametrize("name", ["index", "ch3_best_of_n"])
 def test_the_page_works_as_a_file(page, name):
     seen = watch(page, "file:")
@@ -141,6 +162,7 @@ def test_the_page_works_as_a_file(page, name):
     assert not seen["outside"] and not seen["console"]
 
 
+@light
 def test_equations_are_drawn_without_a_network_or_fonts(page):
     page.goto((HTML / "ch3_best_of_n.html").as_uri())
     page.wait_for_function("window.MathJax?.startup?.promise !== undefined")
