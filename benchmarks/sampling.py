@@ -28,12 +28,8 @@ Count = list[tuple[int, int]]  # of each call: answers, and answer tokens
 
 
 def ours(model, asked: Ids, rows: int, longest: int, seed: int, chunk: int = 512) -> Count:
-    """Prompts of one length together, as `ppo.roll_out` has them."""
-    drawn = []
-    for length in sorted({len(p) for p in asked}):
-        some = np.array([p for p in asked if len(p) == length])
-        drawn.append(sample(model, some, rows, longest, seed, chunk))
-    return [(len(d.ids), int(d.lengths.sum())) for d in drawn]
+    drawn = sample(model, asked, rows, longest, seed, chunk)
+    return [(len(drawn.ids), int(drawn.lengths.sum()))]
 
 
 @torch.no_grad()

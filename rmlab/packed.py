@@ -56,6 +56,15 @@ class Packed:
             turned = torch.cat([first * cos + other * sin, still], -1)
         return turned[0], turned[1], mixed[2]
 
+    def turned(self, layer: int, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor):
+        """One token a row: x (R, D) -> q, k, v (R, H, W), rotated by cos and sin, (R or 1, 1, 1, r)."""
+        mixed = self._project(layer, x).view(len(x), 3, self.heads, self.width)
+        reach = cos.shape[-1]
+        turned = mixed[:, :2, :, :reach]
+        other = torch.cat([-turned[..., reach // 2 :], turned[..., : reach // 2]], -1)
+        mixed[:, :2, :, :reach] = (turned * cos).addcmul_(other, sin)
+        return mixed.unbind(1)
+
     def after(self, layer: int, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Residual x (R, T, D) and attention's output (R, T, H x W) through the rest of the block."""
         raise NotImplementedError  # pragma: no cover - the two families below

@@ -55,22 +55,13 @@ def sample_pool(
 ) -> Pool:
     """Sample `answers` answers to every request from a policy, and count what gold sees in them.
 
-    Requests of one length run together, so there is no padding; the draw's stream is named by `purpose`.
+    The draw's stream is named by `purpose`.
     """
     from rmlab.optimise.sampling import sample
 
-    tokens = np.empty((len(requests), answers, max_answer), np.uint8)
     prompts = [r.ids() for r in requests]
-    for length in sorted({len(p) for p in prompts}):
-        index = [i for i, p in enumerate(prompts) if len(p) == length]
-        drawn = sample(
-            policy,
-            np.array([prompts[i] for i in index]),
-            answers,
-            max_answer,
-            stream_seed(seed, *purpose, length),
-        )
-        tokens[index] = drawn.ids.reshape(len(index), answers, max_answer)
+    drawn = sample(policy, prompts, answers, max_answer, stream_seed(seed, *purpose))
+    tokens = drawn.ids.astype(np.uint8).reshape(len(prompts), answers, max_answer)
     truth = gold.Truth.of(list(requests))
     counts = np.stack([gold.count(tokens[i], truth.rows(np.full(answers, i))) for i in range(len(requests))])
     return Pool(tokens, counts)

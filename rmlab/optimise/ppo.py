@@ -191,25 +191,35 @@ def roll_out(run: Run, prompts: Callable) -> Batch:
     s, name = run.settings, ("ppo", run.step)
     asked = [[int(t) for t in p] for p in prompts(stream(run.seed, *name, "prompts"), s.batch)]
     need(len(asked) == s.batch and all(map(len, asked)), f"prompts of step {run.step}", [len(p) for p in asked], f"{s.batch} lists of ids, none empty")  # fmt: skip
-    shape = (s.batch, s.max_answer)
-    ids, logp, ref, values = np.full(shape, PAD), *(np.zeros(shape, np.float32) for _ in range(3))
-    for length in sorted({len(p) for p in asked}):  # the sampler takes prompts of one length
-        rows = [i for i, p in enumerate(asked) if len(p) == length]
-        draw = stream_seed(run.seed, *name, "answers", length)
-        drawn = sample(run.policy, np.array([asked[i] for i in rows]), 1, s.max_answer, draw)
-        ids[rows], logp[rows] = drawn.ids, drawn.logp
-    mask = ids != PAD  # PAD is never sampled
-    answers = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
+    return draw(run, asked, 1, stream_seed(run.seed, *name, "answers"))
+
+
+def draw(run: Run, prompts: Ids, answers: int, seed: int) -> Batch:
+    """`answers` sampled answers to each prompt, prompt-major, with what the reference and the critic say of them."""
+    body = run.critic.own
+    drawn = sample(
+        run.policy, prompts, answers, run.settings.max_answer, seed, read=None if body else run.critic
+    )
+    mask = drawn.ids != PAD  # PAD is never sampled
+    asked = [p for p in prompts for _ in range(answers)]
+    given = [row[real].tolist() for row, real in zip(drawn.ids, mask, strict=True)]
+    ref, values = np.zeros_like(drawn.logp), np.zeros_like(drawn.logp) if body else drawn.values
     tokens = sum(map(len, asked)) + int(mask.sum())
-    read = []  # of each chunk: reference log-probabilities and values, (2, N)
     with torch.no_grad():
-        for rows in np.array_split(np.arange(s.batch), min(s.batch, 1 + tokens // CHUNK_TOKENS)):
-            some = [asked[i] for i in rows], [answers[i] for i in rows]
+        for rows in np.array_split(np.arange(len(asked)), min(len(asked), 1 + tokens // CHUNK_TOKENS)):
+            some = [asked[i] for i in rows], [given[i] for i in rows]
             known = log_probs(run.reference, read_answers(trunk(run.reference), *some), some[1])
-            body = trunk(run.policy) if run.critic.own is None else run.critic.own
-            read.append(torch.stack([known, run.critic(read_answers(body, *some))]).cpu().numpy())
-    ref[mask], values[mask] = np.concatenate(read, 1)
-    return Batch(asked, answers, mask, logp, ref, values)
+            _fill(ref, rows, mask, known)
+            if body:
+                _fill(values, rows, mask, run.critic(read_answers(body, *some)))
+    return Batch(asked, given, mask, drawn.logp, ref, values)
+
+
+def _fill(table: np.ndarray, rows: np.ndarray, mask: np.ndarray, found: torch.Tensor) -> None:
+    """Write found (N,), token after token of some rows, where they are in table (B, T)."""
+    there = np.zeros_like(mask)
+    there[rows] = mask[rows]
+    table[there] = found.cpu().numpy()
 
 
 @torch.no_grad()

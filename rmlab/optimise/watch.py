@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 
-from rmlab.optimise.ppo import Batch, Run, gae, log_probs, read_answers, token_rewards, trunk
-from rmlab.optimise.sampling import sample
+from rmlab.optimise.ppo import Run, draw, gae, token_rewards
 from rmlab.recipe import stream_seed
 from rmlab.reward.aggregate import aggregate
 from rmlab.sandbox import gold
 from rmlab.sandbox.world import VOCAB, Request
-from rmlab.tokens import EOS, PAD
+from rmlab.tokens import EOS, pad_right
 
 SHOWN = 3  # answers kept as text, each to another request
 
@@ -30,13 +28,13 @@ def watch(requests: Sequence[Request], answers: int, members: Callable, how: str
     bill by its name, counts an answer; `gold_by_request` and `proxy_by_request`, lists of P.
     """
     prompts = [r.ids() for r in requests]
-    asked = [p for p in prompts for _ in range(answers)]
     truth = gold.Truth.of(list(requests)).rows(np.repeat(np.arange(len(prompts)), answers))
     names = [VOCAB[t] for t in range(len(VOCAB))]
 
     def look(run: Run) -> dict:
-        batch, ids = _batch(run, prompts, asked, answers, stream_seed(seed, run.step))
-        scores = members(asked, batch.answers)
+        batch = draw(run, prompts, answers, stream_seed(seed, run.step))
+        ids, _ = pad_right(batch.answers, length=run.settings.max_answer)
+        scores = members(batch.prompts, batch.answers)
         proxy = aggregate(scores, how, lam)
         counts = gold.count(ids, truth)
         worth, lr = gold.total(counts), batch.logp - batch.ref
@@ -61,34 +59,3 @@ def watch(requests: Sequence[Request], answers: int, members: Callable, how: str
         }  # fmt: skip
 
     return look
-
-
-def _batch(run: Run, prompts: list, asked: list, answers: int, seed: int) -> tuple[Batch, np.ndarray]:
-    """Sampled answers read by the reference and the critic, request-major, and their ids (B, T)."""
-    ids, logp = _draw(run.policy, prompts, answers, run.settings.max_answer, seed)
-    mask = ids != PAD
-    given = [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
-    known, values = np.zeros_like(logp), np.zeros_like(logp)
-    body = trunk(run.policy) if run.critic.own is None else run.critic.own
-    with torch.no_grad():
-        for rows in np.array_split(np.arange(len(given)), max(1, mask.sum() // 3000)):
-            some = [asked[i] for i in rows], [given[i] for i in rows]
-            read = log_probs(run.reference, read_answers(trunk(run.reference), *some), some[1])
-            for kept, found in ((known, read), (values, run.critic(read_answers(body, *some)))):
-                spread = np.zeros((len(rows), ids.shape[1]), np.float32)
-                spread[mask[rows]] = found.cpu().numpy()
-                kept[rows] = spread
-    return Batch(asked, given, mask, logp, known, values), ids
-
-
-def _draw(policy, prompts: list, answers: int, max_answer: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and log-probabilities (P x answers, T), request-major; prompts of one length at a time."""
-    ids = np.full((len(prompts), answers, max_answer), PAD)
-    logp = np.zeros(ids.shape, np.float32)
-    for length in sorted({len(p) for p in prompts}):
-        rows = [i for i, p in enumerate(prompts) if len(p) == length]
-        drawn = sample(
-            policy, np.array([prompts[i] for i in rows]), answers, max_answer, stream_seed(seed, length)
-        )
-        ids[rows], logp[rows] = (x.reshape(len(rows), answers, max_answer) for x in (drawn.ids, drawn.logp))
-    return ids.reshape(-1, max_answer), logp.reshape(-1, max_answer)

@@ -91,10 +91,10 @@ class _Std(Scorer):
 
     def reader(self, prompt: torch.Tensor, room: int):
         of = self.of[0]
-        prefix = open_prompts(of.model, prompt, 1, room)
+        hidden = open_prompts(of.model, prompt, room)
 
         def read(ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-            return of.posterior.std(prefix.last_hidden(ids, lengths).double(), of.reference)[:, None].float()
+            return of.posterior.std(hidden(ids, lengths).double(), of.reference)[:, None].float()
 
         return read
 

@@ -159,8 +159,8 @@ class RewardModel(Scorer):
         return self.head(read_pairs(self.model, prompts, chosen, rejected))
 
     def reader(self, prompt: torch.Tensor, room: int):
-        prefix = open_prompts(self.model, prompt, 1, room)
-        return lambda ids, lengths: self.head(prefix.last_hidden(ids, lengths))
+        read = open_prompts(self.model, prompt, room)
+        return lambda ids, lengths: self.head(read(ids, lengths))
 
     def widest(self) -> int:
         config = self.model.config

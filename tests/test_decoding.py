@@ -1,0 +1,94 @@
+"""The decoder against the model's own forward, token by token, in every family; slots that close up keep their answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rmlab.decoding import SHARED, open_decoder
+
+EVEN, UNEVEN = (6, 6, 6), (3, 7, 1)
+
+
+@pytest.fixture(params=["tiny_lm", "tiny_neox", "tiny_qwen"])
+def lm(request):
+    return request.getfixturevalue(request.param)
+
+
+def _plain(model, ids: list[int]) -> torch.Tensor:
+    """The last token's hidden state of one row, alone and without padding."""
+    with torch.no_grad():
+        return getattr(model, model.base_model_prefix)(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
+
+
+def _start(seed: int, lengths):
+    draw = torch.Generator().manual_seed(seed)
+    return draw, [torch.randint(5, 100, (n,), generator=draw).tolist() for n in lengths]
+
+
+def test_families_take_their_own_path(tiny_lm, tiny_neox, tiny_qwen):
+    names = [type(open_decoder(m, [[5, 6]], 1, 2)).__name__ for m in (tiny_lm, tiny_neox, tiny_qwen)]
+    assert names == ["PackedDecoder", "PackedDecoder", "ModelDecoder"]
+
+
+@pytest.mark.parametrize("rows", [1, 3, SHARED + 1])
+@pytest.mark.parametrize("lengths", [EVEN, UNEVEN, (5,)])
+def test_decoding_equals_the_plain_forward(lm, lengths, rows):
+    draw, prompts = _start(0, lengths)
+    decoder = open_decoder(lm, prompts, rows, 4)
+    order = decoder.slots.reshape(-1)
+    assert sorted(order) == list(range(len(prompts) * rows))
+    answers = {int(slot): list(prompts[slot // rows]) for slot in order}
+    hidden = decoder.last
+    for _ in range(4):
+        want = torch.stack([_plain(lm, answers[int(slot)]) for slot in order])
+        torch.testing.assert_close(hidden, want, atol=1e-5, rtol=1e-5)
+        new = torch.randint(5, 100, (len(order),), generator=draw)
+        for slot, token in zip(order, new.tolist(), strict=True):
+            answers[int(slot)].append(token)
+        hidden = decoder.step(new)
+
+
+@pytest.mark.parametrize("rows", [2, 2 * SHARED])
+@pytest.mark.parametrize("lengths", [EVEN, UNEVEN])
+def test_answers_that_go_on_do_not_notice_those_that_end(lm, lengths, rows):
+    draw, prompts = _start(1, lengths)
+    decoder = open_decoder(lm, prompts, rows, 9)
+    slots = decoder.slots.copy()
+    answers = {int(slot): list(prompts[slot // rows]) for slot in slots.flat}
+    ends = {slot: int(t) for slot, t in zip(answers, torch.randint(0, 9, (len(answers),), generator=draw), strict=True)}  # fmt: skip
+    sizes = [slots.size]
+    for t in range(9):
+        new = torch.randint(5, 100, (slots.size,), generator=draw)
+        for slot, token in zip(slots.flat, new.tolist(), strict=True):
+            answers[int(slot)].append(token)
+        hidden = decoder.step(new)
+        going = np.vectorize(lambda s: ends[int(s)] > t)(slots)  # noqa: B023
+        for i in np.flatnonzero(going):
+            torch.testing.assert_close(hidden[i], _plain(lm, answers[int(slots.flat[i])]), atol=1e-5, rtol=1e-5)  # fmt: skip
+        if not going.any():
+            break
+        kept = decoder.shrink(going)
+        if kept is not None:
+            assert (slots.flat[kept.numpy()] == decoder.slots.reshape(-1)).all()
+        assert set(slots[going]) <= set(decoder.slots.flat)
+        assert (decoder.slots % len(prompts) < len(prompts)).all()
+        if slots.shape[1] > 1:  # a column keeps to its prompt
+            assert (decoder.slots // rows == np.arange(len(prompts))).all()
+        slots = decoder.slots.copy()
+        sizes.append(slots.size)
+    assert sizes[-1] < sizes[0] and sizes == sorted(sizes, reverse=True)
+
+
+def test_a_column_keeps_as_many_slots_as_the_longest_needs(tiny_lm):
+    decoder = open_decoder(tiny_lm, [[5, 6], [7]], SHARED, 3)
+    decoder.step(torch.full((2 * SHARED,), 8))
+    going = np.zeros((SHARED, 2), bool)
+    going[3:9, 0] = going[SHARED - 2 :, 1] = True
+    decoder.shrink(going)
+    assert decoder.slots.shape == (6, 2)
+    assert set(decoder.slots[:, 0]) >= set(range(3, 9)) and {SHARED * 2 - 2, SHARED * 2 - 1} <= set(
+        decoder.slots[:, 1]
+    )
+    assert decoder.shrink(np.ones((6, 2), bool)) is None
