@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmlab.packed import Packed, packed
+from rmlab.packed import Packed, packed, turn
 from rmlab.tokens import PAD
 
 SHARED = 16  # answers a prompt from which its keys are shared and not copied
@@ -147,7 +147,7 @@ class PackedDecoder(Decoder):
         at = self.start + t
         x = w.embed[tokens]
         for layer in range(len(w.layers)):
-            q, k, v = w.turned(layer, x, self.cos[:, t], self.sin[:, t])  # (N, H, W)
+            q, k, v = turn(w.flat(layer, x), self.cos[:, t], self.sin[:, t]).unbind(1)  # (N, H, W)
             keys, values = self.keys[layer][:slots], self.values[layer][:slots]
             keys[..., at] = k
             values[:, :, at] = v

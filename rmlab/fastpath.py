@@ -3,7 +3,7 @@
 `open_prompts` encodes prompts once and reads whole answers on them: a prompt's keys and values are shared by its rows
 and never copied. `open_variants` reads the same answers with several edited copies of the weights (adapters, dropout
 masks), the layers below the lowest edit once for all. `read_pairs` is for training: a pair is one row,
-[prompt | chosen | rejected]. Families with packed weights (`packed.py`) run on a forward of our own, the top layer
+[prompt | chosen | rejected]; `read_answers` gives every token of an answer, for PPO. Families with packed weights (`packed.py`) run on a forward of our own, the top layer
 computed for the last token only; every other family runs on the model's own forward. Tests hold the two equal.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rmlab.packed import Packed, depth_of, packed
+from rmlab.packed import Packed, depth_of, packed, turn
 from rmlab.tokens import last_index, pad_right
 
 Edits = Mapping[str, torch.Tensor]  # a trunk's parameters by name, edited
@@ -130,6 +130,87 @@ def _attention(q, k, v, mask) -> torch.Tensor:
         weight = torch.softmax((q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1]) + mask, -1)
         return weight.to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def read_answers(body: nn.Module, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> torch.Tensor:
+    """Hidden states that predict the answers' tokens, answer after answer, (N, D); gradients flow.
+
+    The packed forward runs on the n real tokens only, (1, n, D); rows are laid out (B, T) for attention alone, where the
+    padding is to the right and never seen; the top layer ends at the positions that are read.
+    """
+    device = next(body.parameters()).device
+    rows = [p + a[:-1] for p, a in zip(prompts, answers, strict=True)]
+    ids, mask = pad_right(rows)
+    wanted = mask & (np.arange(ids.shape[1]) >= np.array([[len(p) - 1] for p in prompts]))  # (B, T)
+    weights = packed(body)
+    if weights is None:
+        ids, mask, wanted = (torch.from_numpy(x).to(device) for x in (ids, mask.astype(np.int64), wanted))
+        return body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[wanted]
+    where = _rounded(mask.reshape(-1))  # (n,) places in B x T
+    kept = _rounded(wanted.reshape(-1)[where])  # places among them
+    count, (size, time) = int(wanted.sum()), ids.shape
+    ids, where, kept = (torch.from_numpy(x).to(device) for x in (ids.reshape(-1)[where], where, kept))
+    cos, sin = (angle[:, None, None] for angle in weights.angles(0, time))  # (T, 1, 1, r)
+    x = F.embedding(ids, weights.embed)
+    for layer in range(len(weights.layers)):
+        laid = _LaidOut.apply(weights.flat(layer, x), cos, sin, where, size)
+        mixed = _attend(*laid.permute(2, 0, 3, 1, 4))
+        mixed = mixed.transpose(1, 2).reshape(size * time, -1)
+        if layer == len(weights.layers) - 1:
+            x, where = _Taken.apply(x, kept), where[kept]
+        x = weights.after(layer, x, _Taken.apply(mixed, where))
+    return _Taken.apply(weights.end(x), torch.arange(count, device=device))
+
+
+def _rounded(flags: np.ndarray) -> np.ndarray:
+    """Indices of the true flags (n,), in order; under autocast as many false ones behind them as make n a multiple of 64.
+
+    oneDNN builds a kernel for each shape of a bfloat16 product that it has not met: odd numbers of tokens would make
+    every minibatch a new shape. What the extra places compute is not read.
+    """
+    true = np.flatnonzero(flags)
+    if not torch.is_autocast_enabled("cpu"):
+        return true
+    return np.concatenate([true, np.flatnonzero(~flags)[: -len(true) % 64]])
+
+
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Causal attention, (B, H, T, W) each; on a CPU in float32, where bfloat16 has no fast backward."""
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+class _LaidOut(torch.autograd.Function):
+    """q, k, v of n tokens (n, 3, H, W), put at their places in a padded batch and rotated, (B, T, 3, H, W)."""
+
+    @staticmethod
+    def forward(ctx, flat, cos, sin, where, rows: int):
+        ctx.save_for_backward(cos, sin, where)
+        out = flat.new_zeros(rows * len(cos), *flat.shape[1:]).index_copy_(0, where, flat)
+        return turn(out.view(rows, len(cos), *flat.shape[1:]), cos, sin)
+
+    @staticmethod
+    def backward(ctx, grad):
+        cos, sin, where = ctx.saved_tensors
+        at = where % len(cos)
+        return turn(grad.flatten(0, 1)[where], cos[at], -sin[at]), None, None, None, None
+
+
+class _Taken(torch.autograd.Function):
+    """Rows x[where], each taken once at most: the gradient is put back without a sum."""
+
+    @staticmethod
+    def forward(ctx, x, where):
+        ctx.save_for_backward(where)
+        ctx.rows = len(x)
+        return x.index_select(0, where)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (where,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.rows, *grad.shape[1:]).index_copy_(0, where, grad), None
 
 
 class _Prefix:

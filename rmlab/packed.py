@@ -1,4 +1,4 @@
-"""Hugging Face weights, packed for speed: norms folded into the matrix that follows them, q, k and v in one product.
+"""Hugging Face weights, packed for speed: q, k and v in one product, Llama's norms folded into the matrix that follows.
 
 `packed(trunk)` reads a Llama's or a GPT-NeoX's parameters as they are (and, where given, edited ones in their
 place: an adapter merged in, a unit dropped out); `None` says that the family has no packed form here. Packing is
@@ -56,14 +56,9 @@ class Packed:
             turned = torch.cat([first * cos + other * sin, still], -1)
         return turned[0], turned[1], mixed[2]
 
-    def turned(self, layer: int, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor):
-        """One token a row: x (R, D) -> q, k, v (R, H, W), rotated by cos and sin, (R or 1, 1, 1, r)."""
-        mixed = self._project(layer, x).view(len(x), 3, self.heads, self.width)
-        reach = cos.shape[-1]
-        turned = mixed[:, :2, :, :reach]
-        other = torch.cat([-turned[..., reach // 2 :], turned[..., : reach // 2]], -1)
-        mixed[:, :2, :, :reach] = (turned * cos).addcmul_(other, sin)
-        return mixed.unbind(1)
+    def flat(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+        """x (N, D) -> q, k, v not yet rotated, (N, 3, H, W)."""
+        return self._project(layer, x).view(len(x), 3, self.heads, self.width)
 
     def after(self, layer: int, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Residual x (R, T, D) and attention's output (R, T, H x W) through the rest of the block."""
@@ -148,31 +143,37 @@ class PackedNeoX(Packed):
             up, up_bias = w[at + "mlp.dense_h_to_4h.weight"], w[at + "mlp.dense_h_to_4h.bias"]
             self.layers.append(
                 (
-                    *self._fold(qkv, bias, w, at + "input_layernorm."),
+                    self._norm(w, at + "input_layernorm."),
+                    (qkv, bias),
                     (w[at + "attention.dense.weight"], w.get(at + "attention.dense.bias")),
-                    *self._fold(up, up_bias, w, at + "post_attention_layernorm."),
+                    self._norm(w, at + "post_attention_layernorm."),
+                    (up, up_bias),
                     (w[at + "mlp.dense_4h_to_h.weight"], w[at + "mlp.dense_4h_to_h.bias"]),
                 )
             )
 
     @staticmethod
-    def _fold(matrix, bias, w, norm: str):
-        """W (norm(x) g + b) + c = (W g) norm(x) + (W b + c)."""
-        shift = matrix @ w[norm + "bias"]
-        return matrix * w[norm + "weight"], shift if bias is None else shift + bias
-
-    def norm(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.layer_norm(x, self.hidden, eps=self.eps)
+    def _norm(w, name: str):
+        return w[name + "weight"], w[name + "bias"]
 
     def _project(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        matrix, bias, *_ = self.layers[layer]
-        return nn.functional.linear(self.norm(x), matrix, bias)
+        norm, qkv, *_ = self.layers[layer]
+        return nn.functional.linear(nn.functional.layer_norm(x, self.hidden, *norm, self.eps), *qkv)
 
     def after(self, layer: int, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-        _, _, dense, up, up_bias, down = self.layers[layer]
+        _, _, dense, norm, up, down = self.layers[layer]
         seen = x + nn.functional.linear(mixed, *dense)
-        read = self.act(nn.functional.linear(self.norm(x if self.parallel else seen), up, up_bias))
-        return seen + nn.functional.linear(read, *down)
+        read = nn.functional.layer_norm(x if self.parallel else seen, self.hidden, *norm, self.eps)
+        return seen + nn.functional.linear(self.act(nn.functional.linear(read, *up)), *down)
 
     def end(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.layer_norm(x, self.hidden, self.gain, self.shift, self.eps)
+
+
+def turn(flat: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate q and k of flat (..., 3, H, W) in place by cos and sin, (..., 1, 1, r), r <= W; with -sin, back again."""
+    reach = cos.shape[-1]
+    qk = flat[..., :2, :, :reach]
+    other = torch.cat([-qk[..., reach // 2 :], qk[..., : reach // 2]], -1)
+    qk.mul_(cos).addcmul_(other, sin)
+    return flat

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from rmlab.fastpath import open_prompts, open_variants, read_pairs
+from rmlab.fastpath import open_prompts, open_variants, read_answers, read_pairs
 from rmlab.packed import depth_of
 from rmlab.tokens import pad_right
 
@@ -54,6 +54,32 @@ def _two_rows(model, prompts, chosen, rejected):
         input_ids=ids, attention_mask=mask.long()
     ).last_hidden_state
     return hidden[torch.arange(len(ids)), mask.sum(1) - 1]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_answers_read_as_one_flat_row_equal_rows_of_their_own_with_gradients(lm, precision):
+    """In bf16 the tokens are rounded up to 64s with padding; neither it nor its gradient may reach what is read."""
+    model, (prompts, answers, _) = copy.deepcopy(lm), _pairs(6, 11)
+    weight = torch.randn(sum(map(len, answers)), 32, generator=torch.Generator().manual_seed(5))
+    hidden, grads = [], []
+    for way in ("flat", "rows"):
+        model.zero_grad()
+        if way == "flat":
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                out = read_answers(getattr(model, model.base_model_prefix), prompts, answers)
+        else:
+            whole = [torch.tensor([p + a[:-1]]) for p, a in zip(prompts, answers, strict=True)]
+            trunk = getattr(model, model.base_model_prefix)
+            read = [trunk(input_ids=ids).last_hidden_state[0] for ids in whole]
+            out = torch.cat([x[len(p) - 1 :] for x, p in zip(read, prompts, strict=True)])
+        (out.float() * weight).sum().backward()
+        hidden.append(out.detach().float())
+        grads.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    small = {"fp32": 1e-5, "bf16": 0.05}[precision]
+    torch.testing.assert_close(*hidden, atol=small, rtol=small)
+    assert grads[0].keys() == grads[1].keys() and len(grads[0]) > 10
+    for name, want in grads[1].items():
+        assert (grads[0][name] - want).norm() <= 2 * small * want.norm(), name
 
 
 def test_a_pair_as_one_row_equals_two_rows_with_gradients(lm):

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [  # from the ground up
     {"recipe", "store", "tokens", "noise"},
-    {"preferences", "sandbox", "backbone", "fastpath", "packed"},
+    {"preferences", "sandbox", "backbone", "decoding", "fastpath", "packed"},
     {"reward"},
     {"optimise"},
     {"measure"},

@@ -48,11 +48,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from rmlab.fastpath import read_answers
 from rmlab.optimise.sampling import sample
-from rmlab.packed import packed
 from rmlab.recipe import Ppo, need, stream, stream_seed
 from rmlab.store import write_atomic
-from rmlab.tokens import EOS, NEVER_SAMPLED, PAD, pad_right
+from rmlab.tokens import EOS, NEVER_SAMPLED, PAD
 
 Ids = list[list[int]]
 EXACT = 1e-3  # nats between log-probabilities at step 0: a mistake shows as 1e-2 and more, float32 as 1e-6
@@ -228,7 +228,7 @@ def check_start(run: Run, batch: Batch) -> None:
     prompt, answer = batch.prompts[0], batch.answers[0]
     whole = torch.tensor([prompt + answer[:-1]], device=run.device)
     logits = run.policy(input_ids=whole, use_cache=False).logits[0, len(prompt) - 1 :]  # (T, V)
-    plain = picked(logits, [answer]).cpu().numpy()
+    plain = picked(logits.float(), [answer]).cpu().numpy()
     for name, other in (("the reference", batch.ref[batch.mask]), ("the model's own forward", plain)):
         error = np.abs(other - batch.logp[batch.mask][: len(other)]).max()
         if not error <= EXACT:
@@ -355,46 +355,11 @@ def log_probs(model: nn.Module, hidden: torch.Tensor, answers: Ids) -> torch.Ten
 
 
 def picked(logits: torch.Tensor, answers: Ids) -> torch.Tensor:
-    """Detail 15: logits (N, V) -> log-probabilities of the answers' tokens (N,), under the sampler's ban."""
-    ban = logits.new_zeros(logits.shape[-1])
-    ban[list(NEVER_SAMPLED)] = -torch.inf
+    """Detail 15: logits (N, V) -> log-probabilities of the answers' tokens (N,), under the sampler's ban; logits are used up."""
+    logits[:, list(NEVER_SAMPLED)] = -torch.inf
     tokens = torch.tensor([t for answer in answers for t in answer], device=logits.device)
-    return torch.log_softmax(logits.float() + ban, -1).gather(1, tokens[:, None])[:, 0]
+    return -F.cross_entropy(logits, tokens, reduction="none")
 
 
 def trunk(model: nn.Module) -> nn.Module:
     return getattr(model, model.base_model_prefix)
-
-
-def read_answers(body: nn.Module, prompts: Ids, answers: Ids) -> torch.Tensor:
-    """Hidden states that predict the answers' tokens, answer after answer, (N, D); gradients flow.
-
-    The packed forward runs on the n real tokens only, (1, n, D); rows are laid out (B, T) for attention alone, where the
-    padding is to the right and never seen; the top layer ends at the positions that are read.
-    """
-    device = next(body.parameters()).device
-    rows = [p + a[:-1] for p, a in zip(prompts, answers, strict=True)]
-    ids, mask = (torch.from_numpy(x) for x in pad_right(rows))
-    wanted = mask & (torch.arange(ids.shape[1]) >= torch.tensor([[len(p) - 1] for p in prompts]))  # (B, T)
-    weights = packed(body)
-    if weights is None:
-        call = {"input_ids": ids.to(device), "attention_mask": mask.long().to(device), "use_cache": False}
-        return body(**call).last_hidden_state[wanted.to(device)]
-    where = mask.flatten().nonzero()[:, 0]  # (n,) places of the real tokens in B x T
-    kept = wanted.flatten()[where].nonzero()[:, 0].to(device)
-    (count, time), where = ids.shape, where.to(device)
-    cos, sin = (angle[where % time] for angle in weights.angles(0, time))
-
-    def spread(x: torch.Tensor) -> torch.Tensor:  # (1, H, n, W) -> (B, H, T, W)
-        _, heads, _, width = x.shape
-        return x.new_zeros(heads, count * time, width).index_copy(1, where, x[0]).view(heads, count, time, width).transpose(0, 1)  # fmt: skip
-
-    x = F.embedding(ids.flatten().to(device)[where], weights.embed)[None]
-    for layer in range(len(weights.layers)):
-        q, k, v = (spread(part) for part in weights.qkv(layer, x, cos, sin))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        mixed = mixed.transpose(1, 2).reshape(count * time, -1)[where]
-        if layer == len(weights.layers) - 1:
-            x, mixed = x[:, kept], mixed[kept]
-        x = weights.after(layer, x, mixed[None])
-    return weights.end(x)[0]
