@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 
 from rmlab.store import Store, Task
 
@@ -44,6 +45,7 @@ def cores() -> int:
 
 
 def _one_thread() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
     from transformers.utils import logging
@@ -51,6 +53,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def _end_with_parent() -> None:
+    """Whatever ends the parent, a signal that it cannot catch too, ends its workers; what they had not finished is made again."""
+    connection.wait([parent_process().sentinel])
+    os._exit(1)
 
 
 def all_tasks(targets: list[Task]) -> list[Task]:
