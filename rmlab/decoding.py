@@ -94,52 +94,46 @@ class PackedDecoder(Decoder):
         self.w, (prompts, length) = weights, ids.shape
         self.scale = 1 / math.sqrt(weights.width)
         shared = rows >= SHARED
-        self.columns = prompts if shared else 1
         answers = np.arange(prompts * rows)
         self.slots = answers.reshape(prompts, rows).T if shared else answers[:, None]
-        slots, self.start = len(answers), 0 if shared else length
-        self.keys = [
-            ids.new_empty((slots, weights.heads, weights.width, self.start + room), dtype=weights.embed.dtype)
-            for _ in weights.layers
-        ]
-        self.values = [
-            x.new_empty((slots, weights.heads, self.start + room, weights.width)) for x in self.keys
-        ]
-        self.prompt: list[tuple[torch.Tensor, torch.Tensor]] = []
-        cos, sin = weights.angles(0, length + room)
-        at = torch.arange(length + room, device=ids.device)[None] - gaps[:, None]  # (P, L + room)
-        cos, sin = cos[at.clamp_min(0)][:, None], sin[at.clamp_min(0)][:, None]
+        self.columns = self.slots.shape[1]
+        self.start, self.time = (
+            (0 if shared else length),
+            0,
+        )  # where an answer begins in the cache; its tokens so far
+        wide, long = weights.width, self.start + room
+        empty = weights.embed.new_empty
+        self.keys = [empty(len(answers), weights.heads, wide, long) for _ in weights.layers]
+        self.values = [empty(len(answers), weights.heads, long, wide) for _ in weights.layers]
+        self.prompt: list[tuple[torch.Tensor, torch.Tensor]] = []  # of each layer, where it is shared
+        at = (torch.arange(length + room, device=ids.device) - gaps[:, None]).clamp_min(0)  # (P, L + room)
+        cos, sin = (angle[at][:, None] for angle in weights.angles(0, length + room))
         place = torch.arange(length, device=ids.device)
-        hidden = (place[None] < gaps[:, None])[:, None]  # (P, 1, L)
-        seen = ~hidden & (place[None] <= place[:, None])
-        seen = seen | torch.eye(length, dtype=torch.bool, device=ids.device)
-        bias = torch.zeros(seen.shape, device=ids.device).masked_fill_(~seen, -torch.inf)[:, None]
+        gap = place < gaps[:, None]  # (P, L)
+        seen = ~gap[:, None] & (place <= place[:, None]) | torch.eye(
+            length, dtype=torch.bool, device=ids.device
+        )
+        bias = weights.embed.new_zeros(seen.shape).masked_fill_(~seen, -torch.inf)[:, None]
         x = weights.embed[ids]
         for layer in range(len(weights.layers)):
             q, k, v = weights.qkv(layer, x, cos[:, :, :length], sin[:, :, :length])
             if shared:
                 self.prompt.append((k.transpose(-1, -2).contiguous(), v.contiguous()))
             else:
-                self.keys[layer].view(prompts, rows, *self.keys[layer].shape[1:])[..., :length] = k.transpose(
-                    -1, -2
-                )[:, None]
-                self.values[layer].view(prompts, rows, *self.values[layer].shape[1:])[..., :length, :] = v[
-                    :, None
-                ]
+                self.keys[layer].unflatten(0, (prompts, rows))[..., :length] = k.transpose(-1, -2)[:, None]
+                self.values[layer].unflatten(0, (prompts, rows))[..., :length, :] = v[:, None]
             if layer == len(weights.layers) - 1:  # the top layer is needed at the last token only
                 q, x, bias = q[:, :, -1:], x[:, -1:], bias[:, :, -1:]
             mixed = torch.softmax(q @ k.transpose(-1, -2) * self.scale + bias, -1) @ v
             x = weights.after(layer, x, mixed.transpose(1, 2).flatten(2))
         order = torch.from_numpy(self.slots.reshape(-1) // rows).to(ids.device)
         self.last = weights.end(x[:, -1])[order]
-        self.time = 0
-        uneven = bool(gaps.any())
-        turn = order if uneven else order[:1]
-        self.cos, self.sin = cos[turn, 0, length:, None, None], sin[turn, 0, length:, None, None]
-        self.bias = None
-        if uneven:
-            bias = torch.zeros((prompts, length), device=ids.device).masked_fill_(hidden[:, 0], -torch.inf)
-            self.bias = bias[:, None, None] if shared else bias[order][:, None, None]
+        turned = order if gap.any() else order[:1]
+        self.cos, self.sin = cos[turned, 0, length:, None, None], sin[turned, 0, length:, None, None]
+        self.bias = None  # (C or N, 1, 1, L) over a prompt's gap, where prompts are of several lengths
+        if gap.any():
+            bias = weights.embed.new_zeros(gap.shape).masked_fill_(gap, -torch.inf)[:, None, None]
+            self.bias = bias if shared else bias[order]
 
     @torch.no_grad()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:

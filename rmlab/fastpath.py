@@ -227,7 +227,7 @@ class _Prefix:
         self.cos, self.sin = weights.angles(0, self.start + room)
         self.keys, self.values = {}, {}
         x = weights.embed[prompts] if entering is None else entering
-        causal = torch.full((self.start, self.start), -torch.inf, device=x.device).triu(1)
+        causal = x.new_full((self.start, self.start), -torch.inf).triu(1)
         for layer in layers:
             q, k, v = weights.qkv(layer, x, self.cos[: self.start], self.sin[: self.start])
             self.keys[layer], self.values[layer] = k, v
@@ -240,7 +240,7 @@ class _Prefix:
         """Answers' hidden states (R, T, D) through these layers: (R, D) at the last token where the stack ends, else (R, T, D)."""
         w, (rows, time, _) = self.w, x.shape
         cos, sin = self.cos[self.start : self.start + time], self.sin[self.start : self.start + time]
-        causal = torch.full((time, time), -torch.inf, device=x.device).triu(1)
+        causal = x.new_full((time, time), -torch.inf).triu(1)
         every, end = torch.arange(rows, device=x.device), lengths - 1
         for layer in self.layers:
             q, k, v = w.qkv(layer, x, cos, sin)

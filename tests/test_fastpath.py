@@ -129,3 +129,13 @@ def test_whole_answers_equal_the_plain_forward(lm, prompts):
     for i, length in enumerate(lengths):
         whole = torch.cat([start[i * prompts // 14], ids[i, :length]])
         torch.testing.assert_close(got[i], _hidden(lm, whole[None])[0, -1], atol=1e-5, rtol=1e-5)
+
+
+def test_whole_answers_in_half_precision(lm):
+    draw = torch.Generator().manual_seed(2)
+    start, ids = (torch.randint(5, 100, shape, generator=draw) for shape in ((1, 6), (7, 9)))
+    lengths = torch.tensor([1, 9, 4, 4, 2, 8, 3])
+    whole = open_prompts(lm, start, 9)(ids, lengths)
+    half = open_prompts(copy.deepcopy(lm).bfloat16(), start, 9)(ids, lengths)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), whole, atol=0.15, rtol=0.05)

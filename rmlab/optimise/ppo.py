@@ -20,7 +20,8 @@ These are ours, each with a test of its number:
 13. The learning rate warms up over 5% of the steps and falls as a cosine to a tenth; Adam's epsilon is 1e-5.
 14. Entropy is logged, from the sampled log-probabilities: `-log pi`, nats a token.
 15. Log-probabilities are captured while sampling, of the distribution that is drawn from: what is never sampled is
-    banned and the rest renormalised, in sampling, training and reference alike. No second pass.
+    banned and the rest renormalised, in sampling, training and reference alike. No second pass; a value head on the
+    policy's trunk reads the same hidden states on the way.
 16. At step 0 the ratio is 1 and the KL 0, or `train` stops: each sampled log-probability is held against the reference's,
     and one answer's against the model's plain forward.
 17. The gradient's norm is clipped, policy and value together.

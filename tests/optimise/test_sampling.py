@@ -82,6 +82,17 @@ def test_what_is_read_on_the_way_is_read_at_the_hidden_state_of_each_token(lm):
     assert sample(lm, prompts, 1, 3, seed=1).values is None
 
 
+@pytest.mark.parametrize("rows", [2, 20])
+def test_half_precision_weights_are_sampled_from(lm, rows):
+    """The log-probabilities stay those of the weights, to bfloat16's rounding."""
+    whole = sample(lm, UNEVEN, rows, 6, seed=3)
+    half = sample(lm.bfloat16(), UNEVEN, rows, 6, seed=3)
+    assert half.logp.dtype == np.float32
+    same = (half.ids == whole.ids).cumprod(1).astype(bool) & (whole.logp != 0)
+    assert same[:, 0].mean() > 0.8
+    np.testing.assert_allclose(half.logp[same], whole.logp[same], atol=0.5)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [({"prompts": [[5], []]}, "empty: .1."), ({"prompts": []}, "prompts"), ({"rows": 0}, "rows = 0"), ({"max_answer": 0}, "max_answer = 0")],
