@@ -4,16 +4,16 @@
 as in Ziegler et al. 1909.08593 and Stiennon et al. 2009.01325; Huang et al. 2403.17031 tell which details matter.
 These are ours, each with a test of its number:
 
- 1. Dropout is off throughout (eval mode), else the ratio is not 1 where nothing has changed.
- 2. Rewards fall on answer tokens only, the score on the answer's last token, `<eos>` where there is one.
- 3. The KL penalty is `beta (log pi - log ref)` a token, raw: clamped or made absolute it is another objective.
- 4. An answer that never ends has `missing_eos` taken from its score.
- 5. The value head sits on the policy's own trunk, or on a trunk of its own (`value`).
- 6. float32 by default; `bf16` is for the update's products alone, and its error stands in every row, `ratio_error`.
- 7. Advantages are whitened over the step's answer tokens. Rewards may be: divided by their spread and not shifted, so
-    that score and penalty keep their rate of exchange.
- 8. The ratio is clipped; so is the value, on request.
- 9. GAE (Schulman et al. 1506.02438) with discount 1: a penalty is worth the same wherever it falls.
+1. Dropout is off throughout (eval mode), else the ratio is not 1 where nothing has changed.
+2. Rewards fall on answer tokens only, the score on the answer's last token, `<eos>` where there is one.
+3. The KL penalty is `beta (log pi - log ref)` a token, raw: clamped or made absolute it is another objective.
+4. An answer that never ends has `missing_eos` taken from its score.
+5. The value head sits on the policy's own trunk, or on a trunk of its own (`value`).
+6. float32 by default; `bf16` is for the update's products alone, and its error stands in every row, `ratio_error`.
+7. Advantages are whitened over the step's answer tokens. Rewards may be: divided by their spread and not shifted, so
+   that score and penalty keep their rate of exchange.
+8. The ratio is clipped; so is the value, on request.
+9. GAE (Schulman et al. 1506.02438) with discount 1: a penalty is worth the same wherever it falls.
 10. Epochs in minibatches of whole answers; every token weighs the same, whichever its minibatch.
 11. `beta` is fixed, or adapts to a KL `target` (Ziegler et al., section 2.2).
 12. A step's updates end when a minibatch shows the policy `stop_kl` nats a token from its sampler.
@@ -81,7 +81,7 @@ def train(
     `steps + 1` rows. Row s is the policy after s steps, on answers of its own: `step`; `reward` as given; `k1`, `k3`, KL
     in nats an answer; `entropy`, nats a token; `length`, tokens; `ended`, share; `beta`. Then, but for the last row, of
     the update that learns from these answers: `lr`, `policy_loss`, `value_loss`, `clip_share` of tokens, `grad_norm` before
-    clipping, `ratio_error` (largest |ratio - 1| of the first minibatch), `updates` (optimiser steps taken).
+    clipping, `ratio_error` (the first minibatch's largest distance of a ratio from 1), `updates` (optimiser steps taken).
 
     Raises
     ------

@@ -34,6 +34,8 @@ ESS_FLOOR = 10.0  # answers a prompt; below it one answer, and the luck of its g
 class Frontier:
     """What an optimiser reaches at each strength, prompt by prompt.
 
+    Parameters
+    ----------
     strengths : (L,) beta, n, mu: whatever the optimiser is turned up by
     values : (P, L) or (P, L, V), the unit of the values; NaN where `ess < floor`. Average over prompts with
         `mean`, not `nanmean`: the prompts that drop out are not a random sample.
@@ -197,7 +199,7 @@ def soft_best_of_n_weights(proxy, n: int, tau: float, ended=None) -> np.ndarray:
 
         w_i = n/M integral_0^inf a_i exp(-t a_i) phi(t)^(n-1) dt,    phi(t) = mean_j exp(-t a_j)
 
-    by the trapezoid rule in s = log t. The integrand is analytic for |Im s| < pi/2, which bounds the relative
+    by the trapezoid rule in s = log t. The integrand is analytic where the imaginary part of s is below pi/2, which bounds the relative
     error of every w_i by about 2 exp(-pi^2 / h) at step h: rounding, at h = 1/4.
     """
     need(n >= 1 and float(n).is_integer(), "n", n, "a whole number of answers, 1 or more")

@@ -19,11 +19,16 @@ SHOWN = 3  # answers kept as text, each to another request
 def watch(requests: Sequence[Request], answers: int, members: Callable, how: str, lam: float, seed: int, texts: list) -> Callable[[Run], dict]:  # fmt: skip
     """For `ppo.train`: a function from a run to numbers about `answers` sampled answers to each of P requests.
 
-    members : (prompts, answers) -> (B, K) aligned scores; how, lam : the aggregator that the policy is trained against
+    Parameters
+    ----------
+    members : (prompts, answers) -> (B, K) aligned scores
+    how, lam : the aggregator that the policy is trained against
     texts : a list that gains a few answers at each look, with their scores and, token by token, the KL that the token adds,
         the critic's value and the advantage
 
-    The numbers are means over answers: `proxy` and `gold`; `member_0`, ...; `disagreement`, the members' standard
+    Returns
+    -------
+    The function. Its numbers are means over answers: `proxy` and `gold`; `member_0`, ...; `disagreement`, the members' standard
     deviation; `watched_k1` and `watched_k3`, nats an answer; `watched_length`, `watched_ended`; every term of gold's
     bill by its name, counts an answer; `gold_by_request` and `proxy_by_request`, lists of P.
     """
