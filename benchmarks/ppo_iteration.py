@@ -174,7 +174,7 @@ def peer() -> None:
 
 def child(name: str, variant: str) -> dict:
     """One process: a variant on a workload."""
-    folders = [str(PEER)] if variant == "trl" else []
+    folders = [*([str(PEER)] if variant == "trl" else []), *filter(None, [os.environ.get("PYTHONPATH")])]
     flags = ["--quick"] if run.quick else []
     done = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), "--child", f"{name}/{variant}", *flags],
