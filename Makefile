@@ -25,9 +25,10 @@ lab: $(VENV)/.stamp ## the chapters as notebooks, in JupyterLab
 notebooks: $(VENV)/.stamp ## write the .ipynb beside each chapter anew
 	$(BIN)/python scripts/notebooks.py
 
-study: $(VENV)/.stamp ## the two studies whose rows and pools are shipped in data/ (about an hour on four cores; resumes where it stopped)
+study: $(VENV)/.stamp ## the three studies whose rows and pools are shipped in data/ (about two hours on four cores; resumes where it stopped)
 	$(BIN)/rmlab study full
 	$(BIN)/rmlab study constructions
+	$(BIN)/rmlab study ppo
 
 lint: $(VENV)/.stamp ## ruff, and the notebooks in step with their sources
 	$(BIN)/ruff check .

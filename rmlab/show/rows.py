@@ -19,7 +19,8 @@ def data_folder() -> str:
 
 def rows(table: str, study: str = "results") -> pd.DataFrame:
     """A shipped table. Of the full study ("results"): `curves`, `units`, `peaks`, `contrasts`, `transfer`, `agreement`,
-    `members`, `probes`, `sight`. Of "constructions": `league`, `differences`, `left_out`, `members`, `costs`."""
+    `members`, `probes`, `sight`. Of "constructions": `league`, `differences`, `left_out`, `members`, `costs`. Of "ppo": `runs`,
+    `curves`, `ends`, `differences`, `answers`, `exact`."""
     return pd.read_csv(f"{data_folder()}/{study}/{table}.csv")
 
 

@@ -20,6 +20,8 @@ PAGES = [
     "ch3_best_of_n",
     "ch4_members",
     "ch5_heads",
+    "ch6_ppo",
+    "ch7_price",
     "api",
     "references",
 ]
