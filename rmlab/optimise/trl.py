@@ -1,7 +1,7 @@
 """A reward ensemble as one callable, for TRL's `RLOOTrainer` and `GRPOTrainer`, and for OpenRLHF's reward file.
 
 TRL adds up several reward functions with weights: no minimum over members, no mean minus a spread. So members are
-aggregated inside one function, which TRL's trainers take as it is:
+aggregated inside one function, which TRL's trainers take as it is::
 
     from transformers import AutoTokenizer
     from trl import RLOOConfig, RLOOTrainer
@@ -21,7 +21,7 @@ What TRL (1.16) hands over, and what follows from it:
 - `beta > 0` reads the reference policy from the folder that the policy's config names, not from memory: save a policy
   and its tokenizer first, and give the trainer the folder.
 
-For OpenRLHF the file named by `--reward.remote_url rewards.py` (in older versions `--remote_rm_url`) is
+For OpenRLHF the file named by `--reward.remote_url rewards.py` (in older versions `--remote_rm_url`) is::
 
     from transformers import AutoTokenizer
     from rmlab.optimise.trl import RewardFunction, openrlhf
