@@ -97,10 +97,8 @@ class PackedDecoder(Decoder):
         answers = np.arange(prompts * rows)
         self.slots = answers.reshape(prompts, rows).T if shared else answers[:, None]
         self.columns = self.slots.shape[1]
-        self.start, self.time = (
-            (0 if shared else length),
-            0,
-        )  # where an answer begins in the cache; its tokens so far
+        self.start = 0 if shared else length  # where an answer begins in the cache
+        self.time = 0  # tokens of an answer so far
         wide, long = weights.width, self.start + room
         empty = weights.embed.new_empty
         self.keys = [empty(len(answers), weights.heads, wide, long) for _ in weights.layers]
@@ -110,9 +108,7 @@ class PackedDecoder(Decoder):
         cos, sin = (angle[at][:, None] for angle in weights.angles(0, length + room))
         place = torch.arange(length, device=ids.device)
         gap = place < gaps[:, None]  # (P, L)
-        seen = ~gap[:, None] & (place <= place[:, None]) | torch.eye(
-            length, dtype=torch.bool, device=ids.device
-        )
+        seen = ~gap[:, None] & (place <= place[:, None]) | (place == place[:, None])
         bias = weights.embed.new_zeros(seen.shape).masked_fill_(~seen, -torch.inf)[:, None]
         x = weights.embed[ids]
         for layer in range(len(weights.layers)):

@@ -3,8 +3,9 @@
 `open_prompts` encodes prompts once and reads whole answers on them: a prompt's keys and values are shared by its rows
 and never copied. `open_variants` reads the same answers with several edited copies of the weights (adapters, dropout
 masks), the layers below the lowest edit once for all. `read_pairs` is for training: a pair is one row,
-[prompt | chosen | rejected]; `read_answers` gives every token of an answer, for PPO. Families with packed weights (`packed.py`) run on a forward of our own, the top layer
-computed for the last token only; every other family runs on the model's own forward. Tests hold the two equal.
+[prompt | chosen | rejected]; `read_answers` gives every token of an answer, for PPO. Families with packed weights
+(`packed.py`) run on a forward of our own, the top layer computed only where it is read; every other family runs on the
+model's own forward. Tests hold the two equal.
 """
 
 from __future__ import annotations
