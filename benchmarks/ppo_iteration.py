@@ -17,12 +17,10 @@ What each cause is worth is measured by switching it off in ours: x of it is the
 import gc
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -172,26 +170,14 @@ def peer() -> None:
             sys.exit(print(f"skipped: trl=={TRL} cannot be had: {done.stderr.strip()[-300:]}"))
 
 
-def child(name: str, variant: str) -> dict:
-    """One process: a variant on a workload."""
-    folders = [*([str(PEER)] if variant == "trl" else []), *filter(None, [os.environ.get("PYTHONPATH")])]
-    flags = ["--quick"] if run.quick else []
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), "--child", f"{name}/{variant}", *flags],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"--child {name}/{variant} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def measure(name: str, causes: dict[str, str]) -> None:
     batch, share, size = WORKLOADS[name]
     said: dict[str, list[dict]] = {}
 
     def variant(which: str):
         def once() -> float:
-            said.setdefault(which, []).append(child(name, which))
+            first = str(PEER) if which == "trl" else None
+            said.setdefault(which, []).append(json.loads(harness.child(f"{name}/{which}", run, first)))
             return median(said[which][-1]["seconds"])
 
         return once

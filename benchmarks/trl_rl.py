@@ -12,9 +12,11 @@ one pass with gradients over every answer and one optimiser step, the gradient's
 - TRL's reward function gets text and ids and scores rows of like length together, as it does in ours: the same calls;
 - ours works on token ids; TRL tokenises and decodes, and measures and keeps more for its logs.
 
-A trainer is built, and its first step taken, outside the clock; then every step is timed and the median kept.
+Every variant runs in a process of its own, in turn. A trainer is built, and its first step taken, outside the clock;
+then every step is timed and the median kept.
 """
 
+import json
 import sys
 import tempfile
 import time
@@ -39,7 +41,7 @@ except ImportError as error:
 
 run = harness.start(__doc__.splitlines()[0], rounds=5)
 PROMPTS, GROUP, ANSWER, K = (4 if run.quick else 16), 4, 48, 5
-STEPS = 2 if run.quick else 5  # timed, after one that is not
+STEPS = 2 if run.quick else 8  # timed, after one that is not
 LR, BETA = 3e-6, 0.05
 SCRATCH = tempfile.TemporaryDirectory(prefix="rmlab-bench-")
 POLICY = f"{SCRATCH.name}/policy"
@@ -50,7 +52,6 @@ ASKED = {
     "even": workload.prompts(PROMPTS * (STEPS + 2), np.random.default_rng(0), (20, 20)),
 }
 REWARD = RewardFunction(from_backbone(workload.neox(1), K, seed=1), "min", tokenizer=TOKENIZER)
-LENGTHS: dict[str, list[float]] = {}
 
 
 class Ends(TrainerCallback):
@@ -61,7 +62,8 @@ class Ends(TrainerCallback):
         self.at.append(time.perf_counter())
 
 
-def ours(prompts: str, precision: str = "fp32") -> float:
+def ours(prompts: str, precision: str) -> dict:
+    """Seconds a step and the answers' mean length."""
     policy = workload.ending(workload.neox(), 0.024)
     batch = PROMPTS * GROUP
     settings = Ppo(steps=STEPS + 1, batch=batch, max_answer=ANSWER, beta=BETA, epochs=1, minibatches=1, lr=LR, precision=precision)  # fmt: skip
@@ -77,11 +79,15 @@ def ours(prompts: str, precision: str = "fp32") -> float:
     rows = ppo.train(
         policy, asked, reward, settings, seed=0, tick=lambda step: ends.append(time.perf_counter())
     )
-    LENGTHS.setdefault(f"rmlab {precision}, {prompts}", []).append(float(np.mean([r["length"] for r in rows])))  # fmt: skip
-    return median(np.diff(ends)[:STEPS])  # without the first step and the last row, which has no update
+    seconds = median(np.diff(ends)[:STEPS])  # without the first step and the last row, which has no update
+    return {"seconds": seconds, "length": float(np.mean([r["length"] for r in rows]))}
 
 
-def theirs(name: str, prompts: str) -> float:
+def theirs(prompts: str, name: str) -> dict:
+    """The same of TRL's trainer of this name."""
+    disable_progress_bars()
+    workload.ending(workload.neox(), 0.024).save_pretrained(POLICY)
+    TOKENIZER.save_pretrained(POLICY)
     settings = getattr(trl, f"{name}Config")(
         f"{SCRATCH.name}/out", use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], save_strategy="no",
         disable_tqdm=True, logging_steps=1, max_steps=STEPS + 1, per_device_train_batch_size=PROMPTS * GROUP,
@@ -97,36 +103,43 @@ def theirs(name: str, prompts: str) -> float:
     trainer.add_callback(ends)
     trainer.train()
     logged = [x["completions/mean_length"] for x in trainer.state.log_history if "completions/mean_length" in x]  # fmt: skip
-    LENGTHS.setdefault(f"{name}, {prompts}", []).append(float(np.mean(logged)))
-    return median(np.diff(ends.at))
+    return {"seconds": median(np.diff(ends.at)), "length": float(np.mean(logged))}
+
+
+def measure(prompts: str) -> None:
+    said: dict[str, list[dict]] = {}
+
+    def variant(name: str):
+        def once() -> float:
+            said.setdefault(name, []).append(json.loads(harness.child(f"{prompts}/{name}", run)))
+            return said[name][-1]["seconds"]
+
+        return once
+
+    seconds = harness.interleave_measured(
+        {v: variant(v) for v in ("RLOO", "GRPO", "fp32", "bf16")}, run.rounds
+    )
+    for name in ("RLOO", "GRPO"):
+        harness.report(
+            f"trl_{name.lower()}_{prompts}", run, seconds[name], seconds["fp32"], goal=">= 2x",
+            claim=f"steps per second of rmlab's PPO over TRL's {name}: {PROMPTS} prompts of {'one length' if prompts == 'even' else 'several lengths'} with {GROUP} answers each, one gradient pass",
+            ours="rmlab ppo, fp32, shared value head, one epoch of one minibatch: another algorithm than the alternative's",
+            alternative=f"TRL {name}Trainer, fp32, one optimiser step a generation",
+            settings={"prompts": PROMPTS, "answers_a_prompt": GROUP, "max_answer": ANSWER, "members": K, "model": workload.MODEL,
+                      "prompt_tokens": sorted({len(p) for p in ASKED[prompts]}), "steps_a_process": STEPS, "beta": BETA,
+                      "answer_tokens_mean": {v: round(float(np.mean([x["length"] for x in said[v]])), 1) for v in said}},
+            also={f"seconds a step, {v}": spent for v, spent in seconds.items()}
+            | {"x, ours in bf16": [a / b for a, b in zip(seconds[name], seconds["bf16"], strict=True)]},
+        )  # fmt: skip
 
 
 def main() -> None:
-    disable_progress_bars()
-    workload.ending(workload.neox(), 0.024).save_pretrained(POLICY)
-    TOKENIZER.save_pretrained(POLICY)
+    if run.child:
+        prompts, name = run.child.split("/")
+        print(json.dumps((theirs if name in ("RLOO", "GRPO") else ours)(prompts, name)))
+        return
     for prompts in ASKED:
-        seconds = harness.interleave_measured(
-            {
-                "RLOO": lambda: theirs("RLOO", prompts),  # noqa: B023 - called in this turn of the loop
-                "GRPO": lambda: theirs("GRPO", prompts),  # noqa: B023
-                "fp32": lambda: ours(prompts),  # noqa: B023
-                "bf16": lambda: ours(prompts, "bf16"),  # noqa: B023
-            },
-            run.rounds,
-        )
-        for name in ("RLOO", "GRPO"):
-            harness.report(
-                f"trl_{name.lower()}_{prompts}", run, seconds[name], seconds["fp32"], goal=">= 2x",
-                claim=f"steps per second of rmlab's PPO over TRL's {name}: {PROMPTS} prompts of {'one length' if prompts == 'even' else 'several lengths'} with {GROUP} answers each, one gradient pass",
-                ours="rmlab ppo, fp32, shared value head, one epoch of one minibatch: another algorithm than the alternative's",
-                alternative=f"TRL {name}Trainer, fp32, one optimiser step a generation",
-                settings={"prompts": PROMPTS, "answers_a_prompt": GROUP, "max_answer": ANSWER, "members": K, "model": workload.MODEL,
-                          "prompt_tokens": sorted({len(p) for p in ASKED[prompts]}), "steps_a_round": STEPS, "beta": BETA,
-                          "answer_tokens_mean": {v: round(float(np.mean(n)), 1) for v, n in LENGTHS.items() if v.endswith(f", {prompts}")}},
-                also={f"seconds a step, {v}": spent for v, spent in seconds.items()}
-                | {"x, ours in bf16": [a / b for a, b in zip(seconds[name], seconds["bf16"], strict=True)]},
-            )  # fmt: skip
+        measure(prompts)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ SHARED = 16  # answers a prompt from which its keys are shared and not copied
 
 
 def open_decoder(model: nn.Module, prompts: Sequence[Sequence[int]], rows: int, room: int) -> Decoder:
-    """Encode P prompts and make room for answers.
+    """Encode P prompts, one that comes again once, and make room for answers.
 
     Parameters
     ----------
@@ -40,14 +40,15 @@ def open_decoder(model: nn.Module, prompts: Sequence[Sequence[int]], rows: int, 
     """
     trunk = getattr(model, model.base_model_prefix)
     device = next(trunk.parameters()).device
-    width = max(map(len, prompts))
-    ids = torch.tensor([[PAD] * (width - len(p)) + list(p) for p in prompts], device=device)
-    gaps = torch.tensor([width - len(p) for p in prompts], device=device)
+    width, once = max(map(len, prompts)), {}
+    which = np.array([once.setdefault(tuple(p), len(once)) for p in prompts])  # which of the distinct ones
+    ids = torch.tensor([[PAD] * (width - len(p)) + list(p) for p in once], device=device)
+    gaps = torch.tensor([width - len(p) for p in once], device=device)
     with torch.no_grad():
         weights = packed(trunk)
         if weights is None:
-            return ModelDecoder(trunk, ids, gaps, rows, room)
-        return PackedDecoder(weights, ids, gaps, rows, room)
+            return ModelDecoder(trunk, ids, gaps, which, rows, room)
+        return PackedDecoder(weights, ids, gaps, which, rows, room)
 
 
 class Decoder:
@@ -88,48 +89,46 @@ class Decoder:
 
 
 class PackedDecoder(Decoder):
-    """The packed forward, a cache (N, H, W, room) of keys and (N, H, room, W) of values a layer."""
+    """The packed forward, a cache of keys and values (2, N, H, room, W) a layer."""
 
-    def __init__(self, weights: Packed, ids: torch.Tensor, gaps: torch.Tensor, rows: int, room: int):
-        self.w, (prompts, length) = weights, ids.shape
+    def __init__(self, weights: Packed, ids, gaps, which: np.ndarray, rows: int, room: int):
+        self.w, length = weights, ids.shape[1]
         self.scale = 1 / math.sqrt(weights.width)
         shared = rows >= SHARED
-        answers = np.arange(prompts * rows)
-        self.slots = answers.reshape(prompts, rows).T if shared else answers[:, None]
+        answers = np.arange(len(which) * rows)
+        self.slots = answers.reshape(-1, rows).T if shared else answers[:, None]
         self.columns = self.slots.shape[1]
         self.start = 0 if shared else length  # where an answer begins in the cache
         self.time = 0  # tokens of an answer so far
-        wide, long = weights.width, self.start + room
-        empty = weights.embed.new_empty
-        self.keys = [empty(len(answers), weights.heads, wide, long) for _ in weights.layers]
-        self.values = [empty(len(answers), weights.heads, long, wide) for _ in weights.layers]
+        size = 2, len(answers), weights.heads, self.start + room, weights.width
+        self.cache = [weights.embed.new_empty(size) for _ in weights.layers]
         self.prompt: list[tuple[torch.Tensor, torch.Tensor]] = []  # of each layer, where it is shared
+        order = torch.from_numpy(which[self.slots.reshape(-1) // rows]).to(ids.device)
+        held = order[: len(which)] if shared else order  # keys are kept for a column, or for a slot
         at = (torch.arange(length + room, device=ids.device) - gaps[:, None]).clamp_min(0)  # (P, L + room)
-        cos, sin = (angle[at][:, None] for angle in weights.angles(0, length + room))
+        turns = weights.turns(0, length + room)[at]  # (P, L + room, r / 2)
         place = torch.arange(length, device=ids.device)
         gap = place < gaps[:, None]  # (P, L)
         seen = ~gap[:, None] & (place <= place[:, None]) | (place == place[:, None])
         bias = weights.embed.new_zeros(seen.shape).masked_fill_(~seen, -torch.inf)[:, None]
         x = weights.embed[ids]
         for layer in range(len(weights.layers)):
-            q, k, v = weights.qkv(layer, x, cos[:, :, :length], sin[:, :, :length])
+            q, k, v = weights.qkv(layer, x, turns[:, :length])
             if shared:
-                self.prompt.append((k.transpose(-1, -2).contiguous(), v.contiguous()))
+                self.prompt.append((k.transpose(-1, -2).contiguous()[held], v.contiguous()[held]))
             else:
-                self.keys[layer].unflatten(0, (prompts, rows))[..., :length] = k.transpose(-1, -2)[:, None]
-                self.values[layer].unflatten(0, (prompts, rows))[..., :length, :] = v[:, None]
+                for cache, one in zip(self.cache[layer], (k, v), strict=True):
+                    cache[:, :, :length] = one[held]
             if layer == len(weights.layers) - 1:  # the top layer is needed at the last token only
                 q, x, bias = q[:, :, -1:], x[:, -1:], bias[:, :, -1:]
             mixed = torch.softmax(q @ k.transpose(-1, -2) * self.scale + bias, -1) @ v
             x = weights.after(layer, x, mixed.transpose(1, 2).flatten(2))
-        order = torch.from_numpy(self.slots.reshape(-1) // rows).to(ids.device)
         self.last = weights.end(x[:, -1])[order]
-        turned = order if gap.any() else order[:1]
-        self.cos, self.sin = cos[turned, 0, length:, None, None], sin[turned, 0, length:, None, None]
+        self.turns = turns[order if gap.any() else order[:1], length:, None, None]
         self.bias = None  # (C or N, 1, 1, L) over a prompt's gap, where prompts are of several lengths
         if gap.any():
             bias = weights.embed.new_zeros(gap.shape).masked_fill_(gap, -torch.inf)[:, None, None]
-            self.bias = bias if shared else bias[order]
+            self.bias = bias[held]
 
     @torch.no_grad()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -137,46 +136,40 @@ class PackedDecoder(Decoder):
         at = self.start + t
         x = w.embed[tokens]
         for layer in range(len(w.layers)):
-            q, k, v = turn(w.flat(layer, x), self.cos[:, t], self.sin[:, t]).unbind(1)  # (N, H, W)
-            keys, values = self.keys[layer][:slots], self.values[layer][:slots]
-            keys[..., at] = k
-            values[:, :, at] = v
-            mixed = self._attend(
-                layer, q, keys[..., : at + 1].flatten(0, 1), values[:, :, : at + 1].flatten(0, 1)
-            )
-            x = w.after(layer, x, mixed)
+            flat = turn(w.flat(layer, x), self.turns[:, t])  # (N, 3, H, W)
+            cache = self.cache[layer][:, :slots]
+            cache[..., at, :] = flat[:, 1:].transpose(0, 1)
+            x = w.after(layer, x, self._attend(layer, flat[:, 0], *cache[..., : at + 1, :].flatten(1, 2)))
         self.time += 1
         return w.end(x)
 
     def _attend(self, layer: int, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """q (N, H, W), own keys (N x H, W, T) and values (N x H, T, W) -> (N, H x W)."""
+        """q (N, H, W), own keys and values (N x H, T, W) -> (N, H x W)."""
         slots, heads, width = q.shape
-        own = torch.bmm(q.reshape(-1, 1, width), keys)  # (N x H, 1, T)
+        q = q.reshape(-1, 1, width)
+        own = torch.baddbmm(q[:1, :, :1], q, keys.transpose(1, 2), beta=0, alpha=self.scale)  # (N x H, 1, T)
         if not self.prompt:
-            own = own.mul_(self.scale).view(slots, heads, -1)
             if self.bias is not None:
-                own[..., : self.start] += self.bias[:, 0]
-            weight = torch.softmax(own, -1)
-            return torch.bmm(weight.view(slots * heads, 1, -1), values).view(slots, -1)
+                own.view(slots, heads, 1, -1)[..., : self.start] += self.bias
+            return torch.bmm(torch.softmax(own, -1), values).view(slots, -1)
         past_keys, past = self.prompt[layer]  # (C, H, W, L), (C, H, L, W)
         group = (slots // self.columns, self.columns, heads, width)
-        there = q.view(group).permute(1, 2, 0, 3) @ past_keys  # (C, H, G, L)
+        there = (q * self.scale).view(group).permute(1, 2, 0, 3) @ past_keys  # (C, H, G, L)
         if self.bias is not None:
             there += self.bias
         there = there.permute(2, 0, 1, 3).reshape(slots * heads, 1, -1)
         length = there.shape[-1]
-        weight = torch.softmax(torch.cat([there, own], -1).mul_(self.scale), -1)
+        weight = torch.softmax(torch.cat([there, own], -1), -1)
         on = weight[..., :length].view(*group[:3], length).permute(1, 2, 0, 3)
         seen = (on @ past).permute(2, 0, 1, 3).reshape(slots * heads, 1, width)
         return torch.baddbmm(seen, weight[..., length:], values).view(slots, -1)
 
     def _move(self, to, source, kept) -> None:
         reach = self.start + self.time
-        for keys, values in zip(self.keys, self.values, strict=True):
-            keys[to, :, :, :reach] = keys[source, :, :, :reach]
-            values[to, :, :reach] = values[source, :, :reach]
-        if len(self.cos) > 1:
-            self.cos, self.sin = self.cos[kept], self.sin[kept]
+        for cache in self.cache:
+            cache[:, to, :, :reach] = cache[:, source, :, :reach]
+        if len(self.turns) > 1:
+            self.turns = self.turns[kept]
         if self.bias is not None and not self.prompt:
             self.bias = self.bias[kept]
 
@@ -184,19 +177,19 @@ class PackedDecoder(Decoder):
 class ModelDecoder(Decoder):
     """Any family, on the model's own forward and a cache that is expanded to the slots."""
 
-    def __init__(self, trunk: nn.Module, ids: torch.Tensor, gaps: torch.Tensor, rows: int, room: int):
+    def __init__(self, trunk: nn.Module, ids, gaps, which: np.ndarray, rows: int, room: int):
         from transformers import DynamicCache
 
         self.trunk, self.cache = trunk, DynamicCache(config=trunk.config)
-        self.slots = np.arange(len(ids) * rows)[:, None]
+        self.slots = np.arange(len(which) * rows)[:, None]
         place = torch.arange(ids.shape[1] + room, device=ids.device)[None] - gaps[:, None]
         mask, place = (place >= 0).long(), place.clamp_min(0)
         self.time = ids.shape[1]
         hidden = self._run(ids, mask[:, : self.time], place[:, : self.time])
-        self.last = hidden[:, -1].repeat_interleave(rows, 0)
-        self.mask, self.place = mask.repeat_interleave(rows, 0), place.repeat_interleave(rows, 0)
-        if rows > 1:
-            self.cache.batch_repeat_interleave(rows)
+        order = torch.from_numpy(which.repeat(rows)).to(ids.device)
+        self.last, self.mask, self.place = hidden[order, -1], mask[order], place[order]
+        if len(order) > len(ids):
+            self.cache.batch_select_indices(order)
 
     @torch.no_grad()
     def _run(self, ids, mask, place) -> torch.Tensor:

@@ -3,15 +3,17 @@
 `open_prompts` encodes prompts once and reads whole answers on them: a prompt's keys and values are shared by its rows
 and never copied. `open_variants` reads the same answers with several edited copies of the weights (adapters, dropout
 masks), the layers below the lowest edit once for all. `read_pairs` is for training: a pair is one row,
-[prompt | chosen | rejected]; `read_answers` gives every token of an answer, for PPO. Families with packed weights
-(`packed.py`) run on a forward of our own, the top layer computed only where it is read; every other family runs on the
-model's own forward. Tests hold the two equal.
+[prompt | chosen | rejected]. `read_answers` gives every token of an answer, for PPO, and `read_ends` the last of a row;
+both run on real tokens alone, and once on a beginning that rows share. Families with packed weights (`packed.py`) run on a
+forward of our own, the top layer computed only where it is read; every other family runs on the model's own forward.
+Tests hold the two equal.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -83,12 +85,9 @@ def read_pairs(
     device = next(trunk.parameters()).device
     if weights is None:
         whole = [list(p) + list(a) for side in (chosen, rejected) for p, a in zip(prompts, side, strict=True)]
-        ids, mask = (torch.from_numpy(x).to(device) for x in pad_right(whole))
-        call = {"input_ids": ids, "attention_mask": mask.long(), "use_cache": False}
-        out = torch.func.functional_call(trunk, dict(edits or {}), (), call)
-        return out.last_hidden_state[torch.arange(len(ids), device=device), last_index(mask)]
+        return read_ends(trunk, *map(torch.from_numpy, pad_right(whole)), edits)
     ids, places, parts, ends = (torch.from_numpy(x).to(device) for x in lay_out(prompts, chosen, rejected))
-    cos, sin = (a[places][:, None] for a in weights.angles(0, int(places.max()) + 1))
+    turns = weights.turns(0, int(places.max()) + 1)[places]
     time = ids.shape[1]
     seen = parts[:, None, :] == 0
     seen = (seen | (parts[:, None, :] == parts[:, :, None])) & torch.ones(
@@ -98,7 +97,7 @@ def read_pairs(
     rows = torch.arange(len(ids), device=device)[:, None]
     x = F.embedding(ids, weights.embed)
     for layer in range(len(weights.layers)):
-        q, k, v = weights.qkv(layer, x, cos, sin)
+        q, k, v = weights.qkv(layer, x, turns)
         if layer == len(weights.layers) - 1:  # the top layer is needed at the two last tokens only
             q, x, mask = (
                 q.transpose(1, 2)[rows, ends].transpose(1, 2),
@@ -134,33 +133,87 @@ def _attention(q, k, v, mask) -> torch.Tensor:
 
 
 def read_answers(body: nn.Module, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> torch.Tensor:
-    """Hidden states that predict the answers' tokens, answer after answer, (N, D); gradients flow.
+    """Hidden states that predict the answers' tokens, answer after answer, (N, D); gradients flow."""
+    ids, mask = pad_right([p + a[:-1] for p, a in zip(prompts, answers, strict=True)])
+    return _read(body, ids, mask, np.arange(ids.shape[1]) >= np.array([[len(p) - 1] for p in prompts]))
 
-    The packed forward runs on the n real tokens only, (1, n, D); rows are laid out (B, T) for attention alone, where the
-    padding is to the right and never seen; the top layer ends at the positions that are read.
+
+def read_ends(
+    body: nn.Module, ids: torch.Tensor, mask: torch.Tensor, edits: Edits | None = None
+) -> torch.Tensor:
+    """Hidden states at the rows' last real tokens: ids and mask (B, T), padded on any side -> (B, D); gradients flow.
+
+    Raises a `ValueError` where a row has no real token.
     """
-    device = next(body.parameters()).device
-    rows = [p + a[:-1] for p, a in zip(prompts, answers, strict=True)]
-    ids, mask = pad_right(rows)
-    wanted = mask & (np.arange(ids.shape[1]) >= np.array([[len(p) - 1] for p in prompts]))  # (B, T)
-    weights = packed(body)
+    rows = zip(ids.cpu().numpy(), (mask != 0).cpu().numpy(), strict=True)
+    ids, mask = pad_right([row[real] for row, real in rows])
+    return _read(body, ids, mask, np.arange(ids.shape[1]) == last_index(mask)[:, None], edits)
+
+
+def _read(
+    body: nn.Module, ids: np.ndarray, mask: np.ndarray, wanted: np.ndarray, edits: Edits | None = None
+) -> torch.Tensor:
+    """Hidden states at the places of ids (B, T) that are wanted, row after row.
+
+    The packed forward runs on real tokens only, (n, D), and once on those with which several rows begin; rows are laid out
+    (B, T) for attention alone, where the padding is to the right and never seen; the top layer ends at what is wanted.
+    """
+    device, wanted = next(body.parameters()).device, mask & wanted
+    weights = packed(body, edits)
     if weights is None:
         ids, mask, wanted = (torch.from_numpy(x).to(device) for x in (ids, mask.astype(np.int64), wanted))
-        return body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[wanted]
-    where = _rounded(mask.reshape(-1))  # (n,) places in B x T
-    kept = _rounded(wanted.reshape(-1)[where])  # places among them
-    count, (size, time) = int(wanted.sum()), ids.shape
-    ids, where, kept = (torch.from_numpy(x).to(device) for x in (ids.reshape(-1)[where], where, kept))
-    cos, sin = (angle[:, None, None] for angle in weights.angles(0, time))  # (T, 1, 1, r)
+        call = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        return torch.func.functional_call(body, dict(edits or {}), (), call).last_hidden_state[wanted]
+    rows, time = ids.shape
+    where, source, kept, asked = (torch.from_numpy(x).to(device) for x in _places(ids, mask, wanted))
+    ids = torch.from_numpy(ids).to(device).view(-1)[where]
+    turns = weights.turns(0, time)[:, None, None]  # (T, 1, 1, r / 2)
     x = F.embedding(ids, weights.embed)
     for layer in range(len(weights.layers)):
-        laid = _LaidOut.apply(weights.flat(layer, x), cos, sin, where, size)
+        laid = _LaidOut.apply(weights.flat(layer, x), turns, where, source)
         mixed = _attend(*laid.permute(2, 0, 3, 1, 4))
-        mixed = mixed.transpose(1, 2).reshape(size * time, -1)
+        mixed = mixed.transpose(1, 2).reshape(rows * time, -1)
         if layer == len(weights.layers) - 1:
             x, where = _Taken.apply(x, kept), where[kept]
         x = weights.after(layer, x, _Taken.apply(mixed, where))
-    return _Taken.apply(weights.end(x), torch.arange(count, device=device))
+    return weights.end(x).index_select(0, asked)
+
+
+def _places(ids: np.ndarray, mask: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Which tokens of (B, T) the packed forward runs on, and what stands where.
+
+    Returns
+    -------
+    where : (n,) places in B x T, one of each token's
+    source : (B x T,) which of the n stands there; token 0 in the padding
+    kept : (m,) which of the n the top layer is computed for
+    asked : (N,) which of the m each wanted place is
+    """
+    (rows, time), first = ids.shape, first_alike(ids, mask)
+    where = _rounded((mask & (first == np.arange(rows)[:, None])).reshape(-1))
+    source = np.where(mask, _ranks(where, rows * time)[first * time + np.arange(time)], 0)
+    read = np.zeros(len(where), bool)
+    read[source[wanted]] = True
+    kept = _rounded(read)
+    return where, source.reshape(-1), kept, _ranks(kept, len(where))[source[wanted]]
+
+
+def _ranks(chosen: np.ndarray, count: int) -> np.ndarray:
+    """Where each of `count` things is among the chosen, (count,); 0 if it is not."""
+    ranks = np.zeros(count, np.int64)
+    ranks[chosen] = np.arange(len(chosen))
+    return ranks
+
+
+def first_alike(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """For each place of ids (B, T) one row of those that are equal up to it and at it, for all the same, (B, T) int64."""
+    first = np.empty(ids.shape, np.int64)
+    order = np.lexsort(np.where(mask, ids, -1).T[::-1])  # rows with a common beginning are neighbours
+    first[order[0]] = order[0]
+    for before, row in pairwise(order):
+        same = np.logical_and.accumulate((ids[before] == ids[row]) & mask[before] & mask[row])
+        first[row] = np.where(same, first[before], row)
+    return first
 
 
 def _rounded(flags: np.ndarray) -> np.ndarray:
@@ -184,19 +237,21 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 class _LaidOut(torch.autograd.Function):
-    """q, k, v of n tokens (n, 3, H, W), put at their places in a padded batch and rotated, (B, T, 3, H, W)."""
+    """q, k, v of n tokens (n, 3, H, W), each put where `source` (B x T,) names it, and rotated, (B, T, 3, H, W).
+
+    A token's gradient is the sum over its places, of which `where` (n,) is one: all are equally far on in their rows.
+    """
 
     @staticmethod
-    def forward(ctx, flat, cos, sin, where, rows: int):
-        ctx.save_for_backward(cos, sin, where)
-        out = flat.new_zeros(rows * len(cos), *flat.shape[1:]).index_copy_(0, where, flat)
-        return turn(out.view(rows, len(cos), *flat.shape[1:]), cos, sin)
+    def forward(ctx, flat, turns, where, source):
+        ctx.save_for_backward(turns, where, source)
+        return turn(flat.index_select(0, source).view(-1, len(turns), *flat.shape[1:]), turns)
 
     @staticmethod
     def backward(ctx, grad):
-        cos, sin, where = ctx.saved_tensors
-        at = where % len(cos)
-        return turn(grad.flatten(0, 1)[where], cos[at], -sin[at]), None, None, None, None
+        turns, where, source = ctx.saved_tensors
+        flat = grad.new_zeros(len(where), *grad.shape[2:]).index_add_(0, source, grad.flatten(0, 1))
+        return turn(flat, turns.conj()[where % len(turns)]), None, None, None
 
 
 class _Taken(torch.autograd.Function):
@@ -225,12 +280,12 @@ class _Prefix:
         self.w, self.layers, (self.prompts, self.start) = weights, layers, prompts.shape
         self.ends = layers.stop == len(weights.layers)
         self.scale = 1 / math.sqrt(weights.width)
-        self.cos, self.sin = weights.angles(0, self.start + room)
+        self.turns = weights.turns(0, self.start + room)
         self.keys, self.values = {}, {}
         x = weights.embed[prompts] if entering is None else entering
         causal = x.new_full((self.start, self.start), -torch.inf).triu(1)
         for layer in layers:
-            q, k, v = weights.qkv(layer, x, self.cos[: self.start], self.sin[: self.start])
+            q, k, v = weights.qkv(layer, x, self.turns[: self.start])
             self.keys[layer], self.values[layer] = k, v
             seen = torch.softmax(q @ k.transpose(-1, -2) * self.scale + causal, -1) @ v
             x = weights.after(layer, x, seen.transpose(1, 2).flatten(2))
@@ -240,11 +295,11 @@ class _Prefix:
     def run(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Answers' hidden states (R, T, D) through these layers: (R, D) at the last token where the stack ends, else (R, T, D)."""
         w, (rows, time, _) = self.w, x.shape
-        cos, sin = self.cos[self.start : self.start + time], self.sin[self.start : self.start + time]
+        turns = self.turns[self.start : self.start + time]
         causal = x.new_full((time, time), -torch.inf).triu(1)
         every, end = torch.arange(rows, device=x.device), lengths - 1
         for layer in self.layers:
-            q, k, v = w.qkv(layer, x, cos, sin)
+            q, k, v = w.qkv(layer, x, turns)
             mask = causal
             if layer == len(w.layers) - 1:  # the top layer is needed at the last token only
                 q, x = q[every, :, end][:, :, None], x[every, end][:, None]

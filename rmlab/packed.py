@@ -18,9 +18,14 @@ from torch import nn
 def packed(trunk: nn.Module, edits: Mapping[str, torch.Tensor] | None = None) -> Packed | None:
     """Pack a trunk's weights afresh (they may have been trained since), `edits` replacing parameters by name."""
     kind = {"LlamaModel": PackedLlama, "GPTNeoXModel": PackedNeoX}.get(type(trunk).__name__)
-    if kind is None or not kind.fits(trunk.config):
+    if kind is None or width(trunk.config) % 2 or not kind.fits(trunk.config):
         return None
     return kind(trunk.config, trunk.rotary_emb, {**dict(trunk.named_parameters()), **(edits or {})})
+
+
+def width(config) -> int:
+    """W, the width of a head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def depth_of(name: str) -> int | None:
@@ -37,28 +42,29 @@ class Packed:
 
     def __init__(self, config, rotary: nn.Module, weights: Mapping[str, torch.Tensor]):
         self.heads = config.num_attention_heads
-        self.width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.width = width(config)
         self.rotary = rotary
         self._pack(config, weights)
 
-    def qkv(self, layer: int, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor):
-        """x (R, T, D) -> q, k, v (R, H, T, W), rotated by cos and sin, (T, r) or (R, 1, T, r), r <= W."""
-        rows, time, _ = x.shape
-        mixed = self._project(layer, x).view(rows, time, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
-        turned = mixed[:2]
-        half = cos.shape[-1] // 2
-        if 2 * half == self.width:
-            other = torch.cat([-turned[..., half:], turned[..., :half]], -1)
-            turned = turned * cos + other * sin
-        else:
-            first, still = turned[..., : 2 * half], turned[..., 2 * half :]
-            other = torch.cat([-first[..., half:], first[..., :half]], -1)
-            turned = torch.cat([first * cos + other * sin, still], -1)
-        return turned[0], turned[1], mixed[2]
+    def _order(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of a q, k, v matrix, (3, H, W), as they are packed: places i and i + r / 2 of q and k, which turn together, side by side."""
+        reach = 2 * len(self.rotary.inv_freq)
+        first = rows[:2, :, :reach].unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+        qk = torch.cat([first, rows[:2, :, reach:]], -1)
+        return torch.cat([qk, rows[2:]]).flatten().to(self.rotary.inv_freq.device)
+
+    def qkv(self, layer: int, x: torch.Tensor, turns: torch.Tensor):
+        """x (R, T, D) -> q, k, v (R, H, T, W), q and k rotated by turns, (T, r / 2) or (R, T, r / 2)."""
+        flat = self.flat(layer, x)
+        reach = 2 * turns.shape[-1]
+        qk = torch.view_as_real(_pairs(flat, reach) * turns[..., None, None, :]).flatten(-2).to(flat.dtype)
+        if reach < self.width:
+            qk = torch.cat([qk, flat[..., :2, :, reach:]], -1)
+        return *(t.transpose(1, 2) for t in qk.unbind(2)), flat[:, :, 2].transpose(1, 2)
 
     def flat(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        """x (N, D) -> q, k, v not yet rotated, (N, 3, H, W)."""
-        return self._project(layer, x).view(len(x), 3, self.heads, self.width)
+        """x (..., D) -> q, k, v not yet rotated, (..., 3, H, W)."""
+        return self._project(layer, x).view(*x.shape[:-1], 3, self.heads, self.width)
 
     def after(self, layer: int, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Residual x (R, T, D) and attention's output (R, T, H x W) through the rest of the block."""
@@ -68,11 +74,13 @@ class Packed:
         """The final norm, (..., D) -> (..., D)."""
         raise NotImplementedError  # pragma: no cover
 
-    def angles(self, start: int, count: int):
-        """Rotary cos and sin for positions start..start+count, (count, r) each."""
+    def turns(self, start: int, count: int) -> torch.Tensor:
+        """The rotations at positions start..start+count, as complex numbers, (count, r / 2) complex64."""
         positions = torch.arange(start, start + count, device=self.embed.device)[None]
-        cos, sin = self.rotary(self.embed[:1, None], positions)
-        return cos[0], sin[0]
+        cos, sin = (
+            angle[0, :, : angle.shape[-1] // 2] for angle in self.rotary(self.embed[:1, None], positions)
+        )
+        return torch.complex(cos.float(), sin.float())
 
 
 class PackedLlama(Packed):
@@ -91,10 +99,13 @@ class PackedLlama(Packed):
         self.eps = config.rms_norm_eps
         self.embed, self.gain = w["embed_tokens.weight"], w["norm.weight"]
         self.layers = []
+        order = self._order(torch.arange(3 * self.heads * self.width).view(3, self.heads, -1))
         for i in range(config.num_hidden_layers):
             at = f"layers.{i}."
             first, second = w[at + "input_layernorm.weight"], w[at + "post_attention_layernorm.weight"]
-            qkv = torch.cat([w[f"{at}self_attn.{n}_proj.weight"] for n in "qkv"]) * first
+            qkv = (
+                torch.cat([w[f"{at}self_attn.{n}_proj.weight"] for n in "qkv"]).index_select(0, order) * first
+            )
             up = torch.cat([w[f"{at}mlp.{n}_proj.weight"] for n in ("gate", "up")]) * second
             out, down = w[at + "self_attn.o_proj.weight"], w[at + "mlp.down_proj.weight"]
             self.layers.append((qkv.T.contiguous(), out.T, up.T.contiguous(), down.T))
@@ -130,21 +141,19 @@ class PackedNeoX(Packed):
         self.embed = w["embed_in.weight"]
         self.gain, self.shift = w["final_layer_norm.weight"], w["final_layer_norm.bias"]
         self.layers = []
+        by_head = torch.arange(3 * self.heads * self.width).view(
+            self.heads, 3, -1
+        )  # so Hugging Face keeps q, k and v
+        order = self._order(by_head.transpose(0, 1))
         for i in range(config.num_hidden_layers):
             at = f"layers.{i}."
-            qkv, bias = (
-                w[at + "attention.query_key_value.weight"],
-                w.get(at + "attention.query_key_value.bias"),
-            )
-            by_head = (self.heads, 3, self.width)  # Hugging Face keeps q, k and v together head by head
-            qkv = qkv.view(*by_head, -1).transpose(0, 1).reshape(-1, qkv.shape[-1])
-            if bias is not None:
-                bias = bias.view(by_head).transpose(0, 1).reshape(-1)
+            bias = w.get(at + "attention.query_key_value.bias")
+            bias = None if bias is None else bias.index_select(0, order)
             up, up_bias = w[at + "mlp.dense_h_to_4h.weight"], w[at + "mlp.dense_h_to_4h.bias"]
             self.layers.append(
                 (
                     self._norm(w, at + "input_layernorm."),
-                    (qkv, bias),
+                    (w[at + "attention.query_key_value.weight"].index_select(0, order), bias),
                     (w[at + "attention.dense.weight"], w.get(at + "attention.dense.bias")),
                     self._norm(w, at + "post_attention_layernorm."),
                     (up, up_bias),
@@ -170,10 +179,17 @@ class PackedNeoX(Packed):
         return nn.functional.layer_norm(x, self.hidden, self.gain, self.shift, self.eps)
 
 
-def turn(flat: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate q and k of flat (..., 3, H, W) in place by cos and sin, (..., 1, 1, r), r <= W; with -sin, back again."""
-    reach = cos.shape[-1]
-    qk = flat[..., :2, :, :reach]
-    other = torch.cat([-qk[..., reach // 2 :], qk[..., : reach // 2]], -1)
-    qk.mul_(cos).addcmul_(other, sin)
+def turn(flat: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Rotate q and k of flat (..., 3, H, W) in place by turns, (..., 1, 1, r / 2), r <= W; by their conjugates, back again."""
+    reach = 2 * turns.shape[-1]
+    pairs = _pairs(flat, reach)
+    if flat.dtype == torch.float32:
+        pairs.mul_(turns)
+    else:
+        flat[..., :2, :, :reach] = torch.view_as_real(pairs * turns).flatten(-2)
     return flat
+
+
+def _pairs(flat: torch.Tensor, reach: int) -> torch.Tensor:
+    """The first `reach` places of q and k of flat (..., 3, H, W), as complex numbers, (..., 2, H, reach / 2)."""
+    return torch.view_as_complex(flat[..., :2, :, :reach].float().unflatten(-1, (-1, 2)))

@@ -50,6 +50,25 @@ def test_decoding_equals_the_plain_forward(lm, lengths, rows):
         hidden = decoder.step(new)
 
 
+@pytest.mark.parametrize("rows", [1, 3, SHARED])
+def test_a_prompt_that_comes_again_is_encoded_once(lm, rows, monkeypatch):
+    draw, (one, two) = _start(2, (6, 4))
+    prompts, seen = [one, two, one, one], []
+    kind = type(open_decoder(lm, [one], 1, 2))
+    real = kind.__init__
+    monkeypatch.setattr(kind, "__init__", lambda self, w, ids, *rest: seen.append(len(ids)) or real(self, w, ids, *rest))  # fmt: skip
+    decoder = open_decoder(lm, prompts, rows, 3)
+    assert seen == [2]
+    slots, held = decoder.slots.copy(), [list(p) for p in prompts for _ in range(rows)]
+    for _ in range(3):
+        new = torch.randint(5, 100, (slots.size,), generator=draw)
+        for slot, token in zip(slots.flat, new.tolist(), strict=True):
+            held[slot].append(token)
+        hidden = decoder.step(new)
+    want = torch.stack([_plain(lm, held[slot]) for slot in slots.flat])
+    torch.testing.assert_close(hidden, want, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [2, 2 * SHARED])
 @pytest.mark.parametrize("lengths", [EVEN, UNEVEN])
 def test_answers_that_go_on_do_not_notice_those_that_end(lm, lengths, rows):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
-from rmlab.fastpath import open_prompts, open_variants, read_answers, read_pairs
+from rmlab.fastpath import first_alike, open_prompts, open_variants, read_answers, read_ends, read_pairs
 from rmlab.packed import depth_of
 from rmlab.tokens import pad_right
 
@@ -23,7 +24,7 @@ def _hidden(model, ids):
 
 
 def test_what_the_packed_forms_do_not_cover_runs_on_the_model():
-    from transformers import LlamaConfig, LlamaModel
+    from transformers import GPTNeoXConfig, GPTNeoXModel, LlamaConfig, LlamaModel
 
     from rmlab.packed import packed
 
@@ -34,6 +35,12 @@ def test_what_the_packed_forms_do_not_cover_runs_on_the_model():
             assert packed(LlamaModel(config)) is None
         config = LlamaConfig(**small, num_attention_heads=4, num_key_value_heads=4)
         assert packed(LlamaModel(config)) is not None
+        rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.4}
+        for wide, there in ((5, False), (10, True)):  # a head's places are turned two by two
+            config = GPTNeoXConfig(
+                **{**small, "hidden_size": 2 * wide}, num_attention_heads=2, rope_parameters=rope
+            )
+            assert (packed(GPTNeoXModel(config)) is not None) == there
 
 
 def _pairs(seed, count=6):
@@ -56,10 +63,30 @@ def _two_rows(model, prompts, chosen, rejected):
     return hidden[torch.arange(len(ids)), mask.sum(1) - 1]
 
 
+def _in_groups(seed):
+    """Answers of several lengths, three to a prompt and in no order; two answers begin alike, two are the same."""
+    prompts, answers, _ = _pairs(seed, 12)
+    prompts = [prompts[i % 4] for i in range(12)]
+    answers[4], answers[8] = answers[0] + [7, 8], list(answers[0])
+    return prompts, answers
+
+
+def test_a_beginning_that_rows_share_is_found_and_no_other():
+    rows = [[5, 6, 7], [5, 6], [6, 6, 7], [5, 6, 7, 8], [5, 9, 7, 8], [5, 6, 7]]
+    ids, mask = pad_right(rows, pad=6)  # a pad that is also a token
+    first = first_alike(ids, mask)
+    for b, row in enumerate(rows):
+        for t in range(len(row)):
+            alike = [i for i, other in enumerate(rows) if other[: t + 1] == row[: t + 1]]
+            assert first[b, t] in alike and {int(first[i, t]) for i in alike} == {int(first[b, t])}
+    assert (mask & (first == np.arange(len(rows))[:, None])).sum() == 4 + 3 + 3  # the trie's nodes
+
+
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_answers_read_as_one_flat_row_equal_rows_of_their_own_with_gradients(lm, precision):
+def test_answers_read_as_one_flat_row_equal_rows_of_their_own_with_gradients(lm, precision, grouped):
     """In bf16 the tokens are rounded up to 64s with padding; neither it nor its gradient may reach what is read."""
-    model, (prompts, answers, _) = copy.deepcopy(lm), _pairs(6, 11)
+    model, (prompts, answers) = copy.deepcopy(lm), _in_groups(6) if grouped else _pairs(6, 11)[:2]
     weight = torch.randn(sum(map(len, answers)), 32, generator=torch.Generator().manual_seed(5))
     hidden, grads = [], []
     for way in ("flat", "rows"):
@@ -80,6 +107,26 @@ def test_answers_read_as_one_flat_row_equal_rows_of_their_own_with_gradients(lm,
     assert grads[0].keys() == grads[1].keys() and len(grads[0]) > 10
     for name, want in grads[1].items():
         assert (grads[0][name] - want).norm() <= 2 * small * want.norm(), name
+
+
+@pytest.mark.parametrize("side", ["right", "left", "both"])
+def test_last_tokens_equal_those_of_rows_alone_whatever_the_padding(lm, side):
+    trunk, (prompts, answers) = getattr(lm, lm.base_model_prefix), _in_groups(8)
+    rows = [p + a for p, a in zip(prompts, answers, strict=True)]
+    ids, mask = torch.full((12, 40), 0), torch.zeros(12, 40, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        at = {"right": 0, "left": 40 - len(row), "both": i}[side]
+        ids[i, at : at + len(row)], mask[i, at : at + len(row)] = torch.tensor(row), True
+    want = torch.stack([_hidden(lm, torch.tensor([row]))[0, -1] for row in rows])
+    torch.testing.assert_close(read_ends(trunk, ids, mask), want, atol=1e-5, rtol=1e-5)
+    edits = {n: 1.5 * w for n, w in trunk.named_parameters() if depth_of(n) == 1}
+    copied = copy.deepcopy(lm)
+    getattr(copied, lm.base_model_prefix).load_state_dict({**trunk.state_dict(), **edits})
+    want = torch.stack([_hidden(copied, torch.tensor([row]))[0, -1] for row in rows])
+    torch.testing.assert_close(read_ends(trunk, ids, mask, edits), want, atol=1e-5, rtol=1e-5)
+    mask[3] = False
+    with pytest.raises(ValueError, match="no real token"):
+        read_ends(trunk, ids, mask)
 
 
 def test_a_pair_as_one_row_equals_two_rows_with_gradients(lm):

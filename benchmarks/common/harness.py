@@ -131,16 +131,24 @@ def memory(names: list[str], rounds: int, run: Run) -> dict[str, list[float]]:
     out: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
-            flags = ["--quick"] if run.quick else []
-            done = subprocess.run(
-                [sys.executable, sys.argv[0], "--child", name, *flags],
-                capture_output=True,
-                text=True,
-            )
-            if done.returncode:
-                raise RuntimeError(f"--child {name} failed:\n{done.stderr[-2000:]}")
-            out[name].append(float(done.stdout.split()[-1]))
+            out[name].append(float(child(name, run)))
     return out
+
+
+def child(name: str, run: Run, first: str | None = None) -> str:
+    """Run the calling script with `--child NAME` in a process of its own; the last line that it prints.
+
+    first : a folder that modules are imported from before all others
+    """
+    folders = filter(None, [first, os.environ.get("PYTHONPATH")])
+    flags = ["--quick"] if run.quick else []
+    done = subprocess.run(
+        [sys.executable, sys.argv[0], "--child", name, *flags],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"--child {name} failed:\n{done.stderr[-2000:]}")
+    return done.stdout.splitlines()[-1]
 
 
 def report(

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmlab.fastpath import open_prompts, read_pairs
+from rmlab.fastpath import open_prompts, read_ends, read_pairs
 from rmlab.recipe import need, stream_seed
-from rmlab.tokens import check_special, last_index
+from rmlab.tokens import check_special
 
 CHUNK_TOKENS = 3072  # answers are scored in chunks of about this many tokens: larger ones are slower on a CPU
 
@@ -148,12 +148,7 @@ class RewardModel(Scorer):
         return getattr(self.model, self.model.base_model_prefix)
 
     def raw(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        places = (mask.long().cumsum(-1) - 1).clamp_min(0)
-        hidden = self.trunk(
-            input_ids=ids, attention_mask=mask.long(), position_ids=places, use_cache=False
-        ).last_hidden_state
-        rows = torch.arange(len(ids), device=ids.device)
-        return self.head(hidden[rows, last_index(mask)])
+        return self.head(read_ends(self.trunk, ids, mask))
 
     def pair_scores(self, prompts, chosen, rejected) -> torch.Tensor:
         return self.head(read_pairs(self.model, prompts, chosen, rejected))

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmlab.fastpath import Edits, open_variants, read_pairs
+from rmlab.fastpath import Edits, open_variants, read_ends, read_pairs
 from rmlab.recipe import need
 from rmlab.reward.model import CHUNK_TOKENS, Scorer
-from rmlab.tokens import check_special, last_index
+from rmlab.tokens import check_special
 
 
 class Variants(Scorer):
@@ -48,15 +48,7 @@ class Variants(Scorer):
         return (hidden.float() * self.heads[first : first + hidden.shape[-2]].float()).sum(-1)
 
     def raw(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        places = (mask.long().cumsum(-1) - 1).clamp_min(0)
-        call = {"input_ids": ids, "attention_mask": mask.long(), "position_ids": places, "use_cache": False}
-        rows, last = torch.arange(len(ids), device=ids.device), last_index(mask)
-        out = [
-            torch.func.functional_call(self.trunk, dict(self.edits(k)), (), call).last_hidden_state[
-                rows, last
-            ]
-            for k in range(self.members)
-        ]
+        out = [read_ends(self.trunk, ids, mask, self.edits(k)) for k in range(self.members)]
         return self.each_head(torch.stack(out, 1))
 
     def pair_scores(self, prompts, chosen, rejected) -> torch.Tensor:
