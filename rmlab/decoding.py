@@ -4,7 +4,9 @@
 (G, C): C columns, each with a prompt that its G slots share. Few answers to many prompts are one column whose slots
 have prompts of their own. Families with packed weights (`packed.py`) keep keys and values in one block per layer,
 allocated once; `Decoder.shrink` moves the last answers into the places of those that ended, so that dropping an answer
-costs one answer's move. Every other family runs on the model's own forward and cache. Tests hold the two equal.
+costs one answer's move. On a GPU, where a small step is bound by the launches of its kernels, nothing closes up: the step
+has fixed shapes, is recorded once as a CUDA graph and replayed. Every other family runs on the model's own forward and
+cache. Tests hold all equal.
 
 Letters: G slots a column, C columns, N = G x C slots, H heads, W width of a head, L longest prompt, D hidden.
 """
@@ -12,7 +14,7 @@ Letters: G slots a column, C columns, N = G x C slots, H heads, W width of a hea
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -48,7 +50,8 @@ def open_decoder(model: nn.Module, prompts: Sequence[Sequence[int]], rows: int, 
         weights = packed(trunk)
         if weights is None:
             return ModelDecoder(trunk, ids, gaps, which, rows, room)
-        return PackedDecoder(weights, ids, gaps, which, rows, room)
+        kind = RecordedDecoder if device.type == "cuda" else PackedDecoder
+        return kind(weights, ids, gaps, which, rows, room)
 
 
 class Decoder:
@@ -56,6 +59,7 @@ class Decoder:
 
     slots: np.ndarray  # (G, C) which answer, prompt-major, is in a slot
     last: torch.Tensor  # (N, D) hidden state of the prompt's last token, slot by slot
+    look: int = 1  # after how many steps it is worth a look which answers go on
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append a token to every slot, (N,) -> hidden (N, D)."""
@@ -143,11 +147,14 @@ class PackedDecoder(Decoder):
         self.time += 1
         return w.end(x)
 
-    def _attend(self, layer: int, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """q (N, H, W), own keys and values (N x H, T, W) -> (N, H x W)."""
+    def _attend(
+        self, layer: int, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, seen=None
+    ) -> torch.Tensor:
+        """q (N, H, W), own keys and values (N x H, T, W), seen (T,), 0 or -inf, or None: all -> (N, H x W)."""
         slots, heads, width = q.shape
         q = q.reshape(-1, 1, width)
-        own = torch.baddbmm(q[:1, :, :1], q, keys.transpose(1, 2), beta=0, alpha=self.scale)  # (N x H, 1, T)
+        plus, beta = (q[:1, :, :1], 0) if seen is None else (seen, 1)
+        own = torch.baddbmm(plus, q, keys.transpose(1, 2), beta=beta, alpha=self.scale)  # (N x H, 1, T)
         if not self.prompt:
             if self.bias is not None:
                 own.view(slots, heads, 1, -1)[..., : self.start] += self.bias
@@ -161,8 +168,8 @@ class PackedDecoder(Decoder):
         length = there.shape[-1]
         weight = torch.softmax(torch.cat([there, own], -1), -1)
         on = weight[..., :length].view(*group[:3], length).permute(1, 2, 0, 3)
-        seen = (on @ past).permute(2, 0, 1, 3).reshape(slots * heads, 1, width)
-        return torch.baddbmm(seen, weight[..., length:], values).view(slots, -1)
+        on_prompt = (on @ past).permute(2, 0, 1, 3).reshape(slots * heads, 1, width)
+        return torch.baddbmm(on_prompt, weight[..., length:], values).view(slots, -1)
 
     def _move(self, to, source, kept) -> None:
         reach = self.start + self.time
@@ -172,6 +179,63 @@ class PackedDecoder(Decoder):
             self.turns = self.turns[kept]
         if self.bias is not None and not self.prompt:
             self.bias = self.bias[kept]
+
+
+class RecordedDecoder(PackedDecoder):
+    """A step that finds all it needs in tensors that stay where they are, so that a GPU can replay it.
+
+    It attends over the whole cache, what has not come yet hidden by `seen`. Where there is no GPU to record it, it is called.
+    """
+
+    look = 16  # a look waits for the device, and can save no more than the steps after the last answer's end
+
+    def __init__(self, weights: Packed, ids, gaps, which: np.ndarray, rows: int, room: int):
+        super().__init__(weights, ids, gaps, which, rows, room)
+        for cache in self.cache:
+            cache[..., self.start :, :] = 0  # hidden, and still multiplied: it must be finite
+        self.tokens, self.hidden = ids.new_zeros(len(self.last)), torch.empty_like(self.last)
+        self.at = ids.new_empty(1)  # where the next token stands
+        self.seen = self.last.new_empty(self.start + room)
+        self.replay = self._record() if ids.is_cuda else self._step
+        self._begin()
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.tokens.copy_(tokens)
+        self.replay()
+        return self.hidden
+
+    def shrink(self, going: np.ndarray) -> None:
+        return None
+
+    def _begin(self) -> None:
+        self.at.fill_(self.start)
+        self.seen.fill_(-torch.inf)[: self.start] = 0
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        w = self.w
+        self.seen.index_fill_(0, self.at, 0)
+        turns = self.turns.index_select(1, self.at - self.start)[:, 0]
+        x = w.embed[self.tokens]
+        for layer, cache in enumerate(self.cache):
+            flat = turn(w.flat(layer, x), turns)
+            cache.index_copy_(3, self.at, flat[:, 1:].transpose(0, 1).unsqueeze(3))
+            x = w.after(layer, x, self._attend(layer, flat[:, 0], *cache.flatten(1, 2), self.seen))
+        self.hidden.copy_(w.end(x))
+        self.at += 1
+
+    def _record(self) -> Callable[[], None]:  # pragma: no cover - on a GPU alone
+        now, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(now)
+        with torch.cuda.stream(aside):
+            for _ in range(2):  # libraries set themselves up in their first calls, which cannot be recorded
+                self._begin()
+                self._step()
+        now.wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._step()
+        return graph.replay
 
 
 class ModelDecoder(Decoder):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from rmlab.decoding import SHARED, open_decoder
+from rmlab import decoding
+from rmlab.decoding import SHARED, RecordedDecoder, open_decoder
 
 EVEN, UNEVEN = (6, 6, 6), (3, 7, 1)
 
@@ -32,9 +35,16 @@ def test_families_take_their_own_path(tiny_lm, tiny_neox, tiny_qwen):
     assert names == ["PackedDecoder", "PackedDecoder", "ModelDecoder"]
 
 
+@pytest.fixture(params=[False, True], ids=["closing_up", "recorded"])
+def recorded(request, monkeypatch):
+    """The decoder for GPUs in the place of the other; without a GPU its step is called and not replayed."""
+    if request.param:
+        monkeypatch.setattr(decoding, "PackedDecoder", RecordedDecoder)
+
+
 @pytest.mark.parametrize("rows", [1, 3, SHARED + 1])
 @pytest.mark.parametrize("lengths", [EVEN, UNEVEN, (5,)])
-def test_decoding_equals_the_plain_forward(lm, lengths, rows):
+def test_decoding_equals_the_plain_forward(lm, lengths, rows, recorded):
     draw, prompts = _start(0, lengths)
     decoder = open_decoder(lm, prompts, rows, 4)
     order = decoder.slots.reshape(-1)
@@ -67,6 +77,43 @@ def test_a_prompt_that_comes_again_is_encoded_once(lm, rows, monkeypatch):
         hidden = decoder.step(new)
     want = torch.stack([_plain(lm, held[slot]) for slot in slots.flat])
     torch.testing.assert_close(hidden, want, atol=1e-5, rtol=1e-5)
+
+
+def _places(decoder) -> dict:
+    """Where its tensors are in memory, and all that it knows beside them."""
+    return {n: [t.data_ptr() for t in x] if n == "cache" else x.data_ptr() if isinstance(x, torch.Tensor) else str(x)
+            for n, x in vars(decoder).items() if n not in ("w", "prompt")}  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [1, SHARED])
+def test_a_recorded_step_takes_everything_from_places_that_stay(tiny_lm, tiny_neox, rows, monkeypatch):
+    """What a graph replays: no tensor of its own is another one after a step, and its rest is hidden though it is nonsense."""
+    monkeypatch.setattr(decoding, "PackedDecoder", RecordedDecoder)
+    for lm in (tiny_lm, tiny_neox):
+        _, prompts = _start(3, UNEVEN)
+        decoder = open_decoder(lm, prompts, rows, 4)
+        for cache in decoder.cache:
+            cache[..., decoder.start + 1 :, :] = 1e4
+        before = _places(decoder)
+        hidden = decoder.step(torch.full((decoder.slots.size,), 7))
+        want = torch.stack([_plain(lm, [*prompts[slot // rows], 7]) for slot in decoder.slots.flat])
+        torch.testing.assert_close(hidden, want, atol=1e-5, rtol=1e-5)
+        assert hidden is decoder.hidden and _places(decoder) == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("rows", [1, SHARED])
+def test_a_replayed_step_equals_the_plain_forward(tiny_lm, tiny_neox, rows):
+    for lm in (tiny_lm, tiny_neox):
+        _, prompts = _start(4, UNEVEN)
+        decoder = open_decoder(copy.deepcopy(lm).cuda(), prompts, rows, 3)
+        held = [list(prompts[slot // rows]) for slot in decoder.slots.flat]
+        assert isinstance(decoder, RecordedDecoder) and decoder.replay != decoder._step
+        for token in (7, 8, 9):
+            hidden = decoder.step(torch.full((len(held),), token, device="cuda"))
+            held = [[*row, token] for row in held]
+            want = torch.stack([_plain(lm, row) for row in held])
+            torch.testing.assert_close(hidden.cpu(), want, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [2, 2 * SHARED])

@@ -124,10 +124,14 @@ def _draw(model, prompts: list, rows: int, uniform: torch.Tensor, head: _Head) -
         if head.read is not None:
             values[at, t] = torch.where(going, head.read(hidden).float(), 0.0)
         going &= token != EOS
-        if t + 1 == uniform.shape[1] or not going.any():
+        if t + 1 == uniform.shape[1]:
             break
-        kept = decoder.shrink(going.view(decoder.slots.shape).cpu().numpy())
-        if kept is not None:
-            at, token, going = at[kept], token[kept], going[kept]
+        if t % decoder.look == 0:
+            still = going.cpu().numpy()
+            if not still.any():
+                break
+            kept = decoder.shrink(still.reshape(decoder.slots.shape))
+            if kept is not None:
+                at, token, going = at[kept], token[kept], going[kept]
         hidden = decoder.step(token)
     return ids, logp, values

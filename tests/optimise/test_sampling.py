@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from rmlab import decoding
 from rmlab.optimise.sampling import sample
 from rmlab.tokens import EOS, NEVER_SAMPLED
 
@@ -65,6 +66,18 @@ def test_an_answer_does_not_depend_on_the_chunk_or_on_other_prompts(lm, rows):
         np.testing.assert_allclose(other.logp, whole.logp, atol=5e-5)
     first = sample(lm, UNEVEN[:1], rows, 12, seed=4)
     assert (first.ids == whole.ids[:rows]).all()
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+def test_the_decoder_for_gpus_gives_the_same_answers(lm, rows, monkeypatch):
+    """It looks every 16 steps who goes on: what it appends to answers that have ended must not show."""
+    one = sample(lm, UNEVEN, rows, 24, seed=4, read=lambda hidden: hidden[:, 0])
+    assert one.ended.any() and (one.lengths < 16).any()
+    monkeypatch.setattr(decoding, "PackedDecoder", decoding.RecordedDecoder)
+    two = sample(lm, UNEVEN, rows, 24, seed=4, read=lambda hidden: hidden[:, 0])
+    assert (one.ids == two.ids).all() and (one.lengths == two.lengths).all()
+    np.testing.assert_allclose(one.logp, two.logp, atol=1e-5)
+    np.testing.assert_allclose(one.values, two.values, atol=1e-5)
 
 
 def test_what_is_read_on_the_way_is_read_at_the_hidden_state_of_each_token(lm):
