@@ -157,7 +157,7 @@ class PackedDecoder(Decoder):
         own = torch.baddbmm(plus, q, keys.transpose(1, 2), beta=beta, alpha=self.scale)  # (N x H, 1, T)
         if not self.prompt:
             if self.bias is not None:
-                own.view(slots, heads, 1, -1)[..., : self.start] += self.bias
+                own.view(slots, heads, 1, -1)[..., : self.start].add_(self.bias)
             return torch.bmm(torch.softmax(own, -1), values).view(slots, -1)
         past_keys, past = self.prompt[layer]  # (C, H, W, L), (C, H, L, W)
         group = (slots // self.columns, self.columns, heads, width)

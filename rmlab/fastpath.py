@@ -167,15 +167,16 @@ def _read(
     rows, time = ids.shape
     where, source, kept, asked = (torch.from_numpy(x).to(device) for x in _places(ids, mask, wanted))
     ids = torch.from_numpy(ids).to(device).view(-1)[where]
-    turns = weights.turns(0, time)[:, None, None]  # (T, 1, 1, r / 2)
+    turns = weights.turns(0, time)[where % time, None, None]  # (n, 1, 1, r / 2)
+    heads = (where // time * weights.heads)[:, None] + torch.arange(weights.heads, device=device)
+    taken = heads * time + (where % time)[:, None]  # (n, H) places in B x H x T
     x = F.embedding(ids, weights.embed)
     for layer in range(len(weights.layers)):
-        laid = _LaidOut.apply(weights.flat(layer, x), turns, where, source)
-        mixed = _attend(*laid.permute(2, 0, 3, 1, 4))
-        mixed = mixed.transpose(1, 2).reshape(rows * time, -1)
+        mixed = _attend(*_LaidOut.apply(weights.flat(layer, x), turns, source))
         if layer == len(weights.layers) - 1:
-            x, where = _Taken.apply(x, kept), where[kept]
-        x = weights.after(layer, x, _Taken.apply(mixed, where))
+            x, taken = _Taken.apply(x, kept), taken[kept]
+        mixed = _Taken.apply(mixed.reshape(rows * weights.heads * time, -1), taken.view(-1))
+        x = weights.after(layer, x, mixed.view(len(x), -1))
     return weights.end(x).index_select(0, asked)
 
 
@@ -185,7 +186,7 @@ def _places(ids: np.ndarray, mask: np.ndarray, wanted: np.ndarray) -> tuple[np.n
     Returns
     -------
     where : (n,) places in B x T, one of each token's
-    source : (B x T,) which of the n stands there; token 0 in the padding
+    source : (B, T) which of the n stands there; token 0 in the padding
     kept : (m,) which of the n the top layer is computed for
     asked : (N,) which of the m each wanted place is
     """
@@ -195,7 +196,7 @@ def _places(ids: np.ndarray, mask: np.ndarray, wanted: np.ndarray) -> tuple[np.n
     read = np.zeros(len(where), bool)
     read[source[wanted]] = True
     kept = _rounded(read)
-    return where, source.reshape(-1), kept, _ranks(kept, len(where))[source[wanted]]
+    return where, source, kept, _ranks(kept, len(where))[source[wanted]]
 
 
 def _ranks(chosen: np.ndarray, count: int) -> np.ndarray:
@@ -237,21 +238,28 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 class _LaidOut(torch.autograd.Function):
-    """q, k, v of n tokens (n, 3, H, W), each put where `source` (B x T,) names it, and rotated, (B, T, 3, H, W).
+    """q, k, v of n tokens (n, 3, H, W), rotated and put wherever `source` (B, T) names them: three of (B, H, T, W).
 
-    A token's gradient is the sum over its places, of which `where` (n,) is one: all are equally far on in their rows.
+    `flat` is used up. A token's gradient is the sum over its places, which are all equally far on in their rows.
     """
 
     @staticmethod
-    def forward(ctx, flat, turns, where, source):
-        ctx.save_for_backward(turns, where, source)
-        return turn(flat.index_select(0, source).view(-1, len(turns), *flat.shape[1:]), turns)
+    def forward(ctx, flat, turns, source):
+        ctx.save_for_backward(turns, source)
+        _, parts, heads, width = flat.shape
+        part, head = (torch.arange(count, device=flat.device) for count in (parts, heads))
+        rows = source[:, None] * parts * heads + head[:, None]  # (B, H, T)
+        rows = rows + part[:, None, None, None] * heads  # (3, B, H, T)
+        laid = turn(flat, turns).view(-1, width).index_select(0, rows.view(-1))
+        return laid.view(*rows.shape, width).unbind(0)
 
     @staticmethod
-    def backward(ctx, grad):
-        turns, where, source = ctx.saved_tensors
-        flat = grad.new_zeros(len(where), *grad.shape[2:]).index_add_(0, source, grad.flatten(0, 1))
-        return turn(flat, turns.conj()[where % len(turns)]), None, None, None
+    def backward(ctx, *grads):
+        turns, source = ctx.saved_tensors
+        _, heads, _, width = grads[0].shape
+        laid = torch.cat([grad.transpose(1, 2).flatten(0, 1).flatten(1) for grad in grads], 1)
+        flat = laid.new_zeros(len(turns), laid.shape[1]).index_add_(0, source.view(-1), laid)
+        return turn(flat.view(-1, 3, heads, width), turns.conj()), None, None
 
 
 class _Taken(torch.autograd.Function):
