@@ -9,7 +9,8 @@ one pass with gradients over every answer and one optimiser step, the gradient's
 - ours also trains a value head and clips its ratios; RLOO and GRPO have no values, their baseline is the prompt's answers;
 - RLOO reads the answers once more with the policy for its log-probabilities; GRPO (one iteration) does not; ours
   captures them while sampling;
-- TRL's reward function gets text and ids and scores rows of like length together, as it does in ours: the same calls;
+- ours reads a prompt once for its four answers, when it samples, updates and asks the reference; TRL reads it with each;
+  the reward function is the same on both sides, and reads it once;
 - ours works on token ids; TRL tokenises and decodes, and measures and keeps more for its logs.
 
 Every variant runs in a process of its own, in turn. A trainer is built, and its first step taken, outside the clock;

@@ -35,7 +35,7 @@ def depth_of(name: str) -> int | None:
 
 
 class Packed:
-    """What the families share: `embed`, `qkv`, `after` and `end` are a transformer in four calls."""
+    """What the families share: `embed`, `qkv` (or `flat` and `turn`), `after` and `end` are a transformer in four calls."""
 
     embed: torch.Tensor  # (V, D)
     layers: list[tuple]
