@@ -123,7 +123,14 @@ def head_penalty(heads: list[torch.Tensor], penalty: str, strength: float) -> Ca
     """
     need(penalty in {"decay", "none", "l2", "anchor"}, "penalty", penalty, "decay, none, l2 or anchor")
     need(strength >= 0, "strength", strength, "0 or more")
-    if penalty in {"decay", "none"} or strength == 0:
+    pulls = penalty in {"l2", "anchor"}
+    need(
+        (strength > 0) == pulls,
+        "strength",
+        strength,
+        f"{'a number above 0' if pulls else '0'} with penalty {penalty!r}",
+    )
+    if not pulls:
         return None
     start = [p.detach().clone() if penalty == "anchor" else torch.zeros_like(p) for p in heads]
     return lambda: strength * sum((p - s).square().sum() for p, s in zip(heads, start, strict=True))

@@ -170,6 +170,8 @@ def test_a_head_of_another_width_is_refused(tiny_lm, tmp_path):
     ("options", "words"),
     [
         ({"penalty": "lasso"}, "penalty = 'lasso': give decay, none, l2 or anchor"),
+        ({"strength": 0.1}, r"strength = 0\.1: give 0 with penalty 'decay'"),
+        ({"penalty": "anchor"}, r"strength = 0\.0: give a number above 0 with penalty 'anchor'"),
         ({"penalty": "l2", "strength": -1.0}, r"strength = -1\.0: give 0 or more"),
         ({"mlp": -2}, "mlp = -2: give a width of at least 1, or 0"),
         ({"k": 0}, "members = 0: give at least 1"),
