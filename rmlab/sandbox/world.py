@@ -104,6 +104,15 @@ class Request:
     def text(self) -> str:
         return " ".join(self.words())
 
+    @classmethod
+    def of(cls, text: str) -> Request:
+        """The request whose `text` it is: "cedar bistro ; price fair ; view wide . how are the price and the view ?"."""
+        record, question = text.split(" . how are ")
+        (name, kind), *facts = (part.split() for part in record.split(" ; "))
+        pairs = tuple((ATTRIBUTE_NAMES.index(a), VALUES.index(v)) for a, v in facts)
+        asked = tuple(ATTRIBUTE_NAMES.index(w) for w in question.split() if w in ATTRIBUTE_NAMES)
+        return cls(NAMES.index(name), KINDS.index(kind), pairs, asked)
+
 
 def requests(count: int, rng: np.random.Generator) -> list[Request]:
     """Draw `count` requests: five of ten attributes, two or three of them asked."""

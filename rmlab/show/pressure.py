@@ -254,17 +254,6 @@ def far(curves: pd.DataFrame, usual: int) -> Figure:
     return Figure(fig, "Four times as long. " + "; ".join(said) + ".", "far")
 
 
-def asked(text: str):
-    """The request of a text: "cedar bistro ; price fair ; view wide . how are the price and the view ?"."""
-    from rmlab.sandbox import world
-
-    record, question = text.split(" . how are ")
-    (name, kind), *facts = (x.split() for x in record.split(" ; "))
-    pairs = tuple((world.ATTRIBUTE_NAMES.index(a), world.VALUES.index(v)) for a, v in facts)
-    wanted = tuple(world.ATTRIBUTE_NAMES.index(w) for w in question.split() if w in world.ATTRIBUTE_NAMES)
-    return world.Request(world.NAMES.index(name), world.KINDS.index(kind), pairs, wanted)
-
-
 def _legend(fig, ax, columns: int) -> None:
     fig.legend(
         *ax.get_legend_handles_labels(),

@@ -116,3 +116,8 @@ def test_readable():
         readable("hello and welcome ! - price : fair . i think so .")
         == "Hello and welcome! – price: fair. I think so."
     )
+
+
+def test_a_request_is_read_back_from_its_text():
+    for request in w.requests(50, stream(0, "test")):
+        assert w.Request.of(request.text) == request

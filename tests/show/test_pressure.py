@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rmlab.recipe import stream
-from rmlab.sandbox.world import requests
 from rmlab.show import pressure
 from rmlab.show.figures import pick
 from rmlab.show.style import LOOKS
@@ -239,11 +237,6 @@ def test_rivals_draws_the_first_as_a_line_and_the_others_as_points(drawn):
             np.testing.assert_allclose(some.get_xdata(), np.sqrt(found[label][0]))
             np.testing.assert_allclose(some.get_ydata(), found[label][column])
     assert numbers(figure.alt) == [4.0, 2.0, 1.25, 2.2, 1.4, 1.3]
-
-
-def test_a_request_is_read_back_from_its_text():
-    for request in requests(50, stream(0, "test")):
-        assert pressure.asked(request.text) == request
 
 
 def test_judges_have_names():
