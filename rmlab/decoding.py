@@ -13,6 +13,7 @@ Letters: G slots a column, C columns, N = G x C slots, H heads, W width of a hea
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -24,6 +25,7 @@ from rmlab.packed import Packed, packed, turn
 from rmlab.tokens import PAD
 
 SHARED = 16  # answers a prompt from which its keys are shared and not copied
+WORTH = 8  # tokens of an answer from which a step is worth recording
 
 
 def open_decoder(model: nn.Module, prompts: Sequence[Sequence[int]], rows: int, room: int) -> Decoder:
@@ -62,8 +64,8 @@ class Decoder:
     look: int = 1  # after how many steps it is worth a look which answers go on
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Append a token to every slot, (N,) -> hidden (N, D)."""
-        raise NotImplementedError  # pragma: no cover - the two below
+        """Append a token to every slot, (N,) -> hidden (N, D), which the next step may write over."""
+        raise NotImplementedError  # pragma: no cover - the three below
 
     def shrink(self, going: np.ndarray) -> torch.Tensor | None:
         """Drop slots whose answer is done, where it pays; going (G, C) bool.
@@ -196,7 +198,7 @@ class RecordedDecoder(PackedDecoder):
         self.tokens, self.hidden = ids.new_zeros(len(self.last)), torch.empty_like(self.last)
         self.at = ids.new_empty(1)  # where the next token stands
         self.seen = self.last.new_empty(self.start + room)
-        self.replay = self._record() if ids.is_cuda else self._step
+        self.replay = self._record() if ids.is_cuda and room >= WORTH else self._step
         self._begin()
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -219,23 +221,32 @@ class RecordedDecoder(PackedDecoder):
         x = w.embed[self.tokens]
         for layer, cache in enumerate(self.cache):
             flat = turn(w.flat(layer, x), turns)
-            cache.index_copy_(3, self.at, flat[:, 1:].transpose(0, 1).unsqueeze(3))
+            cache.index_copy_(3, self.at, flat[:, 1:].transpose(0, 1).unsqueeze(3).to(cache.dtype))
             x = w.after(layer, x, self._attend(layer, flat[:, 0], *cache.flatten(1, 2), self.seen))
         self.hidden.copy_(w.end(x))
         self.at += 1
 
     def _record(self) -> Callable[[], None]:  # pragma: no cover - on a GPU alone
-        now, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(now)
-        with torch.cuda.stream(aside):
-            for _ in range(2):  # libraries set themselves up in their first calls, which cannot be recorded
-                self._begin()
+        with torch.cuda.device(self.at.device):
+            now, aside = torch.cuda.current_stream(), _aside(self.at.device)
+            aside.wait_stream(now)
+            with torch.cuda.stream(aside):
+                for _ in range(
+                    2
+                ):  # libraries set themselves up in their first calls, which cannot be recorded
+                    self._begin()
+                    self._step()
+            now.wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
                 self._step()
-        now.wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._step()
         return graph.replay
+
+
+@functools.cache
+def _aside(device: torch.device) -> torch.cuda.Stream:  # pragma: no cover - on a GPU alone
+    """A device's one stream to record on: libraries keep memory for every stream that they have seen."""
+    return torch.cuda.Stream(device)
 
 
 class ModelDecoder(Decoder):

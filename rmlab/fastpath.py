@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from rmlab.packed import Packed, depth_of, packed, turn
 from rmlab.tokens import last_index, pad_right
 
+FEW = 512  # tokens from which it pays to pack a model's weights to read rows once
 Edits = Mapping[str, torch.Tensor]  # a trunk's parameters by name, edited
 
 
@@ -135,7 +136,8 @@ def _attention(q, k, v, mask) -> torch.Tensor:
 def read_answers(body: nn.Module, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> torch.Tensor:
     """Hidden states that predict the answers' tokens, answer after answer, (N, D); gradients flow."""
     ids, mask = pad_right([p + a[:-1] for p, a in zip(prompts, answers, strict=True)])
-    return _read(body, ids, mask, np.arange(ids.shape[1]) >= np.array([[len(p) - 1] for p in prompts]))
+    wanted = np.arange(ids.shape[1]) >= np.array([[len(p) - 1] for p in prompts])
+    return _read(body, packed(body), ids, mask, wanted)
 
 
 def read_ends(
@@ -147,19 +149,19 @@ def read_ends(
     """
     rows = zip(ids.cpu().numpy(), (mask != 0).cpu().numpy(), strict=True)
     ids, mask = pad_right([row[real] for row, real in rows])
-    return _read(body, ids, mask, np.arange(ids.shape[1]) == last_index(mask)[:, None], edits)
+    weights = None if mask.sum() < FEW else packed(body, edits)
+    return _read(body, weights, ids, mask, np.arange(ids.shape[1]) == last_index(mask)[:, None], edits)
 
 
 def _read(
-    body: nn.Module, ids: np.ndarray, mask: np.ndarray, wanted: np.ndarray, edits: Edits | None = None
-) -> torch.Tensor:
+    body: nn.Module, weights: Packed | None, ids: np.ndarray, mask: np.ndarray, wanted: np.ndarray, edits: Edits | None = None
+) -> torch.Tensor:  # fmt: skip
     """Hidden states at the places of ids (B, T) that are wanted, row after row.
 
     The packed forward runs on real tokens only, (n, D), and once on those with which several rows begin; rows are laid out
     (B, T) for attention alone, where the padding is to the right and never seen; the top layer ends at what is wanted.
     """
     device, wanted = next(body.parameters()).device, mask & wanted
-    weights = packed(body, edits)
     if weights is None:
         ids, mask, wanted = (torch.from_numpy(x).to(device) for x in (ids, mask.astype(np.int64), wanted))
         call = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
@@ -218,7 +220,7 @@ def first_alike(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _rounded(flags: np.ndarray) -> np.ndarray:
-    """Indices of the true flags (n,), in order; under autocast as many false ones behind them as make n a multiple of 64.
+    """Indices of the true flags (n,), in order; under autocast as many false ones behind them as make n a multiple of 64, if there are so many.
 
     oneDNN builds a kernel for each shape of a bfloat16 product that it has not met: odd numbers of tokens would make
     every minibatch a new shape. What the extra places compute is not read.

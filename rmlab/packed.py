@@ -1,8 +1,9 @@
 """Hugging Face weights, packed for speed: q, k and v in one product, Llama's norms folded into the matrix that follows.
 
 `packed(trunk)` reads a Llama's or a GPT-NeoX's parameters as they are (and, where given, edited ones in their
-place: an adapter merged in, a unit dropped out); `None` says that the family has no packed form here. Packing is
-differentiable, so that training runs on it too.
+place: an adapter merged in, a unit dropped out); `None` says that this model has no packed form here. Packing is
+differentiable, so that training runs on it too. Places of q and k that turn together are packed as neighbours, so that
+rotation is one product of complex numbers.
 
 Letters: R rows, T tokens, D hidden, H heads, W width of a head.
 """
@@ -14,13 +15,29 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+# Hooks from here stay on a model that was once asked for hidden states, and change nothing.
+ONLY_LOOK = "transformers.utils.output_capturing"
+
 
 def packed(trunk: nn.Module, edits: Mapping[str, torch.Tensor] | None = None) -> Packed | None:
-    """Pack a trunk's weights afresh (they may have been trained since), `edits` replacing parameters by name."""
+    """Pack a trunk's weights afresh (they may have been trained since), `edits` replacing parameters by name.
+
+    None for other families, for what the families' forms leave out (grouped keys, say), and for a model that its
+    parameters do not tell all of: with hooks, adapters in the place of its layers, or quantised weights.
+    """
     kind = {"LlamaModel": PackedLlama, "GPTNeoXModel": PackedNeoX}.get(type(trunk).__name__)
     if kind is None or width(trunk.config) % 2 or not kind.fits(trunk.config):
         return None
-    return kind(trunk.config, trunk.rotary_emb, {**dict(trunk.named_parameters()), **(edits or {})})
+    hooks = (h for m in trunk.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
+    if any(getattr(hook, "__module__", None) != ONLY_LOOK for hook in hooks):
+        return None
+    weights = {**dict(trunk.named_parameters()), **(edits or {})}
+    if not all(w.is_floating_point() for w in weights.values()):
+        return None
+    try:
+        return kind(trunk.config, trunk.rotary_emb, weights)
+    except KeyError:  # a layer's weight goes by another name: something is wrapped around it
+        return None
 
 
 def width(config) -> int:
@@ -111,7 +128,8 @@ class PackedLlama(Packed):
             self.layers.append((qkv.T.contiguous(), out.T, up.T.contiguous(), down.T))
 
     def norm(self, x: torch.Tensor) -> torch.Tensor:
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        squares = x.float().square().mean(-1, keepdim=True)  # half precision ends at 65,504
+        return (x * torch.rsqrt(squares + self.eps)).to(x.dtype)
 
     def _project(self, layer: int, x: torch.Tensor) -> torch.Tensor:
         return self.norm(x) @ self.layers[layer][0]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from rmlab import fastpath
 from rmlab.fastpath import first_alike, open_prompts, open_variants, read_answers, read_ends, read_pairs
-from rmlab.packed import depth_of
+from rmlab.packed import depth_of, packed
 from rmlab.tokens import pad_right
 
 
@@ -26,8 +27,6 @@ def _hidden(model, ids):
 def test_what_the_packed_forms_do_not_cover_runs_on_the_model():
     from transformers import GPTNeoXConfig, GPTNeoXModel, LlamaConfig, LlamaModel
 
-    from rmlab.packed import packed
-
     small = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 16}
     with torch.random.fork_rng(devices=[]):
         for odd in ({"num_key_value_heads": 2}, {"attention_bias": True}, {"hidden_act": "gelu"}):
@@ -41,6 +40,50 @@ def test_what_the_packed_forms_do_not_cover_runs_on_the_model():
                 **{**small, "hidden_size": 2 * wide}, num_attention_heads=2, rope_parameters=rope
             )
             assert (packed(GPTNeoXModel(config)) is not None) == there
+
+
+class _Around(torch.nn.Module):
+    """As adapters are: a layer of its own in the place of the one that it holds."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.base_layer = layer
+
+    def forward(self, x):
+        return self.base_layer(x) + x
+
+
+def test_a_model_that_its_parameters_do_not_tell_all_of_runs_on_its_own_modules(tiny_lm):
+    ids = torch.arange(5, 11).repeat(100, 1)
+    model = copy.deepcopy(tiny_lm)
+    before = read_ends(model.model, ids, ids > 0)
+    hook = model.model.layers[0].mlp.register_forward_hook(lambda module, given, out: 3 * out)
+    want = _hidden(model, ids)[:, -1]
+    assert packed(model.model) is None and (want - before).abs().max() > 0.1
+    torch.testing.assert_close(read_ends(model.model, ids, ids > 0), want, atol=1e-5, rtol=1e-5)
+    hook.remove()
+    model(input_ids=ids[:1], output_hidden_states=True)  # transformers leaves hooks behind that only look
+    assert packed(model.model) is not None
+    layer = model.model.layers[0].self_attn
+    layer.q_proj = _Around(layer.q_proj)
+    want = _hidden(model, ids)[:, -1]
+    assert packed(model.model) is None and (want - before).abs().max() > 0.01
+    torch.testing.assert_close(read_ends(model.model, ids, ids > 0), want, atol=1e-5, rtol=1e-5)
+    model = copy.deepcopy(tiny_lm).model
+    del model.layers[0].mlp.up_proj.weight  # as quantised: whole numbers and their scale
+    model.layers[0].mlp.up_proj.register_parameter("weight", torch.nn.Parameter(torch.ones(64, 32, dtype=torch.uint8), False))  # fmt: skip
+    assert packed(model) is None
+
+
+def test_large_activations_do_not_overflow_in_half_precision(tiny_lm):
+    model = copy.deepcopy(tiny_lm)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7, 3] = 1000.0
+    ids = torch.tensor([[7, 8, 9, 7]]).repeat(200, 1)
+    want, half = _hidden(model, ids)[:, -1], copy.deepcopy(model).half()
+    got = read_ends(half.model, ids, ids > 0).float()
+    assert packed(half.model) is not None and want.abs().max() > 1
+    torch.testing.assert_close(got, want, atol=0.01, rtol=0.01)
 
 
 def _pairs(seed, count=6):
@@ -109,8 +152,10 @@ def test_answers_read_as_one_flat_row_equal_rows_of_their_own_with_gradients(lm,
         assert (grads[0][name] - want).norm() <= 2 * small * want.norm(), name
 
 
+@pytest.mark.parametrize("few", [0, fastpath.FEW])
 @pytest.mark.parametrize("side", ["right", "left", "both"])
-def test_last_tokens_equal_those_of_rows_alone_whatever_the_padding(lm, side):
+def test_last_tokens_equal_those_of_rows_alone_whatever_the_padding(lm, side, few, monkeypatch):
+    monkeypatch.setattr(fastpath, "FEW", few)
     trunk, (prompts, answers) = getattr(lm, lm.base_model_prefix), _in_groups(8)
     rows = [p + a for p, a in zip(prompts, answers, strict=True)]
     ids, mask = torch.full((12, 40), 0), torch.zeros(12, 40, dtype=torch.bool)

@@ -79,7 +79,8 @@ def sample(
         for begun in range(0, rows, chunk):
             count = min(chunk, rows - begun)
             uniform = torch.rand(len(block) * count, max_answer, generator=noise, device=matrix.device)
-            parts.append(_draw(model, block, count, uniform, head))
+            with torch.autocast(matrix.device.type, enabled=False):
+                parts.append(_draw(model, block, count, uniform, head))
     ids, logp, values = (torch.cat(x).cpu().numpy() for x in zip(*parts, strict=True))
     return Answers(ids, logp, (ids != PAD).sum(1), None if read is None else values)
 

@@ -48,7 +48,9 @@ from rmlab.reward.model import Scorer
 from rmlab.tokens import pad_right
 
 Ids = Sequence[int]
-TURNS = threading.Lock()  # OpenRLHF calls from threads, and variants of one base swap its weights to score
+TURNS = (
+    threading.Lock()
+)  # OpenRLHF calls from threads, and variants of one base may swap its weights to score
 
 
 class Judged(NamedTuple):
