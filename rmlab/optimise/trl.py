@@ -48,9 +48,8 @@ from rmlab.reward.model import Scorer
 from rmlab.tokens import pad_right
 
 Ids = Sequence[int]
-TURNS = (
-    threading.Lock()
-)  # OpenRLHF calls from threads, and variants of one base may swap its weights to score
+# OpenRLHF calls from threads, and variants of one base may swap its weights to score.
+TURNS = threading.Lock()
 
 
 class Judged(NamedTuple):

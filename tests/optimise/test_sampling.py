@@ -80,6 +80,13 @@ def test_the_decoder_for_gpus_gives_the_same_answers(lm, rows, monkeypatch):
     np.testing.assert_allclose(one.values, two.values, atol=1e-5)
 
 
+def test_somebody_elses_autocast_changes_no_answer(lm):
+    one = sample(lm, UNEVEN, 4, 12, seed=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        two = sample(lm, UNEVEN, 4, 12, seed=4)
+    assert (one.ids == two.ids).all() and (one.logp == two.logp).all()
+
+
 def test_what_is_read_on_the_way_is_read_at_the_hidden_state_of_each_token(lm):
     prompts, weight = UNEVEN, torch.randn(32, generator=torch.Generator().manual_seed(0))
     drawn = sample(lm, prompts, 20, 10, seed=1, read=lambda hidden: hidden @ weight)
