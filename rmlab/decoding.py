@@ -231,9 +231,7 @@ class RecordedDecoder(PackedDecoder):
             now, aside = torch.cuda.current_stream(), _aside(self.at.device)
             aside.wait_stream(now)
             with torch.cuda.stream(aside):
-                for _ in range(
-                    2
-                ):  # libraries set themselves up in their first calls, which cannot be recorded
+                for _ in range(2):  # what libraries do in their first calls cannot be recorded
                     self._begin()
                     self._step()
             now.wait_stream(aside)

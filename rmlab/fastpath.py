@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from rmlab.packed import Packed, depth_of, packed, turn
 from rmlab.tokens import last_index, pad_right
 
-FEW = 512  # tokens from which it pays to pack a model's weights to read rows once
+FEW = 256  # tokens that must be spared for it to pay to pack a model's weights and read rows once
 Edits = Mapping[str, torch.Tensor]  # a trunk's parameters by name, edited
 
 
@@ -149,8 +149,9 @@ def read_ends(
     """
     rows = zip(ids.cpu().numpy(), (mask != 0).cpu().numpy(), strict=True)
     ids, mask = pad_right([row[real] for row, real in rows])
-    weights = None if mask.sum() < FEW else packed(body, edits)
-    return _read(body, weights, ids, mask, np.arange(ids.shape[1]) == last_index(mask)[:, None], edits)
+    wanted = np.arange(ids.shape[1]) == last_index(mask)[:, None]
+    spared = ids.size - _owned(first_alike(ids, mask), mask).sum()
+    return _read(body, packed(body, edits) if spared >= FEW else None, ids, mask, wanted, edits)
 
 
 def _read(
@@ -193,7 +194,7 @@ def _places(ids: np.ndarray, mask: np.ndarray, wanted: np.ndarray) -> tuple[np.n
     asked : (N,) which of the m each wanted place is
     """
     (rows, time), first = ids.shape, first_alike(ids, mask)
-    where = _rounded((mask & (first == np.arange(rows)[:, None])).reshape(-1))
+    where = _rounded(_owned(first, mask).reshape(-1))
     source = np.where(mask, _ranks(where, rows * time)[first * time + np.arange(time)], 0)
     read = np.zeros(len(where), bool)
     read[source[wanted]] = True
@@ -217,6 +218,11 @@ def first_alike(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         same = np.logical_and.accumulate((ids[before] == ids[row]) & mask[before] & mask[row])
         first[row] = np.where(same, first[before], row)
     return first
+
+
+def _owned(first: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Where a token stands that no row before has: (B, T) bool, from `first_alike`."""
+    return mask & (first == np.arange(len(first))[:, None])
 
 
 def _rounded(flags: np.ndarray) -> np.ndarray:

@@ -106,7 +106,7 @@ def test_a_recorded_step_takes_everything_from_places_that_stay(tiny_lm, tiny_ne
 def test_a_replayed_step_equals_the_plain_forward(tiny_lm, tiny_neox, rows):
     for lm in (tiny_lm, tiny_neox):
         _, prompts = _start(4, UNEVEN)
-        decoder = open_decoder(copy.deepcopy(lm).cuda(), prompts, rows, 3)
+        decoder = open_decoder(copy.deepcopy(lm).cuda(), prompts, rows, decoding.WORTH)
         held = [list(prompts[slot // rows]) for slot in decoder.slots.flat]
         assert isinstance(decoder, RecordedDecoder) and decoder.replay != decoder._step
         for token in (7, 8, 9):
