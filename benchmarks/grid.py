@@ -31,8 +31,8 @@ def main() -> None:
     run = harness.start(__doc__.splitlines()[0], rounds=2, threads=None)
     import numpy as np
 
-    from rmlab.runner import execute
     from rmlab.store import Store, Task
+    from rmlab.study.executor import execute
 
     size = {"pairs": 320, "epochs": 1} if run.quick else {"pairs": 2000, "epochs": 2}
     tasks = [Task(member, {"seed": s, **size}) for s in range(MEMBERS)]

@@ -13,7 +13,7 @@ from common import harness, workload
 from rmlab.backbone import build
 from rmlab.recipe import Size, World
 from rmlab.reward.model import RewardModel, from_backbone
-from rmlab.sandbox import world
+from rmlab.sources.sandbox import world
 from rmlab.tokens import EOS, pad_right
 
 run = harness.start(__doc__.splitlines()[0], rounds=9)

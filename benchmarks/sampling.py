@@ -18,7 +18,7 @@ from common import harness, workload
 
 from rmlab.optimise.ppo import picked
 from rmlab.optimise.sampling import sample
-from rmlab.sandbox import world
+from rmlab.sources.sandbox import world
 from rmlab.tokens import EOS, PAD
 
 run = harness.start(__doc__.splitlines()[0], rounds=7)

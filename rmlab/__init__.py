@@ -10,7 +10,7 @@ _HOMES = {
     "aggregate": "reward.aggregate", "AGGREGATORS": "reward.aggregate", "align": "reward.aggregate",
     "best_of_n": "optimise.best_of_n", "kl_bound": "optimise.best_of_n", "ess": "optimise.best_of_n",
     "sample": "optimise.sampling", "Pool": "optimise.pool", "CompactPool": "optimise.compact", "Explorer": "show.explorer",
-    "load_pairs": "preferences", "load_backbone": "backbone:load", "run": "study",
+    "load_pairs": "preferences", "load_backbone": "backbone:load", "run": "study.grid",
 }  # fmt: skip
 __all__ = [*_HOMES, "__version__"]
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rmlab.recipe import Pretraining, Sft, Size, World, need, stream, stream_seed
-from rmlab.sandbox import world as sandbox
+from rmlab.recipe import Pretraining, Sft, Size, World, require, stream, stream_seed
+from rmlab.sources.sandbox import world as sandbox
 from rmlab.tokens import BOS, EOS, PAD, pad_right
 
 Documents = Callable[[np.random.Generator, int], list[list[int]]]
@@ -105,7 +105,7 @@ def fit(model: nn.Module, data: Iterator[torch.Tensor], steps: int, lr: float, t
     data yields ids (B, T); PAD is not predicted. `tick(i)` is called after each step. Returns the loss of
     every step, nats a token; stops with a clear error when it is not finite.
     """
-    need(steps >= 1, "steps", steps, "at least 1")
+    require(steps >= 1, "steps", steps, "at least 1")
     model.train()
     place = next(model.parameters()).device
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
@@ -128,13 +128,14 @@ def fit(model: nn.Module, data: Iterator[torch.Tensor], steps: int, lr: float, t
     return losses
 
 
-def schedule(optimiser: torch.optim.Optimizer, steps: int):
-    """Linear warm-up over 5% of the steps, then a cosine to a tenth of the rate."""
+def schedule(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate of every training here: `lr_factor` of the optimiser's own at each step."""
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: lr_factor(step, steps))
+
+
+def lr_factor(step: int, steps: int) -> float:
+    """The share of the learning rate at a step: linear warm-up over 5% of the steps, then a cosine to a tenth."""
     warm = max(1, steps // 20)
-
-    def rate(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return 0.1 + 0.45 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.1 + 0.45 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm)))

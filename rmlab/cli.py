@@ -32,9 +32,11 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _study(given: tyro.conf.OmitArgPrefixes[Study]) -> None:
-    from rmlab import constructions, pressure, study
     from rmlab.measure import league, tables
     from rmlab.measure import pressure as ends
+    from rmlab.study import constructions
+    from rmlab.study import grid as study
+    from rmlab.study import ppo as pressure
 
     recipe = PRESETS[given.preset]()
     out = given.out or (Path("data") if given.preset in SHIPPED else Path("_build/study") / given.preset)

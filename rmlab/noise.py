@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rmlab.recipe import need
+from rmlab.recipe import require
 
 
 def uniform(ids: Sequence[str], seed: int) -> np.ndarray:
@@ -19,7 +19,7 @@ def uniform(ids: Sequence[str], seed: int) -> np.ndarray:
 
 def flip_mask(ids: Sequence[str], rate: float, seed: int) -> np.ndarray:
     """Which labels to turn round, (B,) bool; about `rate` of them."""
-    need(0 <= rate < 0.5, "rate", rate, "a share from 0 up to 0.5")
+    require(0 <= rate < 0.5, "rate", rate, "a share from 0 up to 0.5")
     return uniform(ids, seed) < rate
 
 
@@ -29,5 +29,5 @@ def bradley_terry_flips(margins, ids: Sequence[str], temperature: float, seed: i
     margins : (B,) gold of the better answer minus gold of the other, at least 0, gold units
     temperature : above 0; the better answer wins with probability sigma(margin / temperature)
     """
-    need(temperature > 0, "temperature", temperature, "a positive temperature")
+    require(temperature > 0, "temperature", temperature, "a positive temperature")
     return uniform(ids, seed) > 1 / (1 + np.exp(-np.asarray(margins, np.float64) / temperature))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from rmlab.recipe import need
+from rmlab.recipe import require
 
 HUGE = 1_000_000  # bytes in one line: not a pair but a broken file
 MARK = "\n\nAssistant:"  # where an answer begins in a rendered dialogue
@@ -92,7 +92,7 @@ def load_pairs(
         Names the file, the line, the field, the value (at most 60 characters of it) and the mend.
     """
     path = Path(path)
-    need(path.is_file(), "path", str(path), "an existing JSON-lines or JSON file")
+    require(path.is_file(), "path", str(path), "an existing JSON-lines or JSON file")
     pairs, report = _collect(_rows(path), on_bad, repeats)
     if not report.kept and not report.dropped:
         raise ValueError(f"{path}: has no rows; give a file with at least one")
@@ -123,7 +123,7 @@ def split_pairs(pairs: Sequence[Pair], fraction: float, seed: int = 0) -> tuple[
     ----------
     fraction : about the share of the prompts that goes into the second part, between 0 and 1
     """
-    need(0 < fraction < 1, "fraction", fraction, "a share between 0 and 1")
+    require(0 < fraction < 1, "fraction", fraction, "a share between 0 and 1")
 
     def second(pair: Pair) -> bool:
         hashed = hashlib.blake2b(f"{seed}:{pair.prompt}".encode(), digest_size=8).digest()
@@ -151,7 +151,7 @@ def truncate_pair(prompt: Sequence[int], chosen: Sequence[int], rejected: Sequen
     BadRow
         `identical_after_truncation`: nothing would be left to prefer.
     """
-    need(max_length >= 2, "max_length", max_length, "at least 2 tokens")
+    require(max_length >= 2, "max_length", max_length, "at least 2 tokens")
     chosen, rejected = _cut_answer(chosen, max_length), _cut_answer(rejected, max_length)
     if chosen == rejected:
         what = "chosen and rejected become identical; raise it, or drop the pair"
@@ -175,7 +175,7 @@ def truncate_pairs(
     -------
     the kept (prompt, chosen, rejected), and the report
     """
-    need(on_long in {"cut", "drop", "error"}, "on_long", on_long, "'cut', 'drop' or 'error'")
+    require(on_long in {"cut", "drop", "error"}, "on_long", on_long, "'cut', 'drop' or 'error'")
     report, kept = Report(), []
     for i, (prompt, chosen, rejected) in enumerate(rows):
         length = len(prompt) + max(len(chosen), len(rejected))
@@ -205,8 +205,8 @@ def _cut_answer(ids: Sequence[int], most: int) -> list[int]:
 
 def _collect(rows: Iterable[tuple[str, Callable]], on_bad: str, repeats: str) -> tuple[list[Pair], Report]:
     """Pairs and report from (where, a function that returns the row or raises its `BadRow`)."""
-    need(on_bad in {"error", "drop"}, "on_bad", on_bad, "'error' or 'drop'")
-    need(repeats in {"keep", "drop"}, "repeats", repeats, "'keep' or 'drop'")
+    require(on_bad in {"error", "drop"}, "on_bad", on_bad, "'error' or 'drop'")
+    require(repeats in {"keep", "drop"}, "repeats", repeats, "'keep' or 'drop'")
     pairs, report = [], Report()
     seen: dict[tuple, str] = {}  # the texts, sides in order -> what was chosen
     owner: dict[str, tuple] = {}  # id -> the texts it stands for

@@ -26,14 +26,16 @@ class World:
     )
 
     def validate(self) -> None:
-        need(0 <= self.style_quality <= 1, "world.style_quality", self.style_quality, "a number from 0 to 1")
-        need(
+        require(
+            0 <= self.style_quality <= 1, "world.style_quality", self.style_quality, "a number from 0 to 1"
+        )
+        require(
             20 <= self.max_answer <= 64,
             "world.max_answer",
             self.max_answer,
             "a number of tokens from 20 to 64",
         )
-        need(0 <= self.appraisals <= 1, "world.appraisals", self.appraisals, "a share from 0 to 1")
+        require(0 <= self.appraisals <= 1, "world.appraisals", self.appraisals, "a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,10 @@ class Size:
     ff: int = 192
 
     def validate(self) -> None:
-        need(self.hidden % (2 * self.heads) == 0, "size.hidden", self.hidden, "a multiple of 2 x size.heads")
-        need(self.layers >= 1, "size.layers", self.layers, "at least 1")
+        require(
+            self.hidden % (2 * self.heads) == 0, "size.hidden", self.hidden, "a multiple of 2 x size.heads"
+        )
+        require(self.layers >= 1, "size.layers", self.layers, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,9 @@ class Labels:
     heldout: int = 1000  # pairs with clean labels for accuracy; their answers are the alignment reference
 
     def validate(self) -> None:
-        need(0 <= self.flips < 0.5, "labels.flips", self.flips, "a share from 0 up to 0.5")
-        need(self.temperature >= 0, "labels.temperature", self.temperature, "0 or a positive temperature")
-        need(self.pairs >= 32, "labels.pairs", self.pairs, "at least 32 pairs")
+        require(0 <= self.flips < 0.5, "labels.flips", self.flips, "a share from 0 up to 0.5")
+        require(self.temperature >= 0, "labels.temperature", self.temperature, "0 or a positive temperature")
+        require(self.pairs >= 32, "labels.pairs", self.pairs, "at least 32 pairs")
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,8 @@ class Training:
     centre: float = 0.0  # eta of the optional centring loss eta * mean((r+ + r-)^2)
 
     def validate(self) -> None:
-        need(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
-        need(self.centre >= 0, "training.centre", self.centre, "0 or a small positive number")
+        require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
+        require(self.centre >= 0, "training.centre", self.centre, "0 or a small positive number")
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,8 @@ class Members:
     heads: tuple[int, ...] = (3, 5)
 
     def validate(self) -> None:
-        need(self.pretrain >= 1, "members.pretrain", self.pretrain, "at least 1")
-        need(self.finetune >= 1, "members.finetune", self.finetune, "at least 1")
+        require(self.pretrain >= 1, "members.pretrain", self.pretrain, "at least 1")
+        require(self.finetune >= 1, "members.finetune", self.finetune, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,8 @@ class Pool:
     answers: int = 4096
 
     def validate(self) -> None:
-        need(self.prompts >= 2, "pool.prompts", self.prompts, "at least 2")
-        need(self.answers >= 8, "pool.answers", self.answers, "at least 8")
+        require(self.prompts >= 2, "pool.prompts", self.prompts, "at least 2")
+        require(self.answers >= 8, "pool.answers", self.answers, "at least 8")
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class Sight:
 
 @dataclass(frozen=True)
 class Line:
-    """One construction of a study: `kind` is a name in `rmlab.reward.members.CONSTRUCTIONS`, options its function's."""
+    """One construction of a study: `kind` is a name in `rmlab.reward.methods.CONSTRUCTIONS`, options its function's."""
 
     name: str  # the rows' key
     kind: str
@@ -174,18 +178,18 @@ class Ppo:
 
     def validate(self) -> None:
         for name in ("steps", "batch", "max_answer", "epochs", "minibatches", "eval_every", "save_every"):
-            need(getattr(self, name) >= 1, f"ppo.{name}", getattr(self, name), "at least 1")
+            require(getattr(self, name) >= 1, f"ppo.{name}", getattr(self, name), "at least 1")
         for name in ("missing_eos", "beta", "target", "value_weight", "value_clip", "stop_kl"):
             value = getattr(self, name)
-            need(0 <= value < np.inf, f"ppo.{name}", value, "0 or a positive number")
+            require(0 <= value < np.inf, f"ppo.{name}", value, "0 or a positive number")
         for name in ("clip", "lr", "grad_norm"):
             value = getattr(self, name)
-            need(0 < value < np.inf, f"ppo.{name}", value, "a number above 0")
-        need(self.minibatches <= self.batch, "ppo.minibatches", self.minibatches, f"at most ppo.batch = {self.batch}")  # fmt: skip
-        need(0 <= self.lam <= 1, "ppo.lam", self.lam, "a number from 0 to 1")
-        need(self.target == 0 or self.beta > 0, "ppo.beta", self.beta, "a number above 0 to begin from, as ppo.target is set")  # fmt: skip
-        need(self.value in {"shared", "own"}, "ppo.value", self.value, "shared or own")
-        need(self.precision in {"fp32", "bf16"}, "ppo.precision", self.precision, "fp32 or bf16")
+            require(0 < value < np.inf, f"ppo.{name}", value, "a number above 0")
+        require(self.minibatches <= self.batch, "ppo.minibatches", self.minibatches, f"at most ppo.batch = {self.batch}")  # fmt: skip
+        require(0 <= self.lam <= 1, "ppo.lam", self.lam, "a number from 0 to 1")
+        require(self.target == 0 or self.beta > 0, "ppo.beta", self.beta, "a number above 0 to begin from, as ppo.target is set")  # fmt: skip
+        require(self.value in {"shared", "own"}, "ppo.value", self.value, "shared or own")
+        require(self.precision in {"fp32", "bf16"}, "ppo.precision", self.precision, "fp32 or bf16")
 
 
 @dataclass(frozen=True)
@@ -206,9 +210,9 @@ class Pressure:
 
     def validate(self) -> None:
         self.ppo.validate()
-        need(len(self.betas) > 0 and min(self.betas, default=-1) >= 0, "pressure.betas", self.betas, "prices of 0 and more")  # fmt: skip
-        need(self.requests >= 1 and self.answers >= 1, "pressure.requests and answers", (self.requests, self.answers), "at least 1 of each")  # fmt: skip
-        need(self.longer >= 1, "pressure.longer", self.longer, "at least 1")
+        require(len(self.betas) > 0 and min(self.betas, default=-1) >= 0, "pressure.betas", self.betas, "prices of 0 and more")  # fmt: skip
+        require(self.requests >= 1 and self.answers >= 1, "pressure.requests and answers", (self.requests, self.answers), "at least 1 of each")  # fmt: skip
+        require(self.longer >= 1, "pressure.longer", self.longer, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -390,7 +394,7 @@ def stream(seed: int, *purpose: object) -> np.random.Generator:
     return np.random.default_rng(stream_seed(seed, *purpose))
 
 
-def need(ok: bool, name: str, value: object, mend: str) -> None:
+def require(ok: bool, name: str, value: object, mend: str) -> None:
     """Raise a `ValueError` that names the field, the value and the mend, unless `ok`."""
     if not ok:
         raise ValueError(f"{name} = {value!r}: give {mend}")

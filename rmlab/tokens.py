@@ -1,14 +1,100 @@
-"""Token rules, in one place: PAD, EOS, masks, padding, the last real token.
+"""Token rules, in one place: the special tokens of a model, masks, padding, the last real token.
 
-PAD is its own token, never EOS; EOS ends every answer, in training and in scoring; a score is read at
-the last real token, which the mask names and never a token id.
+PAD is a token of its own, never an EOS; an EOS ends every answer, in training and in scoring; a score is read at
+the last real token, which the mask names and never a token id. Which ids these are, a model and its tokenizer say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+from rmlab.recipe import require
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids that are not text: PAD, every EOS, and what a sampler never draws.
+
+    Parameters
+    ----------
+    pad : fills rows up; never sampled, never scored
+    eos : one or more ids, any of which ends an answer
+    never_sampled : ids that the sampler bans, and renormalises away in sampling, training and reference alike; PAD
+        is always one of them
+
+    Raises
+    ------
+    ValueError
+        A negative id, no EOS, PAD among the EOS (the end of an answer would never be scored), an EOS that is banned.
+    """
+
+    pad: int
+    eos: tuple[int, ...]
+    never_sampled: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        eos, banned = (
+            tuple(sorted({int(i) for i in ids})) for ids in (self.eos, (*self.never_sampled, self.pad))
+        )
+        require(self.pad >= 0 and banned[0] >= 0, "never_sampled", banned, "ids of 0 and more")
+        require(
+            len(eos) > 0 and eos[0] >= 0,
+            "eos",
+            eos,
+            "at least one id of 0 or more: answers must be able to end",
+        )
+        require(self.pad not in eos, "pad_token_id", self.pad, f"{PAD_MEND}; it is an EOS now, {list(eos)}")
+        require(not set(eos) & set(banned), "never_sampled", banned, f"ids without an EOS, {list(eos)}")
+        object.__setattr__(self, "eos", eos)
+        object.__setattr__(self, "never_sampled", banned)
+
+    @classmethod
+    def of(cls, model, tokenizer=None) -> SpecialTokens:
+        """Read them from a Hugging Face model and, where there is one, its tokenizer.
+
+        EOS: every id that the model's config, its generation config or the tokenizer names. PAD: the tokenizer's, or
+        the model's. Never sampled: PAD, and the generation config's `suppress_tokens`.
+
+        Raises
+        ------
+        ValueError
+            No PAD, PAD an EOS, no EOS, or a tokenizer whose PAD is not the model's.
+        """
+        config, generation = model.config.get_text_config(), getattr(model, "generation_config", None)
+        holders = [h for h in (config, generation, tokenizer) if h is not None]
+        eos = {i for h in holders for i in _listed(getattr(h, "eos_token_id", None))}
+        pads = [getattr(h, "pad_token_id", None) for h in (tokenizer, config, generation)]
+        pads = [pad for pad in pads if pad is not None]
+        require(len(pads) > 0, "pad_token_id", None, PAD_MEND)
+        require(
+            len(set(pads)) == 1,
+            "pad_token_id of tokenizer, config, generation config",
+            pads,
+            "one and the same PAD",
+        )
+        banned = _listed(getattr(generation, "suppress_tokens", None))
+        return cls(int(pads[0]), tuple(eos), tuple(banned))
+
+    def lengths(self, ids: np.ndarray) -> np.ndarray:
+        """Real tokens of right-padded answers, the EOS counted: ids (..., T) -> (...) int64."""
+        return (np.asarray(ids) != self.pad).sum(-1)
+
+    def ended(self, ids: np.ndarray) -> np.ndarray:
+        """Whether an answer holds an EOS: ids (..., T) -> (...) bool."""
+        return np.isin(ids, self.eos).any(-1)
+
+    def drop(self, ids: Iterable[int]) -> list[int]:
+        """The ids (T,) of one answer without PAD and EOS: its text."""
+        return [int(i) for i in ids if i != self.pad and i not in self.eos]
+
+
+PAD_MEND = (
+    "a PAD token of its own: tokenizer.add_special_tokens({'pad_token': '<pad>'}), resize the model's embeddings and "
+    "set model.config.pad_token_id = tokenizer.pad_token_id"
+)
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<sep>", "<unk>")
 PAD, BOS, EOS, SEP, UNK = range(5)
@@ -58,10 +144,7 @@ def last_index(mask):
     return width - 1 - (mask != 0).flip(-1).int().argmax(-1)
 
 
-def check_special(pad: int | None, eos: int | None) -> None:
-    """Refuse a tokenizer without a PAD of its own: with PAD = EOS the end of an answer is never scored."""
-    if pad is None or pad == eos:
-        raise ValueError(
-            f"pad_token_id = {pad!r} and eos_token_id = {eos!r}: add a PAD token of its own, "
-            "tokenizer.add_special_tokens({'pad_token': '<pad>'}), and resize the model's embeddings"
-        )
+def _listed(ids: int | Sequence[int] | None) -> list[int]:
+    if ids is None:
+        return []
+    return [int(i) for i in ids] if isinstance(ids, list | tuple) else [int(ids)]

@@ -11,7 +11,7 @@ def tiny_lm():
     """An untrained Llama of two layers over the sandbox's vocabulary."""
     from rmlab.backbone import build
     from rmlab.recipe import Size
-    from rmlab.sandbox.world import VOCAB
+    from rmlab.sources.sandbox.world import VOCAB
 
     return build(Size(hidden=32, layers=2, heads=4, ff=48), len(VOCAB), seed=3).eval()
 
@@ -22,7 +22,7 @@ def tiny_neox():
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    from rmlab.sandbox.world import VOCAB
+    from rmlab.sources.sandbox.world import VOCAB
 
     config = GPTNeoXConfig(vocab_size=len(VOCAB), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
                            max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip
@@ -40,7 +40,7 @@ def tiny_qwen():
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from rmlab.sandbox.world import VOCAB
+    from rmlab.sources.sandbox.world import VOCAB
 
     config = Qwen2Config(vocab_size=len(VOCAB), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
                          intermediate_size=48, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip
@@ -54,8 +54,8 @@ def world_pairs():
     """48 pairs of author answers, the better by gold chosen, as ids."""
     from rmlab.recipe import World, stream
     from rmlab.reward.training import PairIds
-    from rmlab.sandbox import gold
-    from rmlab.sandbox import world as w
+    from rmlab.sources.sandbox import gold
+    from rmlab.sources.sandbox import world as w
     from rmlab.tokens import EOS, pad_right
 
     rng = stream(0, "tests")

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rmlab import constructions, pressure, study
 from rmlab.recipe import PRESETS
+from rmlab.study import constructions
+from rmlab.study import grid as study
+from rmlab.study import ppo as pressure
 
 REFERENCE = Path(__file__).parent / "reference"
 RUNS = {"tiny": (study.run, "results"), "tiny_constructions": (constructions.run, "constructions"), "tiny_ppo": (pressure.run, "ppo")}  # fmt: skip

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rmlab import study
 from rmlab.recipe import Labels, tiny
 from rmlab.store import Store, Task, fingerprint
+from rmlab.study import grid as study
 
 
 def _write(out: Path, text: str) -> None:
@@ -61,7 +61,7 @@ def test_a_code_change_reaches_what_uses_it_and_nothing_else(tmp_path):
     shutil.copytree(
         Path(study.__file__).parent, tmp_path / "rmlab", ignore=shutil.ignore_patterns("__pycache__")
     )
-    ask = "import json, rmlab.study as s; from rmlab.store import fingerprint as f; print(json.dumps({n: f(getattr(s, n)) for n in ('backbone', 'policy', 'pairs', 'pool_part', 'member', 'rows')}))"
+    ask = "import json, rmlab.study.grid as s; from rmlab.store import fingerprint as f; print(json.dumps({n: f(getattr(s, n)) for n in ('backbone', 'policy', 'pairs', 'pool_part', 'member', 'rows')}))"
 
     def prints():
         done = subprocess.run(

@@ -116,7 +116,7 @@ def matrix_rate(rows: int, inner: int, columns: int, seconds: float = 0.5) -> fl
 
 def peak_growth(work: Callable[[], object]) -> float:
     """MiB by which this process's resident set grew at its highest while `work` ran (Linux; NaN elsewhere)."""
-    from rmlab.reward.cost import Meter
+    from rmlab.study.cost import Meter
 
     with Meter() as spent:
         work()

@@ -49,7 +49,7 @@ def llama(seed: int = 0):
     """The recipes' `LlamaForCausalLM`, random weights, on the sandbox's vocabulary; `<eos>` is often likely."""
     from rmlab.backbone import build
     from rmlab.recipe import Size
-    from rmlab.sandbox.world import VOCAB as words
+    from rmlab.sources.sandbox.world import VOCAB as words
 
     model = build(Size(), len(words), seed).eval()
     model.get_output_embeddings().weight[EOS] *= 3.0  # so that its logit is high in some contexts

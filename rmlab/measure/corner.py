@@ -12,9 +12,9 @@ from rmlab.measure.tables import read_model
 from rmlab.optimise.best_of_n import best_of_n
 from rmlab.optimise.compact import CompactPool
 from rmlab.optimise.pool import Pool
-from rmlab.reward.members import CONSTRUCTIONS
-from rmlab.sandbox.gold import BILL
-from rmlab.sandbox.world import VOCAB
+from rmlab.reward.methods import CONSTRUCTIONS
+from rmlab.sources.sandbox.gold import BILL
+from rmlab.sources.sandbox.world import VOCAB
 
 
 def of_grid(parts: list[Path], members: list[Path], requests: list) -> CompactPool:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from rmlab.optimise.best_of_n import best_of_n
-from rmlab.recipe import need
+from rmlab.recipe import require
 from rmlab.reward.aggregate import aggregate
 
 TAIL = 64  # answers a prompt: the optimised tail
@@ -39,8 +39,10 @@ def effective_members(correlation) -> float:
     """
     c = np.asarray(correlation, np.float64)
     square = c.ndim == 2 and c.shape[0] == c.shape[1] and c.size > 0
-    need(square, "correlation's shape", c.shape, "correlations (K, K) with at least one member")
-    need(bool(np.isfinite(c).all()), "correlation", "NaN or infinity", "a number for every pair of members")
+    require(square, "correlation's shape", c.shape, "correlations (K, K) with at least one member")
+    require(
+        bool(np.isfinite(c).all()), "correlation", "NaN or infinity", "a number for every pair of members"
+    )
     K = len(c)
     return K / (1 + (K - 1) * np.clip(mean_off_diagonal(c), 0, 1)) if K > 1 else 1.0
 
@@ -56,7 +58,7 @@ def verdict(k: int, effective: float, noun: str = "members") -> str:
     effective : from `effective_members`
     noun : what the members are, in the plural
     """
-    need(k >= 1, "k", k, "at least one member")
+    require(k >= 1, "k", k, "at least one member")
     text = f"{k} {noun if k > 1 else noun.removesuffix('s')}, {effective:.1f} effective"
     return text + (": they are copies" if effective < 1 + COPIES * (k - 1) else "")
 
@@ -75,7 +77,7 @@ def margin_correlation(heldout) -> np.ndarray:
     """
     heldout = np.asarray(heldout, np.float64)
     ok = heldout.ndim == 3 and heldout.shape[1] == 2 and len(heldout) > 1 and heldout.shape[2] > 0
-    need(ok, "heldout's shape", heldout.shape, "scores (M, 2, K) of at least two pairs: chosen, rejected")
+    require(ok, "heldout's shape", heldout.shape, "scores (M, 2, K) of at least two pairs: chosen, rejected")
     margins = heldout[:, 0] - heldout[:, 1]
     scale = np.abs(heldout).max((0, 1))  # what a margin's rounding is measured against
     return _pearson(margins - margins.mean(0), scale)
@@ -100,14 +102,14 @@ def tail_correlation(scores, top: int = TAIL, ended=None) -> np.ndarray:
     (K, K) Pearson correlations, each prompt's mean removed, pooled over prompts; constants as in `margin_correlation`
     """
     scores, ended = _pool(scores, ended)
-    need(top >= 2, "top", top, "at least 2 answers a prompt")
+    require(top >= 2, "top", top, "at least 2 answers a prompt")
     mean = np.where(ended, scores.mean(-1, dtype=np.float64), -np.inf)  # (P, N)
     top = min(int(top), scores.shape[1])
     best = np.argpartition(mean, -top, axis=1)[:, -top:]  # (P, top)
     kept = np.take_along_axis(ended, best, 1)[..., None]
     tail = np.take_along_axis(scores, best[..., None], 1).astype(np.float64)  # (P, top, K)
     count = kept.sum(1, keepdims=True)
-    need(bool((count > 1).any()), "ended", "no prompt with two answers", "a pool whose answers end")
+    require(bool((count > 1).any()), "ended", "no prompt with two answers", "a pool whose answers end")
     centred = np.where(kept & (count > 1), tail - (tail * kept).sum(1, keepdims=True) / count.clip(1), 0.0)
     return _pearson(centred.reshape(-1, centred.shape[-1]), np.abs(tail).max((0, 1)))
 
@@ -130,7 +132,7 @@ def rank_correlation(scores, ended=None) -> np.ndarray:
         if keep.sum() > 1:
             ranks = rankdata(row[keep], axis=0)  # (n, K)
             found.append(_pearson(ranks - ranks.mean(0), np.full(ranks.shape[1], float(len(ranks)))))
-    need(len(found) > 0, "ended", "no prompt with two answers", "a pool whose answers end")
+    require(len(found) > 0, "ended", "no prompt with two answers", "a pool whose answers end")
     return np.mean(found, 0)
 
 
@@ -151,14 +153,14 @@ def top_agreement(scores, n: int, ended=None) -> float:
     """
     scores, ended = _pool(scores, ended)
     P, N, K = scores.shape
-    need(1 <= n <= N and n == int(n), "n", n, f"a whole number from 1 to N = {N}")
+    require(1 <= n <= N and n == int(n), "n", n, f"a whole number from 1 to N = {N}")
     n = int(n)
     blocks = N // n
     some = ended[:, : blocks * n].reshape(P, blocks, n)
     cut = scores[:, : blocks * n].reshape(P, blocks, n, K)
     picks = np.where(some[..., None], cut, -np.inf).argmax(2)  # (P, blocks, K)
     alive = some.any(2)
-    need(bool(alive.any()), "ended", "no block with an answer that ends", "a pool whose answers end")
+    require(bool(alive.any()), "ended", "no block with an answer that ends", "a pool whose answers end")
     if K == 1:
         return 1.0
     same = (picks[..., None] == picks[..., None, :]).sum((2, 3)) - K  # ordered pairs that agree
@@ -216,7 +218,7 @@ def min_shares(scores) -> np.ndarray:
     (K,) summing to 1
     """
     scores = np.asarray(scores)
-    need(scores.ndim >= 1 and scores.size > 0, "scores' shape", scores.shape, "scores (..., K), not empty")
+    require(scores.ndim >= 1 and scores.size > 0, "scores' shape", scores.shape, "scores (..., K), not empty")
     scores = scores.reshape(-1, scores.shape[-1])
     lowest = scores == scores.min(-1, keepdims=True)
     return (lowest / lowest.sum(-1, keepdims=True)).mean(0)
@@ -239,7 +241,7 @@ def leave_one_out(scores, gold, how: str, lam: float = 1.0, n: int = 64, ended=N
     """
     scores, mask = _pool(scores, ended)
     K = scores.shape[2]
-    need(K > 1, "K", K, "at least two members: one cannot be left out of one")
+    require(K > 1, "K", K, "at least two members: one cannot be left out of one")
 
     def worth(some: np.ndarray) -> float:
         return float(best_of_n(aggregate(some, how, lam), gold, [n], mask).mean())
@@ -271,21 +273,21 @@ def _pool(scores, ended) -> tuple[np.ndarray, np.ndarray]:
     """Scores (P, N, K) and the mask (P, N), all True where none was given."""
     scores = np.asarray(scores)
     ok = scores.ndim == 3 and scores.size > 0
-    need(ok, "scores' shape", scores.shape, "member scores (P, N, K), not empty")
-    need(not np.isnan(scores).any(), "scores", "NaN", "a score for every answer, those that never end too")
+    require(ok, "scores' shape", scores.shape, "member scores (P, N, K), not empty")
+    require(not np.isnan(scores).any(), "scores", "NaN", "a score for every answer, those that never end too")
     ended = np.ones(scores.shape[:2], bool) if ended is None else np.asarray(ended)
     ok = ended.shape == scores.shape[:2] and ended.dtype == bool
-    need(ok, "ended", (ended.shape, ended.dtype), f"bool {scores.shape[:2]}")
+    require(ok, "ended", (ended.shape, ended.dtype), f"bool {scores.shape[:2]}")
     return scores, ended
 
 
 def _directions(heads) -> np.ndarray:
     """(K, D) rows at length 1."""
     heads = np.asarray(heads, np.float64)
-    need(heads.ndim == 2 and heads.size > 0, "heads' shape", heads.shape, "a head matrix (K, D)")
+    require(heads.ndim == 2 and heads.size > 0, "heads' shape", heads.shape, "a head matrix (K, D)")
     length = np.linalg.norm(heads, axis=1, keepdims=True)
     ok = bool(np.isfinite(length).all() and (length > 0).all())
-    need(
+    require(
         ok,
         "heads' lengths",
         length[:, 0].tolist(),

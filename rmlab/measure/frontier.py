@@ -10,7 +10,7 @@ from collections import defaultdict
 import numpy as np
 import pandas as pd
 
-from rmlab.measure.bands import Resample, interval
+from rmlab.measure.intervals import CrossedBootstrap, percentile_interval
 from rmlab.measure.league import SINGLE, Line
 from rmlab.optimise.best_of_n import n_grid
 from rmlab.optimise.tilt import best_of_n_weights, beta_for_kl, frontier, tilt
@@ -26,7 +26,7 @@ def table(lines: list[Line], gold: np.ndarray, ended: np.ndarray, hows: tuple[st
     it; best-of-n at equal n. `ess` is the effective number of answers a request; gold is in gold units with paired 95%
     bands over requests and replicates.
     """
-    resample = Resample(len(gold), replicates, 1, seed=seed)
+    resample = CrossedBootstrap(len(gold), replicates, 1, seed=seed)
     found: dict[tuple, list[dict]] = defaultdict(list)
     answers = ended.sum(1).clip(1)  # of a request, that can be chosen
     low, high = np.log(gold.shape[1] / answers).mean(), 0.8 * np.log(answers.min())
@@ -57,7 +57,7 @@ def table(lines: list[Line], gold: np.ndarray, ended: np.ndarray, hows: tuple[st
         apart = worth - np.stack([c.values[..., 0] for c in rivals])
         for what, values in (("gold", worth), ("gain", apart)):
             draws = resample.mean(values, [run["replicate"] for run in some], [(0,)] * len(some))
-            low, high = interval(draws)
+            low, high = percentile_interval(draws)
             frame |= {what: values.mean((0, 1)), f"{what}_lo": low, f"{what}_hi": high}
         frames.append(pd.DataFrame({**frame, "units": len(some)}))
     return pd.concat(frames, ignore_index=True)

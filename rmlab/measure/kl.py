@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from rmlab.recipe import need
+from rmlab.recipe import require
 
 
 def kl_estimates(logp, ref_logp, mask) -> dict:
@@ -37,7 +37,7 @@ def kl_estimates(logp, ref_logp, mask) -> dict:
     if xp is np:
         logp, ref_logp, mask = np.asarray(logp), np.asarray(ref_logp), np.asarray(mask)
     shapes = tuple(logp.shape), tuple(ref_logp.shape), tuple(mask.shape)
-    need(
+    require(
         len(set(shapes)) == 1 and len(shapes[0]) == 2,
         "shapes of logp, ref_logp, mask",
         shapes,

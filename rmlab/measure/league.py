@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from rmlab.measure import diversity
-from rmlab.measure.bands import Resample, interval
+from rmlab.measure.intervals import CrossedBootstrap, percentile_interval
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, kl_bound, n_grid
-from rmlab.recipe import need
+from rmlab.recipe import require
 from rmlab.reward.aggregate import AGGREGATORS, aggregate
 
 SINGLE = "single"  # the line that every gain is measured from
@@ -83,7 +83,7 @@ class Board:
     left_out: pd.DataFrame  # name, aggregator, pessimism, lam (NaN), reason
     ns: np.ndarray  # (L,)
     target: float  # the matched penalty; NaN where nothing was matched
-    resample: Resample
+    resample: CrossedBootstrap
 
 
 def write(out: Path, lines: list[Line], gold, ended, replicates: int, about: dict, seed: int = 0) -> None:
@@ -129,8 +129,8 @@ def play(lines: list[Line], gold, ended, replicates: int, seed=0, target: float 
     gold, ended = np.asarray(gold, np.float64), np.asarray(ended)
     groups = _grouped(lines, gold, ended, replicates)
     ok = SINGLE in groups and groups[SINGLE][0].k == 1
-    need(ok, "lines", sorted(groups), f"a line {SINGLE!r} with K = 1")
-    need(target is None or target > 0, "target", target, "a penalty above 0")
+    require(ok, "lines", sorted(groups), f"a line {SINGLE!r} with K = 1")
+    require(target is None or target > 0, "target", target, "a penalty above 0")
     ns = n_grid(gold.shape[1])
 
     def picked(proxy: np.ndarray) -> np.ndarray:
@@ -138,7 +138,9 @@ def play(lines: list[Line], gold, ended, replicates: int, seed=0, target: float 
 
     alone = {x.replicate: picked(x.pool[..., 0]) for x in groups[SINGLE]}
     orphans = sorted({x.replicate for x in lines} - set(alone))
-    need(not orphans, "replicates without a single model", orphans, f"a line {SINGLE!r} on every replicate")
+    require(
+        not orphans, "replicates without a single model", orphans, f"a line {SINGLE!r} on every replicate"
+    )
     if target is None and any(x.k > 1 for x in lines):
         target = _target(groups, ended)
     entries, left_out = {}, []
@@ -160,7 +162,9 @@ def play(lines: list[Line], gold, ended, replicates: int, seed=0, target: float 
                 tuple(x.replicate for x in some), *curves,
             )  # fmt: skip
     out = pd.DataFrame(left_out, columns=["name", "aggregator", "pessimism", "lam", "reason"])
-    return Board(entries, out, ns, float(target or np.nan), Resample(len(gold), replicates, 1, seed=seed))
+    return Board(
+        entries, out, ns, float(target or np.nan), CrossedBootstrap(len(gold), replicates, 1, seed=seed)
+    )
 
 
 def league(board: Board) -> pd.DataFrame:
@@ -175,7 +179,7 @@ def league(board: Board) -> pd.DataFrame:
                  "lam": e.lam, "penalty": e.penalty, "n": board.ns, "kl": kl_bound(board.ns), "kl_name": KL_NAME}  # fmt: skip
         for what in ("gold", "proxy", "gain"):
             curves = getattr(e, what)
-            low, high = interval(_spread(board.resample, curves, e.replicates))
+            low, high = percentile_interval(_spread(board.resample, curves, e.replicates))
             frame |= {what: curves.mean((0, 1)), f"{what}_lo": low, f"{what}_hi": high}
         frames.append(pd.DataFrame({**frame, "units": len(e.replicates)}))
     return pd.concat(frames, ignore_index=True)
@@ -206,7 +210,7 @@ def differences(board: Board, pairs: Iterable[tuple] | None = None) -> pd.DataFr
         if not both:
             continue
         left, right = (e.gold[[e.replicates.index(r) for r in both]][..., tops] for e in (a, b))
-        low, high = interval(_spread(board.resample, left - right, both))
+        low, high = percentile_interval(_spread(board.resample, left - right, both))
         mean = (left - right).mean((0, 1))
         rows += [(str(a), str(b), board.ns[t], mean[i], low[i], high[i]) for i, t in enumerate(tops)]
     return pd.DataFrame(rows, columns=["one", "other", "n", "diff", "lo", "hi"])
@@ -282,16 +286,16 @@ def summary(folder: str | Path) -> str:
 def _grouped(lines: list[Line], gold, ended, replicates: int) -> dict[str, list[Line]]:
     """Lines by name, in the order they came, checked against each other and the pool."""
     ok = gold.ndim == 2 and ended.shape == gold.shape and ended.dtype == bool and ended.any()
-    need(ok, "gold and ended", (gold.shape, ended.shape, ended.dtype), "(P, N) and bool (P, N), some True")
-    need(replicates >= 1, "replicates", replicates, "at least 1")
+    require(ok, "gold and ended", (gold.shape, ended.shape, ended.dtype), "(P, N) and bool (P, N), some True")
+    require(replicates >= 1, "replicates", replicates, "at least 1")
     groups = _by_name(lines)
     for name, some in groups.items():
         seen = [x.replicate for x in some]
         ok = len(set(seen)) == len(seen) and min(seen) >= 0 and max(seen) < replicates
-        need(ok, f"{name}'s replicates", seen, f"each of 0..{replicates - 1} at most once")
+        require(ok, f"{name}'s replicates", seen, f"each of 0..{replicates - 1} at most once")
         shapes = {x.pool.shape for x in some}
         ok = len(shapes) == 1 and all(len(s) == 3 and s[:2] == gold.shape for s in shapes)
-        need(ok, f"{name}'s pool shapes", shapes, f"one (P, N, K) over the gold's {gold.shape}")
+        require(ok, f"{name}'s pool shapes", shapes, f"one (P, N, K) over the gold's {gold.shape}")
     return groups
 
 
@@ -329,10 +333,10 @@ def _target(groups: dict[str, list[Line]], ended: np.ndarray) -> float:
     """The mean penalty of min at n = 1 over the reference line, averaged over replicates."""
     rivals = {n: some[0].k for n, some in groups.items() if some[0].kind == "finetune" and some[0].k > 1}
     name = REFERENCE if REFERENCE in groups else max(rivals, key=rivals.get, default=None)
-    need(name is not None, "lines", sorted(groups), "a finetune line with K > 1 to match, or a target")
+    require(name is not None, "lines", sorted(groups), "a finetune line with K > 1 to match, or a target")
     some = groups[name]
     copies = some[0].k == 1 or any(_are_copies(x, ended) for x in some)
-    need(not copies, f"the members of {name}", "copies", "a reference whose members differ, or a target")
+    require(not copies, f"the members of {name}", "copies", "a reference whose members differ, or a target")
     gaps = [(aggregate(x.pool, "mean") - aggregate(x.pool, "min"))[ended] for x in some]
     return float(np.mean([g.mean(dtype=np.float64) for g in gaps]))
 
@@ -352,7 +356,7 @@ def _pairs(board: Board) -> Iterable[tuple]:
     yield from AS_CLAIMED
 
 
-def _spread(resample: Resample, curves: np.ndarray, replicates: Sequence[int]) -> np.ndarray:
+def _spread(resample: CrossedBootstrap, curves: np.ndarray, replicates: Sequence[int]) -> np.ndarray:
     """(n_boot, L): the mean of curves (U, P, L) under every resample."""
     return resample.mean(curves, replicates, [(0,)] * len(replicates))
 

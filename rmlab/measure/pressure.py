@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rmlab.measure.bands import Resample, interval
+from rmlab.measure.intervals import CrossedBootstrap, percentile_interval
 
 KEY = ("line", "how", "beta", "longer")
 SINGLE = "single"
@@ -22,7 +22,9 @@ def write(out: Path, folders: list[Path], exact: pd.DataFrame, recipe: dict, id:
     """Write `runs`, `curves`, `ends`, `differences`, `answers` and `exact`, the table of `frontier`, as CSV into `out`."""
     runs = [read(f) for f in folders]
     about = {"study": recipe["name"], "recipe": id, "seed": recipe["seed"]}
-    resample = Resample(recipe["pressure"]["requests"], recipe["labels"]["draws"], 1, seed=recipe["seed"])
+    resample = CrossedBootstrap(
+        recipe["pressure"]["requests"], recipe["labels"]["draws"], 1, seed=recipe["seed"]
+    )
     tables = {"runs": per_run(runs), "curves": curves(runs, resample), "ends": ends(runs, resample),
               "differences": differences(runs, resample), "answers": answers(runs), "exact": exact}  # fmt: skip
     for name, table in tables.items():
@@ -66,7 +68,7 @@ def per_run(runs: list[dict]) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def curves(runs: list[dict], resample: Resample) -> pd.DataFrame:
+def curves(runs: list[dict], resample: CrossedBootstrap) -> pd.DataFrame:
     """Means over replicates at every evaluation, with paired 95% bands: a row a line, aggregator, beta, length and step."""
     groups, frames = grouped(runs), []
     for key, some in groups.items():
@@ -88,7 +90,7 @@ def curves(runs: list[dict], resample: Resample) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def ends(runs: list[dict], resample: Resample) -> pd.DataFrame:
+def ends(runs: list[dict], resample: CrossedBootstrap) -> pd.DataFrame:
     """Where each goes: gold at the start, at the peak of the mean curve and at the end; fall, and gain over the single model.
 
     `falls` and `rises`: in how many replicates gold ends below its highest evaluation before, and the proxy above its start.
@@ -133,7 +135,7 @@ def ends(runs: list[dict], resample: Resample) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def differences(runs: list[dict], resample: Resample) -> pd.DataFrame:
+def differences(runs: list[dict], resample: CrossedBootstrap) -> pd.DataFrame:
     """Gold at the end, one minus the other, paired: min and mean - std against mean within a line, lines against finetune."""
     groups, out = grouped(runs), []
     for key in groups:
@@ -183,9 +185,9 @@ def summary(folder: str | Path) -> str:
     return "\n".join(lines)
 
 
-def _banded(name: str, some: list[dict], resample: Resample, values: list[np.ndarray]) -> dict:
+def _banded(name: str, some: list[dict], resample: CrossedBootstrap, values: list[np.ndarray]) -> dict:
     """{name, name_lo, name_hi}, (L,) each, from (L, P) a replicate."""
     stacked = np.stack(values).transpose(0, 2, 1)  # (U, P, L)
     draws = resample.mean(stacked, [run["replicate"] for run in some], [(0,)] * len(some))
-    low, high = interval(draws)
+    low, high = percentile_interval(draws)
     return {name: stacked.mean((0, 1)), f"{name}_lo": low, f"{name}_hi": high}

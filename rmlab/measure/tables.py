@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rmlab.measure import underspecification
-from rmlab.measure.bands import Resample, interval
+from rmlab.measure.intervals import CrossedBootstrap, percentile_interval
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, ess, kl_bound, n_grid
 from rmlab.optimise.pool import Pool
 from rmlab.recipe import Members
@@ -30,7 +30,7 @@ def write(
     scores = {i: m["pool"][..., k] for m in models for k, i in enumerate(m["ids"])}
     grid = Members(**{**recipe["members"], "heads": tuple(recipe["members"]["heads"])})
     draws = recipe["labels"]["draws"]
-    resample = Resample(len(pool.gold), draws, grid.pretrain, seed=recipe["seed"])
+    resample = CrossedBootstrap(len(pool.gold), draws, grid.pretrain, seed=recipe["seed"])
     units = score_units(pool, scores, ensembles(grid, draws))
     about = {"study": recipe["name"], "recipe": id, "seed": recipe["seed"]}
     tables = {
@@ -107,7 +107,7 @@ def grouped(units: list[Unit]) -> dict[tuple, list[Unit]]:
     return out
 
 
-def _spread(resample: Resample, some: list[Unit], what: str) -> np.ndarray:
+def _spread(resample: CrossedBootstrap, some: list[Unit], what: str) -> np.ndarray:
     return resample.mean(
         np.stack([getattr(u, what) for u in some]),
         [u.ensemble.draw for u in some],
@@ -115,7 +115,7 @@ def _spread(resample: Resample, some: list[Unit], what: str) -> np.ndarray:
     )
 
 
-def curves(units: list[Unit], resample: Resample) -> pd.DataFrame:
+def curves(units: list[Unit], resample: CrossedBootstrap) -> pd.DataFrame:
     """Mean curves with 95% bands; `gain` is gold minus that of single models on the same labels and backbones, paired."""
     frames = []
     for (construction, k, how), some in grouped(units).items():
@@ -124,7 +124,7 @@ def curves(units: list[Unit], resample: Resample) -> pd.DataFrame:
         frame = {"construction": construction, "k": k, "aggregator": how, "lam": some[0].lam, "units": len(some),
                  "centring": CENTRING, "optimiser": "best of n", "n": ns, "kl": kl_bound(ns), "kl_name": KL_NAME}  # fmt: skip
         for what in ("gold", "proxy", "gain"):
-            low, high = interval(_spread(resample, some, what))
+            low, high = percentile_interval(_spread(resample, some, what))
             frame |= {
                 what: np.mean([getattr(u, what).mean(0) for u in some], 0),
                 f"{what}_lo": low,
@@ -151,7 +151,7 @@ def per_unit(units: list[Unit]) -> pd.DataFrame:
     )
 
 
-def peaks(units: list[Unit], resample: Resample) -> pd.DataFrame:
+def peaks(units: list[Unit], resample: CrossedBootstrap) -> pd.DataFrame:
     """Gold at n = 1, at its peak and at n = N, and the paired rise and fall between them, with 95% bands.
 
     The peak's n is that of the mean curve and is held fixed in the bands.
@@ -174,7 +174,7 @@ def peaks(units: list[Unit], resample: Resample) -> pd.DataFrame:
                 "rise": (mean[top] - mean[0], gold[:, top] - gold[:, 0]), "fall": (mean[-1] - mean[top], gold[:, -1] - gold[:, top]),
                 "gain_end": (np.mean([u.gain.mean(0)[-1] for u in some]), gain[:, -1])}  # fmt: skip
         for name, (value, samples) in ends.items():
-            low, high = interval(samples[:, None])
+            low, high = percentile_interval(samples[:, None])
             row |= {name: value, f"{name}_lo": low[0], f"{name}_hi": high[0]}
         row |= {
             "proxy_start": proxy[0],
@@ -185,7 +185,7 @@ def peaks(units: list[Unit], resample: Resample) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def contrasts(units: list[Unit], resample: Resample) -> pd.DataFrame:
+def contrasts(units: list[Unit], resample: CrossedBootstrap) -> pd.DataFrame:
     """Gold of one kind of ensemble minus gold of another, for every n, under the same resamples: paired 95% bands.
 
     Pretrain against finetune at equal K and aggregator, min against mean within a kind, more heads against fewer.
@@ -200,7 +200,7 @@ def contrasts(units: list[Unit], resample: Resample) -> pd.DataFrame:
         if one not in groups or other not in groups:
             continue
         mean = [np.mean([u.gold.mean(0) for u in groups[g]], 0) for g in (one, other)]
-        low, high = interval(
+        low, high = percentile_interval(
             _spread(resample, groups[one], "gold") - _spread(resample, groups[other], "gold")
         )
         names = {"one": " ".join(map(str, one)), "other": " ".join(map(str, other))}

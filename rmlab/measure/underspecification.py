@@ -11,17 +11,17 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from rmlab.measure.bands import Resample, interval
-from rmlab.measure.probes import LABELS, reaction, table
+from rmlab.measure.intervals import CrossedBootstrap, percentile_interval
 from rmlab.optimise.best_of_n import best_of_n, kl_bound, n_grid
 from rmlab.optimise.pool import Pool
 from rmlab.recipe import stream
-from rmlab.sandbox.world import requests
+from rmlab.sources.sandbox.probes import LABELS, reaction, table
+from rmlab.sources.sandbox.world import requests
 
 TAIL = 64  # answers a prompt: the top by the mean of the two members
 
 
-def transfer(pool: Pool, scores: dict[str, np.ndarray], resample: Resample) -> pd.DataFrame:
+def transfer(pool: Pool, scores: dict[str, np.ndarray], resample: CrossedBootstrap) -> pd.DataFrame:
     """The winner that one single model picks, judged by itself, by others and by gold.
 
     All in standard deviations: members on their reference set, gold on the pool. Judges are `self`, `finetune`
@@ -47,7 +47,7 @@ def transfer(pool: Pool, scores: dict[str, np.ndarray], resample: Resample) -> p
     frames = []
     for judge, units in found.items():
         draw, backbones, curve = zip(*units, strict=True)
-        low, high = interval(resample.mean(np.stack(curve), draw, backbones))
+        low, high = percentile_interval(resample.mean(np.stack(curve), draw, backbones))
         frames.append(
             pd.DataFrame(
                 {

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rmlab.recipe import need
+from rmlab.recipe import require
 
 KL_NAME = "log n - (n-1)/n (upper bound)"
 
@@ -42,16 +42,16 @@ def best_of_n(proxy, values, ns, mask=None) -> np.ndarray:
     ValueError : shapes that do not fit, n out of range, NaN in proxy, non-finite values
     """
     proxy, values = np.asarray(proxy), np.asarray(values, np.float64)
-    need(proxy.ndim == 2, "proxy's shape", proxy.shape, "scores (P, N)")
+    require(proxy.ndim == 2, "proxy's shape", proxy.shape, "scores (P, N)")
     fits = values.ndim in (2, 3) and values.shape[:2] == proxy.shape
-    need(fits, "values' shape", values.shape, f"(P, N) or (P, N, V) over the proxy's {proxy.shape}")
-    need(
+    require(fits, "values' shape", values.shape, f"(P, N) or (P, N, V) over the proxy's {proxy.shape}")
+    require(
         not np.isnan(proxy).any(),
         "proxy",
         "NaN",
         "a score for every answer, or mask the answer and score it 0",
     )
-    need(
+    require(
         bool(np.isfinite(values).all()),
         "values",
         "NaN or infinity",
@@ -60,7 +60,7 @@ def best_of_n(proxy, values, ns, mask=None) -> np.ndarray:
     P, N = proxy.shape
     if mask is not None:
         mask = np.asarray(mask)
-        need(
+        require(
             mask.shape == proxy.shape and mask.dtype == bool,
             "mask",
             (mask.shape, mask.dtype),
@@ -120,20 +120,20 @@ def kl_bound(n):
     bounds the KL, since answers are discrete and proxies tie. Any plot of it carries `KL_NAME`.
     """
     n = np.asarray(n, np.float64)
-    need(bool((n >= 1).all()), "n", n.tolist(), "numbers of answers from 1 up")
+    require(bool((n >= 1).all()), "n", n.tolist(), "numbers of answers from 1 up")
     return np.log(n) - (n - 1) / n
 
 
 def n_grid(N: int) -> np.ndarray:
     """The powers of two from 1 to N: the points of a best-of-n curve, (L,) int64."""
-    need(int(N) >= 1, "N", N, "a pool of at least one answer")
+    require(int(N) >= 1, "N", N, "a pool of at least one answer")
     return 2 ** np.arange(int(N).bit_length(), dtype=np.int64)
 
 
 def _check_ns(N: int, ns) -> list[int]:
     ns = np.atleast_1d(np.asarray(ns))
     whole = ns.ndim == 1 and ns.size > 0 and bool((ns == np.floor(ns)).all())
-    need(whole and ns.min() >= 1 and ns.max() <= N, "ns", ns.tolist(), f"whole numbers from 1 to N = {N}")
+    require(whole and ns.min() >= 1 and ns.max() <= N, "ns", ns.tolist(), f"whole numbers from 1 to N = {N}")
     return [int(n) for n in ns]
 
 

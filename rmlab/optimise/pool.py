@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from rmlab.recipe import stream_seed
-from rmlab.sandbox import gold
-from rmlab.sandbox.world import Request
+from rmlab.sources.sandbox import gold
+from rmlab.sources.sandbox.world import Request
 from rmlab.tokens import EOS, PAD
 
 
@@ -19,7 +19,7 @@ class Pool:
     """Answers and what gold counts in them.
 
     tokens : (P, N, T) uint8, right-padded, `<eos>` included
-    counts : (P, N, F) uint8, in the order of `rmlab.sandbox.gold.TERMS`
+    counts : (P, N, F) uint8, in the order of `rmlab.sources.sandbox.gold.TERMS`
     """
 
     tokens: np.ndarray

@@ -49,9 +49,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rmlab.fastpath import read_answers
+from rmlab.fast.prefix import read_answers
 from rmlab.optimise.sampling import sample
-from rmlab.recipe import Ppo, need, stream, stream_seed
+from rmlab.recipe import Ppo, require, stream, stream_seed
 from rmlab.store import write_atomic
 from rmlab.tokens import EOS, NEVER_SAMPLED, PAD
 
@@ -119,7 +119,9 @@ class Run:
 
     def __init__(self, policy: nn.Module, settings: Ppo, seed: int, folder: str | Path | None):
         kind = str(next(policy.parameters()).dtype)
-        need(kind == "torch.float32", "policy's dtype", kind, "float32 weights; ppo.precision is for speed")
+        require(
+            kind == "torch.float32", "policy's dtype", kind, "float32 weights; ppo.precision is for speed"
+        )
         self.policy, self.settings, self.seed = policy.eval(), settings, seed
         self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.critic = Critic(policy, settings.value)
@@ -150,7 +152,7 @@ class Run:
         kept = torch.load(self.path, map_location=self.device, weights_only=True)
         for name, value in self.whose.items():
             then = kept["whose"].get(name)
-            need(then == value, f"{name} of the run in {self.path}", then, f"it again, not {value!r}, or another folder")  # fmt: skip
+            require(then == value, f"{name} of the run in {self.path}", then, f"it again, not {value!r}, or another folder")  # fmt: skip
         for name, state in kept["state"].items():
             getattr(self, name).load_state_dict(state)
         self.beta, self.origin, self.step, self.rows = (kept[n] for n in ("beta", "origin", "step", "rows"))
@@ -191,7 +193,7 @@ def roll_out(run: Run, prompts: Callable) -> Batch:
     """Sample an answer to each prompt of this step; read it with the reference and the critic."""
     s, name = run.settings, ("ppo", run.step)
     asked = [[int(t) for t in p] for p in prompts(stream(run.seed, *name, "prompts"), s.batch)]
-    need(len(asked) == s.batch and all(map(len, asked)), f"prompts of step {run.step}", [len(p) for p in asked], f"{s.batch} lists of ids, none empty")  # fmt: skip
+    require(len(asked) == s.batch and all(map(len, asked)), f"prompts of step {run.step}", [len(p) for p in asked], f"{s.batch} lists of ids, none empty")  # fmt: skip
     return draw(run, asked, 1, stream_seed(run.seed, *name, "answers"))
 
 

@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from rmlab.recipe import need
+from rmlab.recipe import require
 from rmlab.reward.aggregate import AGGREGATORS, aggregate
 from rmlab.reward.model import CHUNK_TOKENS, Scorer
 from rmlab.tokens import pad_right
@@ -19,7 +19,7 @@ Ids = Sequence[Sequence[int]]
 def reward_function(scorer: Scorer, how: str = "mean", lam: float | None = None) -> Callable[[Ids, Ids], np.ndarray]:  # fmt: skip
     """(prompts, answers) -> (B,) aggregated scores; `lam` is the aggregator's usual one unless said."""
     if lam is None:
-        need(how in AGGREGATORS, "aggregator", how, f"one of {', '.join(AGGREGATORS)}")
+        require(how in AGGREGATORS, "aggregator", how, f"one of {', '.join(AGGREGATORS)}")
         lam = AGGREGATORS[how].lam[2] if AGGREGATORS[how].lam else 1.0
 
     def reward(prompts: Ids, answers: Ids) -> np.ndarray:
@@ -34,9 +34,9 @@ def member_scores(scorer: Scorer, prompts: Ids, answers: Ids) -> np.ndarray:
 
     Prompts of one length are read together, each once, without padding; answers in order of their length.
     """
-    need(len(prompts) == len(answers) > 0, "answers", len(answers), f"one for each of the {len(prompts)} prompts")  # fmt: skip
+    require(len(prompts) == len(answers) > 0, "answers", len(answers), f"one for each of the {len(prompts)} prompts")  # fmt: skip
     empty = [i for i, a in enumerate(answers) if not len(a)]
-    need(not empty, "answers", f"no token in {empty[:3]}", "at least one token each, such as <eos>")
+    require(not empty, "answers", f"no token in {empty[:3]}", "at least one token each, such as <eos>")
     place = scorer.centre.device
     out = np.empty((len(prompts), scorer.members), np.float32)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), len(answers[i])))

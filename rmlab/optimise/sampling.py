@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmlab.decoding import open_decoder
-from rmlab.recipe import need
+from rmlab.fast.decode import open_decoder
+from rmlab.recipe import require
 from rmlab.tokens import EOS, NEVER_SAMPLED, PAD
 
 
@@ -65,11 +65,11 @@ def sample(
     """
     prompts = [[int(t) for t in p] for p in prompts]
     empty = [i for i, p in enumerate(prompts) if not p]
-    need(
+    require(
         prompts and not empty, "prompts", f"{len(prompts)} lists, empty: {empty}", "lists of ids, none empty"
     )
-    need(rows >= 1, "rows", rows, "at least 1")
-    need(max_answer >= 1, "max_answer", max_answer, "at least 1")
+    require(rows >= 1, "rows", rows, "at least 1")
+    require(max_answer >= 1, "max_answer", max_answer, "at least 1")
     matrix = model.get_output_embeddings().weight
     head = _Head(matrix.float().T.contiguous(), _ban(matrix), read)
     noise = torch.Generator(device=matrix.device).manual_seed(seed)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rmlab.optimise.best_of_n import winner_weights
-from rmlab.recipe import need
+from rmlab.recipe import require
 
 KL_NAME = "exact on the pool"
 ESS_FLOOR = 10.0  # answers a prompt; below it one answer, and the luck of its gold, decides the point
@@ -80,7 +80,7 @@ def frontier(policies: Iterable[np.ndarray], values, strengths, floor: float = E
     strengths = np.atleast_1d(np.asarray(strengths))
     points = [(expected(w, values), kl(w), ess(w)) for w in policies]
     fits = strengths.ndim == 1 and len(points) == len(strengths) > 0
-    need(fits, "strengths' shape", strengths.shape, f"one number for each of the {len(points)} policies")
+    require(fits, "strengths' shape", strengths.shape, f"one number for each of the {len(points)} policies")
     value, divergence, size = (np.stack(x, axis=1) for x in zip(*points, strict=True))
     thin = size < floor
     value[thin] = np.nan
@@ -91,9 +91,9 @@ def expected(w, values) -> np.ndarray:
     """Mean of the values (P, N) or (P, N, V) under the weights: (P,) or (P, V), in the values' unit."""
     w, values = _policy(w), np.asarray(values, np.float64)
     fits = values.ndim in (2, 3) and values.shape[:2] == w.shape
-    need(fits, "values' shape", values.shape, f"(P, N) or (P, N, V) over the weights' {w.shape}")
+    require(fits, "values' shape", values.shape, f"(P, N) or (P, N, V) over the weights' {w.shape}")
     finite = bool(np.isfinite(values).all())
-    need(finite, "values", "NaN or infinity", "what every answer is worth, disqualified ones too")
+    require(finite, "values", "NaN or infinity", "what every answer is worth, disqualified ones too")
     return np.einsum("pn,pn...->p...", w, values)
 
 
@@ -118,8 +118,8 @@ def tilted_weights(proxy, beta, ended=None) -> np.ndarray:
     """
     score = _scores(proxy, ended)
     beta = np.asarray(beta, np.float64)
-    need(beta.shape in ((), (len(score),)), "beta's shape", beta.shape, f"one number or ({len(score)},)")
-    need(bool((beta >= 0).all()), "beta", beta.tolist(), "0 (best answer) to infinity (plain mean)")
+    require(beta.shape in ((), (len(score),)), "beta's shape", beta.shape, f"one number or ({len(score)},)")
+    require(bool((beta >= 0).all()), "beta", beta.tolist(), "0 (best answer) to infinity (plain mean)")
     return _gibbs(_gaps(score), beta.reshape(-1, 1))
 
 
@@ -149,7 +149,7 @@ def beta_for_kl(proxy, kl_target: float, ended=None, per_prompt: bool = False):
     low, high = price(np.full(shape, np.inf)).max(), price(np.zeros(shape)).min()
     whose = "every prompt of this pool" if per_prompt else "this pool"
     mend = f"a number above {low:.6g} and below {high:.6g} nats, what {whose} can represent"
-    need(bool(low < kl_target < high), "kl_target", kl_target, mend)
+    require(bool(low < kl_target < high), "kl_target", kl_target, mend)
     steps = np.where(np.isfinite(gaps) & (gaps < 0), -gaps, np.nan)  # what separates an answer from the best
     over = {"axis": 1, "keepdims": True} if per_prompt else {"keepdims": True}
     cold, hot = np.log(np.nanmin(steps, **over) / 100), np.log(np.nanmax(steps, **over) * 1e8)
@@ -169,12 +169,14 @@ def best_of_n_weights(proxy, n: int, ended=None, replace: bool = True) -> np.nda
     the unbiased estimator of `best_of_n.best_of_n`, n <= N: the same to O(n / N) in value, but as a policy on
     the pool it is the single best answer at n = N, and its KL passes the bound up to log n.
     """
-    need(n >= 1 and float(n).is_integer(), "n", n, "a whole number of answers, 1 or more")
+    require(n >= 1 and float(n).is_integer(), "n", n, "a whole number of answers, 1 or more")
     below, upto, total = _ranks(_scores(proxy, ended))
     if replace:
         return _by_rank(below, upto, total, lambda u: u**n)
     fewest = int(total.min())
-    need(n <= fewest, "n", n, f"at most {fewest}, the fewest answers of a prompt that ended, or replace=True")
+    require(
+        n <= fewest, "n", n, f"at most {fewest}, the fewest answers of a prompt that ended, or replace=True"
+    )
     chance = {m: np.append(0.0, np.cumsum(winner_weights(m, n))) for m in set(total[:, 0].tolist())}
     rows = [(chance[m][u] - chance[m][b]) for m, u, b in zip(total[:, 0].tolist(), upto, below, strict=True)]
     return _normal(np.stack(rows) / np.maximum(upto - below, 1))
@@ -186,7 +188,7 @@ def poisson_weights(proxy, mu: float, ended=None) -> np.ndarray:
     Khalaf et al. 2506.19248: density (mu u + 1) exp(mu (u - 1)) on the proxy's quantile u. Derived: averaging
     u^n over n gives P(max <= u) = E[u^n] = u exp(mu (u - 1)), whose slope is that density.
     """
-    need(np.isfinite(mu) and mu >= 0, "mu", mu, "a finite mean number of further draws, 0 or more")
+    require(np.isfinite(mu) and mu >= 0, "mu", mu, "a finite mean number of further draws, 0 or more")
     return _by_rank(*_ranks(_scores(proxy, ended)), lambda u: u * np.exp(mu * (u - 1)))
 
 
@@ -202,8 +204,8 @@ def soft_best_of_n_weights(proxy, n: int, tau: float, ended=None) -> np.ndarray:
     by the trapezoid rule in s = log t. The integrand is analytic where the imaginary part of s is below pi/2, which bounds the relative
     error of every w_i by about 2 exp(-pi^2 / h) at step h: rounding, at h = 1/4.
     """
-    need(n >= 1 and float(n).is_integer(), "n", n, "a whole number of answers, 1 or more")
-    need(tau > 0, "tau", tau, "a temperature above 0; its limit at 0 is best_of_n_weights")
+    require(n >= 1 and float(n).is_integer(), "n", n, "a whole number of answers, 1 or more")
+    require(tau > 0, "tau", tau, "a temperature above 0; its limit at 0 is best_of_n_weights")
     gaps = _gaps(_scores(proxy, ended))
     w = np.zeros(gaps.shape)
     for row, out in zip(gaps, w, strict=True):
@@ -220,7 +222,7 @@ def chi_square_weights(proxy, beta: float, ended=None) -> np.ndarray:
     since there the slope r_i - beta (M w_i - 1) is one number wherever w_i > 0. With the k best answers active,
     w_i = 1/k + (r_i - their mean) / (beta M), and k is the most for which the k-th is not negative.
     """
-    need(np.isfinite(beta) and beta > 0, "beta", beta, "a finite price above 0, in the proxy's unit")
+    require(np.isfinite(beta) and beta > 0, "beta", beta, "a finite price above 0, in the proxy's unit")
     gaps = _gaps(_scores(proxy, ended))
     ranked = -np.sort(-gaps, axis=1)
     alive = np.isfinite(ranked)
@@ -236,12 +238,14 @@ def chi_square_weights(proxy, beta: float, ended=None) -> np.ndarray:
 def _scores(proxy, ended) -> np.ndarray:
     """The proxy (P, N) float64, -inf where disqualified; a prompt with nothing else ties throughout."""
     proxy = np.asarray(proxy, np.float64)
-    need(proxy.ndim == 2 and proxy.size > 0, "proxy's shape", proxy.shape, "scores (P, N)")
+    require(proxy.ndim == 2 and proxy.size > 0, "proxy's shape", proxy.shape, "scores (P, N)")
     ended = np.ones(proxy.shape, bool) if ended is None else np.asarray(ended)
     fits = ended.shape == proxy.shape and ended.dtype == bool
-    need(fits, "ended", (ended.shape, ended.dtype), f"bool {proxy.shape}")
+    require(fits, "ended", (ended.shape, ended.dtype), f"bool {proxy.shape}")
     finite = bool(np.isfinite(proxy[ended]).all())
-    need(finite, "proxy", "NaN or infinity", "a finite score for every answer, or mark the answer not ended")
+    require(
+        finite, "proxy", "NaN or infinity", "a finite score for every answer, or mark the answer not ended"
+    )
     return np.where(ended, proxy, np.where(ended.any(1, keepdims=True), -np.inf, 0.0))
 
 
@@ -296,7 +300,7 @@ def _normal(w: np.ndarray) -> np.ndarray:
 
 def _policy(w) -> np.ndarray:
     w = np.asarray(w, np.float64)
-    need(w.ndim == 2, "w's shape", w.shape, "weights (P, N)")
+    require(w.ndim == 2, "w's shape", w.shape, "weights (P, N)")
     fits = bool((w >= 0).all()) and np.allclose(w.sum(1), 1)
-    need(fits, "w's row sums", w.sum(1).tolist(), "weights of 0 or more whose rows sum to 1")
+    require(fits, "w's row sums", w.sum(1).tolist(), "weights of 0 or more whose rows sum to 1")
     return w

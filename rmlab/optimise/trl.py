@@ -42,7 +42,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rmlab.recipe import need
+from rmlab.recipe import require
 from rmlab.reward.aggregate import AGGREGATORS, aggregate
 from rmlab.reward.model import Scorer
 from rmlab.tokens import pad_right
@@ -86,17 +86,17 @@ class RewardFunction:
         usual = AGGREGATORS[how].lam if how in AGGREGATORS else None
         self.how, self.lam = how, (usual[2] if usual else 1.0) if lam is None else lam
         aggregate(np.zeros((1, scorer.members)), how, self.lam)  # refuses what it does not know
-        need(batch >= 1, "batch", batch, "at least 1")
-        need(0 <= missing_eos < float("inf"), "missing_eos", missing_eos, "a penalty of 0 or more")
+        require(batch >= 1, "batch", batch, "at least 1")
+        require(0 <= missing_eos < float("inf"), "missing_eos", missing_eos, "a penalty of 0 or more")
         self.scorer, self.tokenizer, self.batch, self.missing_eos = scorer, tokenizer, batch, missing_eos
         self.__name__, self.chat_template_kwargs = name, dict(chat_template_kwargs or {})
         self.vocab, self.pads, self.ends = _vocabulary(scorer)
         self.eos = min(self.ends)
         if tokenizer is not None:
             words = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one inside
-            need(len(words) <= self.vocab, "tokenizer", f"{len(words)} tokens", f"the scorer's: its model embeds {self.vocab}")  # fmt: skip
+            require(len(words) <= self.vocab, "tokenizer", f"{len(words)} tokens", f"the scorer's: its model embeds {self.vocab}")  # fmt: skip
             self.eos = words.eos_token_id
-            need(self.eos in self.ends, "tokenizer.eos_token_id", self.eos, f"the EOS that the scorer was trained with, {sorted(self.ends)}")  # fmt: skip
+            require(self.eos in self.ends, "tokenizer.eos_token_id", self.eos, f"the EOS that the scorer was trained with, {sorted(self.ends)}")  # fmt: skip
 
     def __call__(
         self, prompts: Sequence, completions: Sequence, completion_ids: Sequence[Ids] | None = None,
@@ -118,7 +118,7 @@ class RewardFunction:
         """
         got = {"completions": len(completions), "completion_ids": len(completions if completion_ids is None else completion_ids)}  # fmt: skip
         for what, count in got.items():
-            need(count == len(prompts), what, f"{count} rows", f"one a prompt, {len(prompts)}")
+            require(count == len(prompts), what, f"{count} rows", f"one a prompt, {len(prompts)}")
         if not len(prompts):
             return []
         answers = self.answer_ids(completions) if completion_ids is None else completion_ids
@@ -157,7 +157,7 @@ class RewardFunction:
         self._need_tokenizer("completions", kind)
         if kind == "messages":
             longest = max(len(c) for c in completions)
-            need(longest == 1, "completions", f"{longest} messages", "completion_ids, or one message each")
+            require(longest == 1, "completions", f"{longest} messages", "completion_ids, or one message each")
             completions = [c[0]["content"] for c in completions]
         rows = self.tokenizer(text=list(completions), add_special_tokens=False)["input_ids"]
         return [row if row and row[-1] in self.ends else [*row, self.eos] for row in rows]
@@ -173,10 +173,10 @@ class RewardFunction:
             rows.append([*map(int, prompt), *(own[-1] or [self.eos])])
         ended = np.array([bool(a) and a[-1] in self.ends for a in own])
         strange = {t for row in rows for t in row if not 0 <= t < self.vocab}
-        need(not strange, "token ids", sorted(strange)[:3], f"ids of the scorer's vocabulary, 0 to {self.vocab - 1}: the policy's tokenizer must be the scorer's")  # fmt: skip
+        require(not strange, "token ids", sorted(strange)[:3], f"ids of the scorer's vocabulary, 0 to {self.vocab - 1}: the policy's tokenizer must be the scorer's")  # fmt: skip
         members = self.member_scores(rows)
         bad = ~np.isfinite(members)
-        need(not bad.any(), f"scores of members {np.flatnonzero(bad.any(0)).tolist()}", f"not finite on {bad.any(1).sum()} of {len(rows)} completions", "a scorer whose weights and alignment are finite")  # fmt: skip
+        require(not bad.any(), f"scores of members {np.flatnonzero(bad.any(0)).tolist()}", f"not finite on {bad.any(1).sum()} of {len(rows)} completions", "a scorer whose weights and alignment are finite")  # fmt: skip
         rewards = aggregate(members, self.how, self.lam) - np.float32(self.missing_eos) * ~ended
         return Judged(rewards, members, ended)
 
@@ -200,7 +200,7 @@ class RewardFunction:
         return answer
 
     def _need_tokenizer(self, what: str, kind: str) -> None:
-        need(self.tokenizer is not None, "tokenizer", None, f"the policy's tokenizer: {what} are {kind}")
+        require(self.tokenizer is not None, "tokenizer", None, f"the policy's tokenizer: {what} are {kind}")
 
 
 def openrlhf(function: RewardFunction) -> Callable:
@@ -213,7 +213,9 @@ def openrlhf(function: RewardFunction) -> Callable:
     """
 
     def reward_func(queries: Sequence[str], prompts: Sequence[str], labels=None, **_) -> dict:
-        need(len(queries) == len(prompts), "queries", f"{len(queries)} rows", f"one a prompt, {len(prompts)}")
+        require(
+            len(queries) == len(prompts), "queries", f"{len(queries)} rows", f"one a prompt, {len(prompts)}"
+        )
         function._need_tokenizer("queries", "text")
         rows = [], []
         for query, prompt in zip(queries, prompts, strict=True):
@@ -240,11 +242,11 @@ def _kind(value) -> str:
 def _vocabulary(scorer: Scorer) -> tuple[int, list[int], set[int]]:
     """How many tokens the scorer's models embed, the ids that are PAD, the ids that end an answer."""
     models = [m for m in scorer.modules() if hasattr(m, "get_input_embeddings")]
-    need(len(models) > 0, "scorer", type(scorer).__name__, "one whose members are transformers")
+    require(len(models) > 0, "scorer", type(scorer).__name__, "one whose members are transformers")
     configs = [m.config.get_text_config() for m in models]
     ends = [c.eos_token_id for c in configs]
     ends = [frozenset(e if isinstance(e, list) else [e]) - {None} for e in ends]
-    need(len(set(ends)) == 1 and ends[0], "scorer's eos_token_id", [sorted(e) for e in set(ends)], "models with one and the same")  # fmt: skip
+    require(len(set(ends)) == 1 and ends[0], "scorer's eos_token_id", [sorted(e) for e in set(ends)], "models with one and the same")  # fmt: skip
     pads = sorted({c.pad_token_id for c in configs} - ends[0])
-    need(len(pads) > 0, "scorer's pad_token_id", sorted(ends[0]), "a PAD that is no EOS")
+    require(len(pads) > 0, "scorer's pad_token_id", sorted(ends[0]), "a PAD that is no EOS")
     return min(m.get_input_embeddings().num_embeddings for m in models), pads, set(ends[0])

@@ -12,7 +12,7 @@ import copy
 import torch
 from torch import nn
 
-from rmlab.recipe import Training, need
+from rmlab.recipe import Training, require
 from rmlab.reward.heads import fit_frozen
 from rmlab.reward.model import RewardModel, from_backbone
 from rmlab.reward.training import PairIds, train, whose
@@ -27,14 +27,14 @@ def average(models: list[RewardModel]) -> RewardModel:
     ValueError
         No model, or models of different shapes.
     """
-    need(len(models) > 0, "models", 0, "at least one")
+    require(len(models) > 0, "models", 0, "at least one")
     nonlinear = [i for i, m in enumerate(models) if m.mlp is not None]
-    need(not nonlinear, "models", f"an MLP head in {nonlinear}", "members with linear heads")
+    require(not nonlinear, "models", f"an MLP head in {nonlinear}", "members with linear heads")
     shapes = [{n: tuple(w.shape) for n, w in m.model.named_parameters()} for m in models]
     differ = sorted(
         {n for s in shapes[1:] for n in s.keys() | shapes[0].keys() if s.get(n) != shapes[0].get(n)}
     )
-    need(not differ, "models", differ[:3], "members of one architecture: these weights differ in shape")
+    require(not differ, "models", differ[:3], "members of one architecture: these weights differ in shape")
     made = copy.deepcopy(models[0].model)
     every = [dict(m.model.named_parameters()) for m in models]
     for name, weight in made.named_parameters():

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rmlab.fastpath import Edits, read_pairs
-from rmlab.recipe import Training, need, stream_seed
+from rmlab.fast.prefix import Edits, read_pairs
+from rmlab.recipe import Training, require, stream_seed
 from rmlab.reward.model import RewardModel, from_backbone
 from rmlab.reward.training import PairIds, descend, train
 from rmlab.reward.variants import Variants
@@ -28,7 +28,7 @@ def dropout(
 
     With k = 1 there is nothing to disagree with: it is the single reward model, trained without dropout.
     """
-    need(0 <= rate < 1, "rate", rate, "a share from 0 up to 1")
+    require(0 <= rate < 1, "rate", rate, "a share from 0 up to 1")
     model = from_backbone(backbone, 1, seed)
     if k == 1 or rate == 0:
         train(model, pairs, training, seed, tick, precision)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmlab.fastpath import read_pairs
-from rmlab.recipe import Training, need, stream, stream_seed
+from rmlab.fast.prefix import read_pairs
+from rmlab.recipe import Training, require, stream, stream_seed
 from rmlab.reward.model import RewardModel, from_backbone
 from rmlab.reward.training import PairIds, descend, head_penalty, train
 
@@ -109,7 +109,7 @@ class MlpHeads(nn.Module):
 
     def __init__(self, k: int, width_in: int, width: int, seed: int = 0, init: float = 1.0):
         super().__init__()
-        need(width >= 1, "mlp", width, "a width of at least 1, or 0 for linear heads")
+        require(width >= 1, "mlp", width, "a width of at least 1, or 0 for linear heads")
         first, second = [], []
         for i in range(k):
             noise = torch.Generator().manual_seed(stream_seed(seed, "mlp head", i))

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from rmlab.fastpath import open_prompts
-from rmlab.recipe import need, stream
+from rmlab.fast.prefix import open_prompts
+from rmlab.recipe import require, stream
 from rmlab.reward.heads import pair_features
 from rmlab.reward.model import RewardModel, Scorer, with_heads
 from rmlab.reward.training import PairIds
@@ -37,10 +37,10 @@ def around(reward: RewardModel, pairs: PairIds, k: int, seed: int, tau: float | 
     The posterior's mean is the trained head, its curvature that of the pairs it was trained on. With k = 1
     the one member is the mean: the model as it is.
     """
-    need(
+    require(
         reward.members == 1 and reward.mlp is None, "members of the model", reward.members, "one linear head"
     )
-    need(k >= 1, "k", k, "at least 1")
+    require(k >= 1, "k", k, "at least 1")
     if k == 1:
         return reward
     features = pair_features(reward, pairs).double()
@@ -113,7 +113,7 @@ class Posterior:
 
     def sample(self, k: int, seed: int) -> torch.Tensor:
         """K heads drawn from the posterior, (K, D); draw i does not depend on K."""
-        need(k >= 1, "k", k, "at least one draw")
+        require(k >= 1, "k", k, "at least one draw")
         noise = torch.from_numpy(stream(seed, "laplace").standard_normal((k, len(self.mean))))
         noise = noise.to(self.mean.device)
         return self.mean + torch.linalg.solve_triangular(self._factor().T, noise.T, upper=True).T
@@ -127,8 +127,10 @@ class Posterior:
         """
         features, reference = _real(features, "features"), _real(reference, "reference")
         width = len(self.mean)
-        need(features.shape[-1:] == (width,), "features", tuple(features.shape), f"an array (..., {width})")
-        need(reference.shape == (width,), "reference", tuple(reference.shape), f"an array ({width},)")
+        require(
+            features.shape[-1:] == (width,), "features", tuple(features.shape), f"an array (..., {width})"
+        )
+        require(reference.shape == (width,), "reference", tuple(reference.shape), f"an array ({width},)")
         apart = (features - reference).reshape(-1, width)
         whitened = torch.linalg.solve_triangular(self._factor(), apart.T, upper=False)
         return whitened.norm(dim=0).reshape(features.shape[:-1])
@@ -176,22 +178,26 @@ def fit(
         targets without "gaussian" or the reverse, or tau = None on a head of zeros that may not move.
     """
     z, w = _real(differences, "differences"), _real(mean, "mean")
-    need(z.ndim == 2 and z.shape[0] > 0, "differences", tuple(z.shape), "an array (M, D) with M at least 1")
-    need(w.shape == z.shape[1:], "mean", tuple(w.shape), f"an array ({z.shape[1]},), as wide as differences")
-    need(likelihood in LIKELIHOODS, "likelihood", likelihood, f"one of {', '.join(LIKELIHOODS)}")
-    need(tau is None or 0 < tau < math.inf, "tau", tau, "None or a positive number")
-    need(0 < noise < math.inf, "noise", noise, "a positive standard deviation")
+    require(
+        z.ndim == 2 and z.shape[0] > 0, "differences", tuple(z.shape), "an array (M, D) with M at least 1"
+    )
+    require(
+        w.shape == z.shape[1:], "mean", tuple(w.shape), f"an array ({z.shape[1]},), as wide as differences"
+    )
+    require(likelihood in LIKELIHOODS, "likelihood", likelihood, f"one of {', '.join(LIKELIHOODS)}")
+    require(tau is None or 0 < tau < math.inf, "tau", tau, "None or a positive number")
+    require(0 < noise < math.inf, "noise", noise, "a positive standard deviation")
     if likelihood == "gaussian":
-        need(targets is not None, "targets", None, f"the margins, an array ({len(z)},)")
+        require(targets is not None, "targets", None, f"the margins, an array ({len(z)},)")
         y = _real(targets, "targets")
-        need(y.shape == z.shape[:1], "targets", tuple(y.shape), f"an array ({len(z)},), one a pair")
+        require(y.shape == z.shape[:1], "targets", tuple(y.shape), f"an array ({len(z)},), one a pair")
         loss = _Gaussian(z, y, noise)
     else:
-        need(targets is None, "targets", "given", 'None, or likelihood = "gaussian"')
+        require(targets is None, "targets", "given", 'None, or likelihood = "gaussian"')
         loss = _BradleyTerry(z)
 
     if tau is None:
-        need(
+        require(
             refit or bool(w.any()),
             "tau",
             None,
@@ -250,7 +256,7 @@ def _best(loss, w: torch.Tensor, refit: bool) -> float:
     from scipy.optimize import minimize_scalar
 
     size = loss.curvature(torch.zeros_like(w)).diagonal().mean().item()
-    need(size > 0, "differences", 0.0, "pairs whose features differ")
+    require(size > 0, "differences", 0.0, "pairs whose features differ")
     kept = None if refit else torch.linalg.eigvalsh(loss.curvature(w)).clamp_min(0)
     told = None if refit else loss.log(w)
 
@@ -297,5 +303,5 @@ def _real(given, name: str) -> torch.Tensor:
     """An array or tensor as float64, every value finite."""
     given = torch.as_tensor(given).detach().to(torch.float64)
     bad = int((~torch.isfinite(given)).sum())
-    need(bad == 0, name, f"{bad} values that are not finite", "finite numbers")
+    require(bad == 0, name, f"{bad} values that are not finite", "finite numbers")
     return given

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rmlab.fastpath import Edits, read_pairs
-from rmlab.packed import depth_of
-from rmlab.recipe import Training, need, stream_seed
+from rmlab.fast.packed import depth_of
+from rmlab.fast.prefix import Edits, read_pairs
+from rmlab.recipe import Training, require, stream_seed
 from rmlab.reward.model import from_backbone, with_heads
 from rmlab.reward.training import PairIds, descend, train, whose
 from rmlab.reward.variants import Variants
@@ -53,7 +53,7 @@ def lora(
     """
     import dataclasses
 
-    need(0 <= stage1 < 1, "stage1", stage1, "a share of the pairs from 0 up to 1")
+    require(0 <= stage1 < 1, "stage1", stage1, "a share of the pairs from 0 up to 1")
     first = round(stage1 * len(pairs))
     base = from_backbone(backbone, k, seed)
     if first:
@@ -98,9 +98,11 @@ class Adapter:
     @classmethod
     def fresh(cls, trunk: nn.Module, rank: int, alpha: float, targets: str | Sequence[str], lora_layers: int, seed: int) -> Adapter:  # fmt: skip
         """A drawn uniformly as PEFT draws it (Kaiming, a = sqrt 5), B zero: the adapter starts as the base."""
-        need(rank >= 1, "rank", rank, "at least 1")
+        require(rank >= 1, "rank", rank, "at least 1")
         depth = trunk.config.num_hidden_layers
-        need(0 <= lora_layers <= depth, "lora_layers", lora_layers, f"0 (all) to {depth}, the last m layers")
+        require(
+            0 <= lora_layers <= depth, "lora_layers", lora_layers, f"0 (all) to {depth}, the last m layers"
+        )
         first = depth - lora_layers if lora_layers else 0
         ends = (targets,) if isinstance(targets, str) else tuple(targets)
         noise = torch.Generator().manual_seed(seed)
@@ -146,7 +148,7 @@ class LoraModel(Variants):
 
     def __init__(self, model: nn.Module, adapters: list[Adapter], heads: torch.Tensor):
         super().__init__(model, len(adapters))
-        need(heads.shape == (len(adapters), model.config.hidden_size), "heads", tuple(heads.shape), f"({len(adapters)}, {model.config.hidden_size}), a head of the encoder's width each")  # fmt: skip
+        require(heads.shape == (len(adapters), model.config.hidden_size), "heads", tuple(heads.shape), f"({len(adapters)}, {model.config.hidden_size}), a head of the encoder's width each")  # fmt: skip
         self.adapters, self.heads = adapters, heads.to(self.centre.device)
 
     def edits(self, k: int) -> Edits:
@@ -203,16 +205,16 @@ class LoraModel(Variants):
         stored = getattr(model.config, "rmlab_members", None)
         listed = sorted(folder.glob("member_*"), key=lambda p: int(p.name.split("_")[1]))
         chosen = [Path(m) for m in members] if members is not None else listed
-        need(len(chosen) > 0, "members", [str(c) for c in chosen], f"at least one adapter folder beside {folder / 'base'}")  # fmt: skip
+        require(len(chosen) > 0, "members", [str(c) for c in chosen], f"at least one adapter folder beside {folder / 'base'}")  # fmt: skip
         real = [c.resolve() for c in chosen]
         twice = sorted({str(c) for c in real if real.count(c) > 1})
-        need(not twice, "members", twice, "every adapter folder once")
+        require(not twice, "members", twice, "every adapter folder once")
         named, read = fingerprint(model), [_read(c, model) for c in chosen]
         for at, (_, _, base) in zip(chosen, read, strict=True):
-            need(base in {None, named}, f"base hash of {at}", base and base[:12], f"an adapter made for this base, {named[:12]}")  # fmt: skip
+            require(base in {None, named}, f"base hash of {at}", base and base[:12], f"an adapter made for this base, {named[:12]}")  # fmt: skip
         if stored and members is None:
             saved = len(stored["centre"])
-            need(saved == len(chosen), "members", len(chosen), f"the {saved} that were saved: other member folders in {folder} are of another model")  # fmt: skip
+            require(saved == len(chosen), "members", len(chosen), f"the {saved} that were saved: other member folders in {folder} are of another model")  # fmt: skip
         made = cls(model, [a for a, _, _ in read], torch.stack([h for _, h, _ in read]))
         if stored and members is None:
             made.centre, made.scale = torch.tensor(stored["centre"]), torch.tensor(stored["scale"])
@@ -239,25 +241,27 @@ def _read(folder: Path, model: nn.Module) -> tuple[Adapter, torch.Tensor, str | 
         stored = {name: file.get_tensor(name).float() for name in file.keys()}
         base = (file.metadata() or {}).get("base")
     for option in PEFT_ONLY:
-        need(not config.get(option), f"{option} of {folder}", config.get(option), "an adapter without it")
+        require(not config.get(option), f"{option} of {folder}", config.get(option), "an adapter without it")
     init = config.get("init_lora_weights", True)
-    need(init in (True, False, "gaussian"), f"init_lora_weights of {folder}", init, "one that leaves the base as it is, such as True")  # fmt: skip
+    require(init in (True, False, "gaussian"), f"init_lora_weights of {folder}", init, "one that leaves the base as it is, such as True")  # fmt: skip
     head, wide = stored.pop("base_model.model.score.weight", None), model.config.hidden_size
     shape = None if head is None else tuple(head.shape)
-    need(shape == (1, wide), f"score.weight of {folder}", shape, f"a head (1, {wide}), as wide as the base")
+    require(
+        shape == (1, wide), f"score.weight of {folder}", shape, f"a head (1, {wide}), as wide as the base"
+    )
     for name in sorted(n for n in stored if n.endswith(".lora_A.weight")):
         matrix = name.removeprefix(start).removesuffix(".lora_A.weight") + ".weight"
         a, b = stored.pop(name), stored.pop(name.replace(".lora_A.", ".lora_B."))
-        need(config["r"] == len(a), f"r of {folder}", config["r"], f"the rank of its matrices, {len(a)}")
+        require(config["r"] == len(a), f"r of {folder}", config["r"], f"the rank of its matrices, {len(a)}")
         fits = matrix in weights and weights[matrix].shape == (len(b), a.shape[1])
-        need(
+        require(
             fits,
             f"{matrix} of {folder}",
             (len(b), a.shape[1]),
             "an adapter made for this base: its matrices differ",
         )
         pairs[matrix] = (a, b)
-    need(
+    require(
         not stored,
         f"tensors of {folder}",
         sorted(stored)[:3],

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmlab.fastpath import open_prompts, read_ends, read_pairs
-from rmlab.recipe import need, stream_seed
-from rmlab.tokens import check_special
+from rmlab.fast.prefix import open_prompts, read_ends, read_pairs
+from rmlab.recipe import require, stream_seed
+from rmlab.tokens import SpecialTokens
 
 CHUNK_TOKENS = 3072  # answers are scored in chunks of about this many tokens: larger ones are slower on a CPU
 
@@ -73,11 +73,11 @@ class Scorer(nn.Module):
         (R, K) float32
         """
         lengths = np.asarray(lengths)
-        need(
+        require(
             bool((lengths > 0).all()), "lengths", int(lengths.min(initial=1)), "answers of at least one token"
         )
         if memory is not None:
-            need(memory > 0, "memory", memory, "a number of bytes above 0")
+            require(memory > 0, "memory", memory, "a number of bytes above 0")
             chunk_tokens = max(1, min(chunk_tokens, memory // (4 * self.widest())))
         place = self.centre.device
         read = self.reader(torch.as_tensor(prompt, dtype=torch.long, device=place)[None], ids.shape[1])
@@ -100,14 +100,14 @@ class Scorer(nn.Module):
     def align(self, reference: np.ndarray) -> None:
         """Set every member's offset and scale from raw reference scores (R, K): aligned scores have mean 0, std 1 there."""
         reference = np.asarray(reference, np.float64)
-        need(
+        require(
             reference.ndim == 2 and reference.shape[1] == self.members,
             "reference",
             reference.shape,
             f"an array (R, {self.members})",
         )
         spread = reference.std(0)
-        need(
+        require(
             bool((spread > 0).all()),
             "reference",
             spread.tolist(),
@@ -134,7 +134,7 @@ class RewardModel(Scorer):
     def __init__(self, model: nn.Module, mlp: nn.Module | None = None):
         super().__init__()
         self.model, self.mlp = model.eval(), mlp
-        check_special(model.config.pad_token_id, model.config.eos_token_id)
+        self.special = SpecialTokens.of(model)
         self.unaligned(model.config.num_labels, getattr(model.config, "rmlab", None))
         self.to(next(model.parameters()).device)
 
@@ -196,7 +196,9 @@ class RewardModel(Scorer):
             import json
 
             wide = json.loads((Path(folder) / "config.json").read_text()).get("hidden_size", head[1])
-            need(head[1] == wide, f"score.weight of {folder}", head, f"a head of width {wide}, its encoder's")
+            require(
+                head[1] == wide, f"score.weight of {folder}", head, f"a head of width {wide}, its encoder's"
+            )
         model = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=dtype)
         return cls(model, MlpHeads.load(folder))
 
@@ -217,7 +219,7 @@ class Union(Scorer):
 
     def __init__(self, parts: list[Scorer]):
         super().__init__()
-        need(len(parts) > 0, "parts", 0, "at least one scorer")
+        require(len(parts) > 0, "parts", 0, "at least one scorer")
         self.parts = nn.ModuleList(parts)
         self.unaligned(self.members)
         self.centre = torch.cat([p.centre for p in parts])
@@ -264,7 +266,7 @@ def from_backbone(backbone: nn.Module, members: int, seed: int, init: float = 1.
     """
     from transformers import AutoModelForSequenceClassification
 
-    need(members >= 1, "members", members, "at least 1")
+    require(members >= 1, "members", members, "at least 1")
     config = _config(backbone.config, members)
     model = AutoModelForSequenceClassification.from_config(config).to(next(backbone.parameters()).dtype)
     if not isinstance(getattr(model, "score", None), nn.Linear):
@@ -285,7 +287,7 @@ def with_heads(model: nn.Module, heads: torch.Tensor) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
     trunk = getattr(model, model.base_model_prefix)
-    need(heads.shape[1:] == (trunk.config.hidden_size,), "heads", tuple(heads.shape), f"(K, {trunk.config.hidden_size}), as wide as the encoder")  # fmt: skip
+    require(heads.shape[1:] == (trunk.config.hidden_size,), "heads", tuple(heads.shape), f"(K, {trunk.config.hidden_size}), as wide as the encoder")  # fmt: skip
     made = AutoModelForSequenceClassification.from_config(_config(model.config, len(heads)))
     setattr(made, made.base_model_prefix, trunk)
     made.score.weight.data = heads.detach().to(next(trunk.parameters())).clone()

@@ -16,8 +16,8 @@ import torch
 from torch.nn import functional as F
 
 from rmlab.backbone import schedule
-from rmlab.fastpath import read_pairs
-from rmlab.recipe import Training, need, stream
+from rmlab.fast.prefix import read_pairs
+from rmlab.recipe import Training, require, stream
 from rmlab.reward.model import RewardModel, Scorer
 from rmlab.tokens import pad_right
 
@@ -121,10 +121,10 @@ def head_penalty(heads: list[torch.Tensor], penalty: str, strength: float) -> Ca
     `strength` times the squared norm of w; "anchor": `strength` times that of w minus its initial value (randomised
     priors: Osband et al. 2018).
     """
-    need(penalty in {"decay", "none", "l2", "anchor"}, "penalty", penalty, "decay, none, l2 or anchor")
-    need(strength >= 0, "strength", strength, "0 or more")
+    require(penalty in {"decay", "none", "l2", "anchor"}, "penalty", penalty, "decay, none, l2 or anchor")
+    require(strength >= 0, "strength", strength, "0 or more")
     pulls = penalty in {"l2", "anchor"}
-    need(
+    require(
         (strength > 0) == pulls,
         "strength",
         strength,
@@ -145,9 +145,9 @@ def descend(
     A loss or a gradient that is not finite stops it before the step is taken, so the weights are those of the last good
     step; the `ValueError` says the step and the head.
     """
-    need(len(pairs) >= recipe.batch, "pairs", len(pairs), f"at least one batch of {recipe.batch}")
-    need(precision in {"fp32", "bf16"}, "precision", precision, "fp32 or bf16")
-    need(0 < recipe.lr < np.inf, "training.lr", recipe.lr, "a rate above 0")
+    require(len(pairs) >= recipe.batch, "pairs", len(pairs), f"at least one batch of {recipe.batch}")
+    require(precision in {"fp32", "bf16"}, "precision", precision, "fp32 or bf16")
+    require(0 < recipe.lr < np.inf, "training.lr", recipe.lr, "a rate above 0")
     steps = recipe.epochs * (len(pairs) // recipe.batch)
     optimiser = torch.optim.AdamW(
         groups, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmlab.fastpath import Edits, open_variants, read_ends, read_pairs
-from rmlab.recipe import need
+from rmlab.fast.prefix import Edits, open_variants, read_ends, read_pairs
+from rmlab.recipe import require
 from rmlab.reward.model import CHUNK_TOKENS, Scorer
-from rmlab.tokens import check_special
+from rmlab.tokens import SpecialTokens
 
 
 class Variants(Scorer):
@@ -29,9 +29,9 @@ class Variants(Scorer):
 
     def __init__(self, model: nn.Module, members: int):
         super().__init__()
-        need(members >= 1, "k", members, "at least 1")
+        require(members >= 1, "k", members, "at least 1")
         self.model, self.members = model.eval(), members
-        check_special(model.config.pad_token_id, model.config.eos_token_id)
+        self.special = SpecialTokens.of(model)
         self.unaligned(members)
         self.to(next(model.parameters()).device)
 
@@ -68,7 +68,7 @@ class Variants(Scorer):
         self, prompt: np.ndarray, ids: np.ndarray, lengths: np.ndarray, chunk_tokens: int = CHUNK_TOKENS, memory: int | None = None
     ) -> np.ndarray:  # fmt: skip
         """As `Scorer.score`; `memory` (bytes) also bounds the merged copies, half of it for them."""
-        need(memory is None or memory > 0, "memory", memory, "a number of bytes above 0")
+        require(memory is None or memory > 0, "memory", memory, "a number of bytes above 0")
         copy = 4 * sum(w.numel() for w in self.trunk.parameters())
         fit = self.members if memory is None else max(1, min(self.members, memory // 2 // copy))
         if fit == self.members:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from rmlab.measure import league as module
-from rmlab.measure.bands import interval
+from rmlab.measure.intervals import percentile_interval
 from rmlab.measure.league import Line, cost_cards, differences, league, members, play, summary, write
 from rmlab.optimise.best_of_n import best_of_n
 from rmlab.reward.aggregate import aggregate
@@ -198,7 +198,7 @@ def test_differences_are_paired_and_named(world, board):
     }
     a, b = (board.entries[n, "mean", "paper"].gold[..., -1:] for n in ("heads5", "finetune5"))
     row = found.query("one == 'heads5 mean' and other == 'finetune5 mean' and n == 64").iloc[0]
-    lo, hi = interval(board.resample.mean(a - b, range(S), [(0,)] * S))
+    lo, hi = percentile_interval(board.resample.mean(a - b, range(S), [(0,)] * S))
     np.testing.assert_allclose([row["diff"], row.lo, row.hi], [(a - b).mean(), lo[0], hi[0]])
 
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from rmlab import fastpath, store
+from rmlab import store
 from rmlab.backbone import build, schedule
+from rmlab.fast import prefix as fastpath
 from rmlab.optimise import ppo
 from rmlab.optimise.ppo import Batch, Run, gae, improve, roll_out, token_rewards, train
 from rmlab.recipe import Ppo, Size

@@ -9,7 +9,7 @@ import torch
 from rmlab.optimise.reward import member_scores, reward_function
 from rmlab.recipe import Training
 from rmlab.reward.aggregate import aggregate
-from rmlab.reward.members import Ingredients, build
+from rmlab.reward.methods import Ingredients, build
 from rmlab.tokens import pad_right
 
 KINDS = [

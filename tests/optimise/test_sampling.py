@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rmlab import decoding
+from rmlab.fast import decode as decoding
 from rmlab.optimise.sampling import sample
 from rmlab.tokens import EOS, NEVER_SAMPLED
 

@@ -23,7 +23,7 @@ from rmlab.reward.aggregate import AGGREGATORS, aggregate
 from rmlab.reward.dropout import DropoutModel
 from rmlab.reward.lora import Adapter, LoraModel
 from rmlab.reward.model import RewardModel, Union, from_backbone, with_heads
-from rmlab.sandbox.world import VOCAB, WORDS, requests
+from rmlab.sources.sandbox.world import VOCAB, WORDS, requests
 from rmlab.tokens import EOS, PAD, build_tokenizer, pad_right
 
 # transformers deprecates names that TRL 1.16 still uses

@@ -13,7 +13,7 @@ from rmlab.reward.average import average, probed
 from rmlab.reward.heads import heads
 from rmlab.reward.model import RewardModel, from_backbone
 from rmlab.reward.training import score_pairs, train
-from rmlab.sandbox.world import VOCAB
+from rmlab.sources.sandbox.world import VOCAB
 from rmlab.tokens import pad_right
 
 QUICK = Training(epochs=1, batch=16, lr=5e-3)

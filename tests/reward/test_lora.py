@@ -13,7 +13,7 @@ from rmlab.recipe import Size, Training
 from rmlab.reward.lora import Adapter, LoraModel, fingerprint, lora
 from rmlab.reward.model import from_backbone
 from rmlab.reward.training import score_pairs
-from rmlab.sandbox.world import VOCAB
+from rmlab.sources.sandbox.world import VOCAB
 from rmlab.tokens import pad_right
 
 # transformers deprecates a name that PEFT 0.21 still uses

@@ -43,7 +43,7 @@ def test_the_end_of_an_answer_is_scored(tiny_lm, world_pairs):
 def test_pad_equal_to_eos_is_refused(tiny_lm):
     model = from_backbone(tiny_lm, 1, seed=0).model
     model.config.pad_token_id = model.config.eos_token_id
-    with pytest.raises(ValueError, match="add a PAD token of its own"):
+    with pytest.raises(ValueError, match="give a PAD token of its own"):
         RewardModel(model)
     model.config.pad_token_id = PAD
 

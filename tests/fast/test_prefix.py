@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from rmlab import fastpath
-from rmlab.fastpath import first_alike, open_prompts, open_variants, read_answers, read_ends, read_pairs
-from rmlab.packed import depth_of, packed
+from rmlab.fast import prefix as fastpath
+from rmlab.fast.packed import depth_of, packed
+from rmlab.fast.prefix import first_alike, open_prompts, open_variants, read_answers, read_ends, read_pairs
 from rmlab.tokens import pad_right
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from rmlab.sandbox import gold, world
+from rmlab.sources.sandbox import gold, world
 from rmlab.tokens import EOS
 
 
@@ -26,7 +26,7 @@ class Bill:
         unknown = [w for w in answer.split() if w not in world.ID]
         if unknown:
             raise ValueError(
-                f"answer holds {unknown[0]!r}: use words of the sandbox's vocabulary, rmlab.sandbox.world.WORDS"
+                f"answer holds {unknown[0]!r}: use words of the sandbox's vocabulary, rmlab.sources.sandbox.world.WORDS"
             )
         self.answer = answer
         ids = [[*(world.ID[w] for w in answer.split()), EOS]]

@@ -11,11 +11,11 @@ import dataclasses
 import json
 from pathlib import Path
 
-from rmlab import study
-from rmlab.recipe import Line, Recipe, need, stream_seed
-from rmlab.reward.cost import estimate
-from rmlab.reward.members import CONSTRUCTIONS, Single, atoms, check
+from rmlab.recipe import Line, Recipe, require, stream_seed
+from rmlab.reward.methods import CONSTRUCTIONS, Single, atoms, check
 from rmlab.store import Task
+from rmlab.study import grid as study
+from rmlab.study.cost import estimate
 
 
 def run(recipe: Recipe, out: str | Path, artifacts=None, workers=None, quiet: bool = False) -> Path:
@@ -33,8 +33,8 @@ def validate(recipe: Recipe) -> None:
     """Raise a `ValueError` that names the line and what is wrong with it."""
     names = [x.name for x in recipe.lines]
     twice = sorted({n for n in names if names.count(n) > 1})
-    need(not twice, "names of lines", twice, "every line a name of its own")
-    need(
+    require(not twice, "names of lines", twice, "every line a name of its own")
+    require(
         "single" in names, "names of lines", names, "a line named single, which the others are compared with"
     )
     for x in recipe.lines:
@@ -44,12 +44,12 @@ def validate(recipe: Recipe) -> None:
             raise ValueError(f"line {x.name}: {error}") from error
         for s in singles_of(x):
             known = recipe.members.pretrain
-            need(s.backbone < known, f"backbone of line {x.name}", s.backbone, f"one of {known}, counted from 0, or raise members.pretrain")  # fmt: skip
+            require(s.backbone < known, f"backbone of line {x.name}", s.backbone, f"one of {known}, counted from 0, or raise members.pretrain")  # fmt: skip
 
 
 def estimates(recipe: Recipe) -> str:
     """What every line will take on one replicate, as text."""
-    from rmlab.sandbox.world import VOCAB
+    from rmlab.sources.sandbox.world import VOCAB
 
     rows = [
         f"{'line':<26}{'K':>3} {'parameters':>11} {'memory':>8} {'training':>12} {'scoring':>12}",
@@ -130,11 +130,11 @@ def atom(
     from rmlab.backbone import device_of, load
     from rmlab.optimise.pool import Pool
     from rmlab.recipe import Training, stream
-    from rmlab.reward.cost import Meter
-    from rmlab.reward.members import HOME, Ingredients, Single, build
+    from rmlab.reward.methods import HOME, Ingredients, Single, build
     from rmlab.reward.model import RewardModel
     from rmlab.reward.training import PairIds, score_pairs
-    from rmlab.sandbox.world import requests
+    from rmlab.sources.sandbox.world import requests
+    from rmlab.study.cost import Meter
 
     class Made(Ingredients):
         """Single models that are there already are read, not trained again."""
@@ -173,9 +173,9 @@ def atom(
 
 
 def rows(out: Path, parts: list[Path], made: list[Path], recipe: dict, id: str) -> None:
-    from rmlab.constructions import assemble
     from rmlab.measure import league
     from rmlab.optimise.pool import Pool
+    from rmlab.study.constructions import assemble
 
     pool = Pool.load([p / "pool.npz" for p in parts])
     about = {"study": recipe["name"], "recipe": id, "seed": recipe["seed"], "centring": "global"}
@@ -184,11 +184,11 @@ def rows(out: Path, parts: list[Path], made: list[Path], recipe: dict, id: str) 
 
 
 def compact(out: Path, parts: list[Path], made: list[Path], recipe: dict, prompts: int, seed: int) -> None:
-    from rmlab.constructions import assemble
     from rmlab.measure.corner import of_lines
     from rmlab.optimise.pool import Pool
     from rmlab.recipe import stream
-    from rmlab.sandbox.world import requests
+    from rmlab.sources.sandbox.world import requests
+    from rmlab.study.constructions import assemble
 
     pool = Pool.load([p / "pool.npz" for p in parts])
     asked = requests(prompts, stream(seed, "pool"))

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rmlab.packed import Packed, depth_of, packed, turn
+from rmlab.fast.packed import Packed, depth_of, packed, turn
 from rmlab.tokens import last_index, pad_right
 
 FEW = 256  # tokens that must be spared for it to pay to pack a model's weights and read rows once

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rmlab.show import pressure
-from rmlab.show.figures import pick
+from rmlab.show import figures_ppo as pressure
+from rmlab.show.figures_best_of_n import pick
 from rmlab.show.style import LOOKS
 
 BETAS = (0.0, 0.02, 0.05, 0.1)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from rmlab.recipe import World, stream
-from rmlab.sandbox import gold
-from rmlab.sandbox import world as w
-from rmlab.show.text import Bill, cedar, readable
+from rmlab.show.answers import Bill, cedar, readable
+from rmlab.sources.sandbox import gold
+from rmlab.sources.sandbox import world as w
 from rmlab.tokens import EOS, PAD, pad_right
 
 

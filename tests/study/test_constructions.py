@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rmlab import constructions
 from rmlab.optimise.compact import CompactPool
 from rmlab.recipe import PRESETS, full, line, tiny_constructions
-from rmlab.reward.cost import Meter, estimate
-from rmlab.reward.members import CONSTRUCTIONS, atoms
-from rmlab.sandbox.world import VOCAB
+from rmlab.reward.methods import CONSTRUCTIONS, atoms
+from rmlab.sources.sandbox.world import VOCAB
+from rmlab.study import constructions
+from rmlab.study.cost import Meter, estimate
 
 RECIPE = tiny_constructions()
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rmlab import decoding
-from rmlab.decoding import SHARED, RecordedDecoder, open_decoder
+from rmlab.fast import decode as decoding
+from rmlab.fast.decode import SHARED, RecordedDecoder, open_decoder
 
 EVEN, UNEVEN = (6, 6, 6), (3, 7, 1)
 

@@ -10,11 +10,12 @@ import dataclasses
 import json
 from pathlib import Path
 
-from rmlab import constructions, study
-from rmlab.recipe import Recipe, need
+from rmlab.recipe import Recipe, require
 from rmlab.reward.aggregate import AGGREGATORS
-from rmlab.reward.members import members_of
+from rmlab.reward.methods import members_of
 from rmlab.store import Task
+from rmlab.study import constructions
+from rmlab.study import grid as study
 
 
 def run(recipe: Recipe, out: str | Path, artifacts=None, workers=None, quiet: bool = False) -> Path:
@@ -23,9 +24,9 @@ def run(recipe: Recipe, out: str | Path, artifacts=None, workers=None, quiet: bo
     recipe.validate()
     names = [x.name for x in recipe.lines]
     unknown = sorted({name for name, _ in recipe.pressure.long} - set(names))
-    need(not unknown, "pressure.long", unknown, f"lines among {', '.join(names)}")
+    require(not unknown, "pressure.long", unknown, f"lines among {', '.join(names)}")
     for how in (*recipe.pressure.hows, *(how for _, how in recipe.pressure.long)):
-        need(how in AGGREGATORS, "pressure.hows", how, f"one of {', '.join(AGGREGATORS)}")
+        require(how in AGGREGATORS, "pressure.hows", how, f"one of {', '.join(AGGREGATORS)}")
     return study.run(recipe, out, artifacts, workers, quiet, plan)
 
 
@@ -78,12 +79,12 @@ def pressed(
 
     from rmlab.backbone import load
     from rmlab.optimise import ppo as algorithm
+    from rmlab.optimise.evaluate import watch
     from rmlab.optimise.reward import member_scores
-    from rmlab.optimise.watch import watch
     from rmlab.recipe import Ppo, stream, stream_seed
     from rmlab.reward.aggregate import AGGREGATORS, aggregate
-    from rmlab.reward.members import load as load_scorer
-    from rmlab.sandbox.world import requests as ask
+    from rmlab.reward.methods import load as load_scorer
+    from rmlab.sources.sandbox.world import requests as ask
 
     scorers = [load_scorer(j / "model") for j in judges]
     start = load(policy)
@@ -109,9 +110,9 @@ def pressed(
 
 
 def rows(out: Path, runs: list[Path], parts: list[Path], made: list[Path], recipe: dict, id: str) -> None:
-    from rmlab.constructions import assemble
     from rmlab.measure import frontier, pressure
     from rmlab.optimise.pool import Pool
+    from rmlab.study.constructions import assemble
 
     pool = Pool.load([p / "pool.npz" for p in parts])
     lines, hows, draws = assemble(recipe, made), recipe["pressure"]["hows"], recipe["labels"]["draws"]

@@ -9,8 +9,8 @@ import numpy as np
 from rmlab.optimise.ppo import Run, draw, gae, token_rewards
 from rmlab.recipe import stream_seed
 from rmlab.reward.aggregate import aggregate
-from rmlab.sandbox import gold
-from rmlab.sandbox.world import VOCAB, Request
+from rmlab.sources.sandbox import gold
+from rmlab.sources.sandbox.world import VOCAB, Request
 from rmlab.tokens import EOS, pad_right
 
 SHOWN = 3  # answers kept as text, each to another request

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rmlab import pressure
 from rmlab.measure.pressure import summary
 from rmlab.recipe import Ppo, Pressure, line, ppo, tiny_ppo
+from rmlab.study import ppo as pressure
 
 RECIPE = tiny_ppo()
 

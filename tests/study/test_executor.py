@@ -13,7 +13,7 @@ import pytest
 
 SCRIPT = """
 import sys
-from rmlab.runner import execute
+from rmlab.study.executor import execute
 from rmlab.store import Store, Task
 from stage import wait_long
 
@@ -41,7 +41,7 @@ def _alive(pid: int) -> bool:
 def test_workers_end_with_the_process_that_started_them(tmp_path, how):
     (tmp_path / "stage.py").write_text(STAGE)
     (tmp_path / "go.py").write_text(SCRIPT)
-    where = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[1])])
+    where = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])])
     parent = subprocess.Popen([sys.executable, tmp_path / "go.py", tmp_path], env={**os.environ, "PYTHONPATH": where})  # fmt: skip
     files = [tmp_path / "a.pid", tmp_path / "b.pid"]
     try:

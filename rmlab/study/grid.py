@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmlab.recipe import Recipe
-from rmlab.runner import all_tasks, cores, execute
 from rmlab.store import Store, Task, versions, write_atomic
+from rmlab.study.executor import all_tasks, cores, execute
 
 PROMPTS_A_PART = 8
 
@@ -212,7 +212,7 @@ def pairs(
     from rmlab.noise import bradley_terry_flips, flip_mask
     from rmlab.optimise.pool import sample_pool
     from rmlab.recipe import stream, stream_seed
-    from rmlab.sandbox.world import requests
+    from rmlab.sources.sandbox.world import requests
 
     asked = requests(count, stream(seed, "pairs", name))
     drawn = sample_pool(load(policy).to(device_of()), asked, 2, max_answer, seed, "pairs", name)
@@ -246,7 +246,7 @@ def pool_part(
     from rmlab.backbone import device_of, load
     from rmlab.optimise.pool import sample_pool
     from rmlab.recipe import stream
-    from rmlab.sandbox.world import requests
+    from rmlab.sources.sandbox.world import requests
 
     asked = requests(prompts, stream(seed, "pool"))[start : start + 8]
     sample_pool(load(policy).to(device_of()), asked, answers, max_answer, seed, "pool", start).save(
@@ -268,12 +268,12 @@ def member(
     import numpy as np
 
     from rmlab.backbone import device_of, load
-    from rmlab.measure.probes import table
     from rmlab.optimise.pool import Pool
     from rmlab.recipe import Training, stream
     from rmlab.reward.grid import Model, train_one
     from rmlab.reward.training import PairIds, score_pairs
-    from rmlab.sandbox.world import requests
+    from rmlab.sources.sandbox.probes import table
+    from rmlab.sources.sandbox.world import requests
 
     told = PairIds.load(labels)
     reward = train_one(Model(**model), load(base).to(device_of()), told, Training(**training), seed)
@@ -314,6 +314,6 @@ def rows(
 def compact(out: Path, parts: list[Path], members: list[Path], prompts: int, seed: int) -> None:
     from rmlab.measure.corner import of_grid
     from rmlab.recipe import stream
-    from rmlab.sandbox.world import requests
+    from rmlab.sources.sandbox.world import requests
 
     of_grid(parts, members, requests(prompts, stream(seed, "pool"))).save(out / "explorer.npz")

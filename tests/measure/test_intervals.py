@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 
-from rmlab.measure.bands import Resample, interval
+from rmlab.measure.intervals import CrossedBootstrap, percentile_interval
 
 
 def test_weights_are_those_of_units_drawn_and_reproducible():
-    a, b, c = Resample(7, 3, 5, 200, seed=1), Resample(7, 3, 5, 200, seed=1), Resample(7, 3, 5, 200, seed=2)
+    a, b, c = (
+        CrossedBootstrap(7, 3, 5, 200, seed=1),
+        CrossedBootstrap(7, 3, 5, 200, seed=1),
+        CrossedBootstrap(7, 3, 5, 200, seed=2),
+    )
     for name, size in (("prompts", 7), ("draws", 3), ("backbones", 5)):
         w = getattr(a, name)
         assert w.shape == (200, size) and (w >= 0).all()
@@ -18,7 +22,7 @@ def test_weights_are_those_of_units_drawn_and_reproducible():
 def test_the_mean_equals_a_loop():
     rng = np.random.default_rng(0)
     curves, draw, seeds = rng.normal(size=(4, 6, 3)), [0, 0, 1, 1], [[0], [1, 2], [2, 2, 0], [1]]
-    r = Resample(6, 2, 3, 50, seed=3)
+    r = CrossedBootstrap(6, 2, 3, 50, seed=3)
     samples = r.mean(curves, draw, seeds)
     for b in range(50):
         w = np.array(
@@ -39,17 +43,17 @@ def test_a_shared_shift_leaves_the_paired_difference_without_spread():
     rng = np.random.default_rng(1)
     base = 10 * rng.normal(size=(1, 40, 1)) + rng.normal(size=(6, 1, 2))
     draw, seeds = [0, 0, 0, 1, 1, 1], [[0], [1], [2]] * 2
-    r = Resample(40, 2, 3, 500)
+    r = CrossedBootstrap(40, 2, 3, 500)
     one, two = r.mean(base, draw, seeds), r.mean(base + 0.3, draw, seeds)
     np.testing.assert_allclose(two - one, 0.3, atol=1e-12)
-    lo, hi = interval(one)
+    lo, hi = percentile_interval(one)
     assert (hi - lo > 2).all()
 
 
 def test_permuting_prompts_or_units_together_with_their_labels_changes_no_point():
     rng = np.random.default_rng(2)
     curves, draw, seeds = rng.normal(size=(6, 9, 2)), [0, 0, 1, 1, 2, 2], [[0], [1]] * 3
-    r = Resample(9, 3, 2, 300)
+    r = CrossedBootstrap(9, 3, 2, 300)
     order = rng.permutation(6)
     moved = r.mean(curves[order], [draw[i] for i in order], [seeds[i] for i in order])
     np.testing.assert_allclose(moved, r.mean(curves, draw, seeds), atol=1e-12)
@@ -60,15 +64,17 @@ def test_permuting_prompts_or_units_together_with_their_labels_changes_no_point(
 
 def test_the_variance_of_a_mean_is_the_unbiased_one():
     x = np.array([1.0, 2.0, 6.0])
-    samples = Resample(3, n_boot=40000, seed=4).mean(x[None, :, None], [0], [[0]])
+    samples = CrossedBootstrap(3, n_boot=40000, seed=4).mean(x[None, :, None], [0], [[0]])
     assert samples.var() == pytest.approx(x.var(ddof=1) / 3, rel=0.03)
-    over_seeds = Resample(1, 1, 3, n_boot=40000, seed=5).mean(x[:, None, None], [0, 0, 0], [[0], [1], [2]])
+    over_seeds = CrossedBootstrap(1, 1, 3, n_boot=40000, seed=5).mean(
+        x[:, None, None], [0, 0, 0], [[0], [1], [2]]
+    )
     assert over_seeds.var() == pytest.approx(x.var(ddof=1) / 3, rel=0.03)
 
 
 def test_a_factor_of_one_level_stays_fixed():
     curves = np.random.default_rng(6).normal(size=(2, 1, 4))
-    samples = Resample(1, 1, 1, 10).mean(curves, [0, 0], [[0], [0]])
+    samples = CrossedBootstrap(1, 1, 1, 10).mean(curves, [0, 0], [[0], [0]])
     np.testing.assert_allclose(samples, np.repeat(curves.mean((0, 1))[None], 10, 0))
 
 
@@ -82,7 +88,7 @@ def test_the_band_covers_the_truth_about_as_often_as_it_says():
         curves = (
             prompt[None] + (d[draw] + s[np.array(seeds)[:, 0]])[:, None] + 0.3 * rng.normal(size=(36, 40))
         )
-        _, lo, hi = Resample(40, 6, 6, 200, seed=t).band(curves[..., None], draw, seeds)
+        _, lo, hi = CrossedBootstrap(40, 6, 6, 200, seed=t).band(curves[..., None], draw, seeds)
         hits += int(lo[0] <= 0 <= hi[0])
     assert 0.86 <= hits / trials <= 0.99
 
@@ -96,11 +102,11 @@ def test_the_band_covers_the_truth_about_as_often_as_it_says():
         (lambda r, c: r.mean(c, [0, 0], [[0]]), "unit_backbones' length"),
         (lambda r, c: r.mean(c, [0, 0], [[0], []]), r"unit_backbones\[1\] = \[\]"),
         (lambda r, c: r.mean(c, [0, 0], [[0], [9]]), r"unit_backbones\[1\] = \[9\]"),
-        (lambda r, c: interval(c, 95), "level = 95"),
-        (lambda r, c: interval(np.full((3, 2), np.nan)), "samples"),
-        (lambda r, c: Resample(0), "prompts = 0"),
+        (lambda r, c: percentile_interval(c, 95), "level = 95"),
+        (lambda r, c: percentile_interval(np.full((3, 2), np.nan)), "samples"),
+        (lambda r, c: CrossedBootstrap(0), "prompts = 0"),
     ],
 )
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=words):
-        call(Resample(5, 2, 2, 10), np.zeros((2, 5, 3)))
+        call(CrossedBootstrap(5, 2, 2, 10), np.zeros((2, 5, 3)))

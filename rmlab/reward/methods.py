@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rmlab.recipe import Training, need, stream_seed
+from rmlab.recipe import Training, require, stream_seed
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class Ingredients:
     def single(self, which: Single = HOME):
         """The reward model of one pretraining and one finetuning seed."""
         known = len(self.backbones)
-        need(which.backbone < known, "backbone", which.backbone, f"one of the {known} given, counted from 0")
+        require(
+            which.backbone < known, "backbone", which.backbone, f"one of the {known} given, counted from 0"
+        )
         from rmlab.reward.training import whose
 
         with whose(f"backbone {which.backbone}, finetuning seed {which.finetune}"):
@@ -82,23 +84,23 @@ def build(kind: str, data: Ingredients, **options):
     """Train a construction: `kind` is a name in `CONSTRUCTIONS`, options are its function's; returns a `Scorer`, not yet aligned."""
     check(kind, options)
     wanted = 1 + max((s.backbone for s in atoms(kind, options)[0]), default=0)  # told before any is trained
-    need(len(data.backbones) >= wanted, f"backbones of {kind}", len(data.backbones), f"at least {wanted}")
+    require(len(data.backbones) >= wanted, f"backbones of {kind}", len(data.backbones), f"at least {wanted}")
     return CONSTRUCTIONS[kind].make(data, **options)
 
 
 def check(kind: str, options: dict) -> None:
     """Raise a `ValueError` that names what is wrong with a construction's line."""
-    need(kind in CONSTRUCTIONS, "construction", kind, f"one of {', '.join(CONSTRUCTIONS)}")
+    require(kind in CONSTRUCTIONS, "construction", kind, f"one of {', '.join(CONSTRUCTIONS)}")
     known = CONSTRUCTIONS[kind].options
     for name in options:
-        need(
+        require(
             name in known,
             f"option of {kind}",
             name,
             f"one of {', '.join(known) or 'none: it has no options'}",
         )
     k = options.get("k", known.get("k", 1))
-    need(isinstance(k, int) and k >= 1, f"k of {kind}", k, "a whole number of members, at least 1")
+    require(isinstance(k, int) and k >= 1, f"k of {kind}", k, "a whole number of members, at least 1")
     for part, some in options.get("parts", ()):
         check(part, dict(some))
 
@@ -114,7 +116,7 @@ def load(folder: str | Path):
         return Union([load(p) for p in sorted(folder.glob("part_*"), key=lambda p: int(p.name[5:]))])
     if (folder / "base").is_dir():
         return LoraModel.load(folder)
-    need((folder / "config.json").is_file(), "folder", str(folder), "one that a scorer's `save` wrote")
+    require((folder / "config.json").is_file(), "folder", str(folder), "one that a scorer's `save` wrote")
     masked = "rmlab_dropout" in json.loads((folder / "config.json").read_text())
     return (DropoutModel if masked else RewardModel).load(folder)
 

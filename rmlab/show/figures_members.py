@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from rmlab.show.figures import pick
+from rmlab.show.figures_best_of_n import pick
 from rmlab.show.style import LOOKS, Figure, canvas
 
 NAMES = {  # of lines, in words

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from rmlab.recipe import Recipe, Size
-from rmlab.reward.members import CONSTRUCTIONS, atoms, members_of
+from rmlab.reward.methods import CONSTRUCTIONS, atoms, members_of
 
 ADAM = 16  # bytes a trained number takes: itself, its gradient and Adam's two moments, in float32
 PROMPT = 24  # tokens of a sandbox request, about

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rmlab.sandbox import gold
-from rmlab.sandbox import world as w
+from rmlab.sources.sandbox import gold
+from rmlab.sources.sandbox import world as w
 from rmlab.tokens import EOS, pad_right
 
 LABELS = {

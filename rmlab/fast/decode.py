@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmlab.packed import Packed, packed, turn
+from rmlab.fast.packed import Packed, packed, turn
 from rmlab.tokens import PAD
 
 SHARED = 16  # answers a prompt from which its keys are shared and not copied
@@ -74,19 +74,19 @@ class Decoder:
         column keeps as many slots as the longest one needs; what is kept beyond `going` is to be ignored.
         """
         count, columns = going.shape
-        need = int(going.sum(0).max())
-        if need > 15 * count // 16:
+        longest = int(going.sum(0).max())
+        if longest > 15 * count // 16:
             return None
-        holes, tails = ~going[:need].T, going[need:].T  # column by column
+        holes, tails = ~going[:longest].T, going[longest:].T  # column by column
         tail = np.argwhere(tails)
         rank = np.arange(len(tail)) - np.searchsorted(tail[:, 0], tail[:, 0])
         hole = np.argwhere(holes)
         hole = hole[np.searchsorted(hole[:, 0], tail[:, 0]) + rank]
         to = hole[:, 1] * columns + hole[:, 0]
-        source = (tail[:, 1] + need) * columns + tail[:, 0]
-        kept = np.arange(need * columns)
+        source = (tail[:, 1] + longest) * columns + tail[:, 0]
+        kept = np.arange(longest * columns)
         kept[to] = source
-        self.slots = self.slots.reshape(-1)[kept].reshape(need, columns)
+        self.slots = self.slots.reshape(-1)[kept].reshape(longest, columns)
         self._move(torch.from_numpy(to), torch.from_numpy(source), torch.from_numpy(kept))
         return torch.from_numpy(kept)
 

@@ -9,10 +9,10 @@ import torch
 from rmlab.backbone import build as backbone
 from rmlab.recipe import Size, Training
 from rmlab.reward.lora import LoraModel
-from rmlab.reward.members import CONSTRUCTIONS, Ingredients, build, check, load, members_of
+from rmlab.reward.methods import CONSTRUCTIONS, Ingredients, build, check, load, members_of
 from rmlab.reward.model import RewardModel, Union, checksums, from_backbone
 from rmlab.reward.training import train
-from rmlab.sandbox.world import VOCAB
+from rmlab.sources.sandbox.world import VOCAB
 from rmlab.tokens import pad_right
 
 QUICK = Training(epochs=1, batch=16, lr=5e-3)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from rmlab.show.figures import pick
-from rmlab.show.league import name
+from rmlab.show.figures_best_of_n import pick
+from rmlab.show.figures_members import name
 from rmlab.show.style import LOOKS, Figure, canvas
 
 KL_AXIS = "square root of the KL from the start, k1 (nats an answer)"

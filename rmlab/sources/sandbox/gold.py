@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmlab.sandbox import world as w
+from rmlab.sources.sandbox import world as w
 from rmlab.tokens import EOS, PAD
 
 

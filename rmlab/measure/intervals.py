@@ -1,6 +1,6 @@
 """Bands: how far a mean curve would move with other prompts, other label draws and other pretraining seeds.
 
-One `Resample` is drawn and used for every curve of a comparison, so the difference of two curves is the
+One `CrossedBootstrap` is drawn and used for every curve of a comparison, so the difference of two curves is the
 difference of two arrays, prompt by prompt and seed by seed: a paired bootstrap.
 
 Letters: U units (an ensemble or a single model each), P prompts, L points of a curve.
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rmlab.recipe import need
+from rmlab.recipe import require
 
 
-class Resample:
+class CrossedBootstrap:
     """Bootstrap weights over prompts, label draws and pretraining seeds, drawn once.
 
     What the band covers: the prompts of the pool, the label draws and the pretraining seeds, each resampled
@@ -45,7 +45,7 @@ class Resample:
             ("backbones", backbones),
             ("n_boot", n_boot),
         ):
-            need(size >= 1, name, size, "at least 1")
+            require(size >= 1, name, size, "at least 1")
         rng = np.random.default_rng(seed)
         self.prompts = _weights(rng, prompts, n_boot)  # (n_boot, P)
         self.draws = _weights(rng, draws, n_boot)
@@ -64,7 +64,7 @@ class Resample:
         Returns
         -------
         (n_boot, L). A unit weighs its label draw's weight times the mean weight of its members' pretraining
-        seeds. A resample in which no unit weighs anything is NaN, and `interval` leaves it out; where draws
+        seeds. A resample in which no unit weighs anything is NaN, and `percentile_interval` leaves it out; where draws
         and seeds are crossed there is none.
         """
         curves, weights = self._units(curves, unit_draw, unit_backbones)
@@ -73,50 +73,54 @@ class Resample:
         return np.einsum("bu,bul->bl", weights, over_prompts.reshape(-1, U, L))
 
     def band(self, curves, unit_draw, unit_backbones, level: float = 0.95):
-        """The plain mean of the curves (L,) and the ends of its band (L,), (L,): `mean`, then `interval`."""
+        """The plain mean of the curves (L,) and the ends of its band (L,), (L,): `mean`, then `percentile_interval`."""
         samples = self.mean(curves, unit_draw, unit_backbones)
-        return np.asarray(curves, np.float64).mean((0, 1)), *interval(samples, level)
+        return np.asarray(curves, np.float64).mean((0, 1)), *percentile_interval(samples, level)
 
     def _units(self, curves, unit_draw, unit_backbones) -> tuple[np.ndarray, np.ndarray]:
         """The curves (U, P, L) and the units' weights (n_boot, U), rows summing to 1 or all NaN."""
         curves = np.asarray(curves, np.float64)
         P, D, S = self.prompts.shape[1], self.draws.shape[1], self.backbones.shape[1]
-        need(curves.ndim == 3 and curves.shape[1] == P, "curves' shape", curves.shape, f"(U, {P}, L)")
+        require(curves.ndim == 3 and curves.shape[1] == P, "curves' shape", curves.shape, f"(U, {P}, L)")
         U = len(curves)
         draw = np.asarray(unit_draw)
-        need(
+        require(
             draw.shape == (U,) and draw.min() >= 0 and draw.max() < D,
             "unit_draw",
             unit_draw,
             f"{U} of 0..{D - 1}",
         )
         share = np.zeros((S, U))
-        need(len(unit_backbones) == U, "unit_backbones' length", len(unit_backbones), f"one list a unit, {U}")
+        require(
+            len(unit_backbones) == U, "unit_backbones' length", len(unit_backbones), f"one list a unit, {U}"
+        )
         for u, seeds in enumerate(unit_backbones):
             ok = len(seeds) > 0 and min(seeds) >= 0 and max(seeds) < S
-            need(ok, f"unit_backbones[{u}]", list(seeds), f"at least one pretraining seed of 0..{S - 1}")
+            require(ok, f"unit_backbones[{u}]", list(seeds), f"at least one pretraining seed of 0..{S - 1}")
             np.add.at(share[:, u], list(seeds), 1 / len(seeds))
         weights = self.draws[:, draw] * (self.backbones @ share)
         total = weights.sum(1, keepdims=True)
         return curves, np.divide(weights, total, out=np.full_like(weights, np.nan), where=total > 0)
 
 
-def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def percentile_interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """The ends of the percentile interval of bootstrap samples (n_boot, ...), NaN resamples left out.
 
     Parameters
     ----------
-    samples : from `Resample.mean`, or a difference of two such arrays of one `Resample`
+    samples : from `CrossedBootstrap.mean`, or a difference of two such arrays of one `CrossedBootstrap`
     level : share of the samples inside, between 0 and 1
 
     Returns
     -------
     (lo, hi), each of shape (...)
     """
-    need(0 < level < 1, "level", level, "a share between 0 and 1, such as 0.95")
+    require(0 < level < 1, "level", level, "a share between 0 and 1, such as 0.95")
     samples = np.asarray(samples)
     samples = samples[~np.isnan(samples.reshape(len(samples), -1)).any(1)]
-    need(len(samples) > 0, "samples", "all NaN", "units whose label draws and pretraining seeds are crossed")
+    require(
+        len(samples) > 0, "samples", "all NaN", "units whose label draws and pretraining seeds are crossed"
+    )
     tail = (1 - level) / 2
     lo, hi = np.quantile(samples, [tail, 1 - tail], axis=0)
     return lo, hi
