@@ -1,61 +1,162 @@
-"""`rmlab ...`: thin, over the recipes."""
+"""`rmlab study PRESET`, `rmlab verify`, `rmlab version`: thin, over presets and the study engine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import sys
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
 
-from rmlab.recipe import PRESETS
+from rmlab.recipe import EnsembleSpec, Recipe, require
 
-SHIPPED = {"full", "constructions", "ppo"}  # presets whose rows are in data/
+ARTIFACTS = Path("_build") / "artifacts"
+HELP = """usage: rmlab COMMAND
 
+  rmlab study PRESET [--dry-run] [--labels.flips 0.1 ...]   run a study; what is done already is kept
+  rmlab verify [FOLDER ...]                                 one small cell of each shipped study again, compared
+  rmlab version                                             versions of rmlab and of what decides numbers
 
-@dataclass
-class Study:
-    """Run a study and print its table; what is done already is kept, and Ctrl-C loses nothing."""
-
-    preset: Annotated[Literal[tuple(PRESETS)], tyro.conf.Positional]
-    out: Path | None = None  # where rows and pool go; data for what ships, else _build/study/<preset>
-    artifacts: Path = Path("_build/artifacts")  # the cache
-    workers: int | None = None  # one-thread processes; the number of cores unless said
+Presets: {presets}. `rmlab study PRESET --help` lists every field of its recipe."""
 
 
 def main(args: list[str] | None = None) -> None:
-    """The command line's entry."""
-    given = tyro.extras.subcommand_cli_from_dict(
-        {"study": _study, "version": _version}, args=args, prog="rmlab", description=__doc__
-    )
-    del given
+    """The command line's entry; exits with 0, 1 when a study failed, 2 for what cannot run, 130 when interrupted."""
+    args = list(sys.argv[1:] if args is None else args)
+    commands = {"study": study, "verify": verify, "version": version}
+    if not args or args[0] not in commands:
+        from rmlab.study.presets import PRESETS
 
-
-def _study(given: tyro.conf.OmitArgPrefixes[Study]) -> None:
-    from rmlab.measure import league, tables
-    from rmlab.measure import pressure as ends
-    from rmlab.study import constructions
-    from rmlab.study import grid as study
-    from rmlab.study import ppo as pressure
-
-    recipe = PRESETS[given.preset]()
-    out = given.out or (Path("data") if given.preset in SHIPPED else Path("_build/study") / given.preset)
-    if recipe.pressure:
-        run, folder, summary = pressure.run, "ppo", ends.summary
-    elif recipe.lines:
-        run, folder, summary = constructions.run, "constructions", league.summary
-    else:
-        run, folder, summary = study.run, "results", tables.summary
+        text = HELP.format(presets=", ".join(PRESETS))
+        asks_for_help = bool(args) and args[0] in {"-h", "--help"}
+        print(text, file=sys.stdout if asks_for_help else sys.stderr)
+        raise SystemExit(0 if asks_for_help else 2)
     try:
-        run(recipe, out, given.artifacts, given.workers)
+        commands[args[0]](args[1:])
     except KeyboardInterrupt:
-        raise SystemExit("stopped; the same command goes on from here") from None
-    print(summary(out / folder))
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (ValueError, OSError) as error:
+        print(f"rmlab: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
-def _version() -> None:
+def study(args: list[str]) -> None:
+    """Run a preset, any field of its recipe changed by an option, and print where its gold goes."""
+    from rmlab.study.executor import StudyFailed
+    from rmlab.study.presets import PRESETS, SHIPPED
+    from rmlab.study.run import run
+    from rmlab.study.summary import summary
+
+    preset = args[0] if args else None
+    require(preset in PRESETS, "preset", preset, f"one of {', '.join(PRESETS)}")
+    options = tyro.cli(options_of(PRESETS[preset]()), args=args[1:], prog=f"rmlab study {preset}")
+    recipe = recipe_with(PRESETS[preset](), options)
+    changed = recipe != PRESETS[preset]()
+    shipped = preset in SHIPPED and not changed
+    out = options.out or (
+        Path("data") if shipped else Path("_build") / "study" / (preset + f"-{recipe.id}" * changed)
+    )
+    if options.dry_run:
+        print(dry_run(recipe, options.artifacts, options.workers))
+        return
+    try:
+        folder = run(recipe, out, options.artifacts, options.workers, options.quiet)
+    except StudyFailed as failed:
+        print(failed.summary, file=sys.stderr)
+        raise SystemExit(1) from None
+    print(summary(folder))
+
+
+def verify(args: list[str]) -> None:
+    """Compare one small cell of each shipped study with what today's code gives."""
+    from rmlab.study.verify import verify_study
+
+    @dataclasses.dataclass
+    class Verify:
+        folders: tyro.conf.Positional[tuple[Path, ...]] = (
+            Path("data/full"),
+            Path("data/constructions"),
+            Path("data/ppo"),
+        )
+        artifacts: Path = ARTIFACTS
+
+    options = tyro.cli(Verify, args=args, prog="rmlab verify")
+    verdicts = [verify_study(folder, options.artifacts) for folder in options.folders]
+    print("\n".join(v.text for v in verdicts))
+    raise SystemExit(1 if any(v.differs for v in verdicts) else 0)
+
+
+def version(args: list[str]) -> None:
     """Print versions of rmlab and of what decides numbers."""
     from rmlab import __version__
     from rmlab.store import versions
 
     print(" ".join([f"rmlab {__version__}", *(f"{k} {v}" for k, v in versions().items())]))
+
+
+def options_of(recipe: Recipe) -> type:
+    """A dataclass of what a command line can say: where and how to run, and every field of the recipe."""
+    where = [
+        (
+            "out",
+            Path | None,
+            dataclasses.field(default=None),
+        ),  # data for what ships, else _build/study/PRESET
+        ("artifacts", Path, dataclasses.field(default=ARTIFACTS)),
+        ("workers", int | None, dataclasses.field(default=None)),
+        ("dry_run", bool, dataclasses.field(default=False)),
+        ("quiet", bool, dataclasses.field(default=False)),
+    ]
+    fields = []
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if field.name == "ensembles":
+            value = tuple(e.name for e in value)
+        if field.name != "name" and value is not None:
+            kind = tuple[str, ...] if isinstance(value, tuple) else type(value)
+            fields.append((field.name, kind, dataclasses.field(default=value)))
+    return dataclasses.make_dataclass("Options", where + fields, frozen=True)
+
+
+def recipe_with(recipe: Recipe, options: object) -> Recipe:
+    """The recipe with the options' fields; ensembles are chosen by their names."""
+    values = {
+        f.name: getattr(options, f.name) for f in dataclasses.fields(recipe) if hasattr(options, f.name)
+    }
+    values["ensembles"] = _chosen(recipe, values["ensembles"])
+    return dataclasses.replace(recipe, **values)
+
+
+def dry_run(recipe: Recipe, artifacts: Path, workers: int | None) -> str:
+    """What a study would do, as text: tasks by stage, how many are done already, and a guess of the time that is left."""
+    from rmlab.store import Store
+    from rmlab.study.cost import estimates
+    from rmlab.study.executor import all_tasks, cores
+    from rmlab.study.plan import plan
+
+    tasks, store = all_tasks(list(plan(recipe).values())), Store(artifacts)
+    every = Counter(t.stage.__name__ for t in tasks)
+    cached = Counter(t.stage.__name__ for t in tasks if store.has(t))
+    rows = [
+        f"{'stage':<16}{'tasks':>6}{'cached':>8}",
+        *(f"{s:<16}{n:>6}{cached[s]:>8}" for s, n in every.items()),
+    ]
+    left = sum(t.cost for t in tasks if not store.has(t)) / 60
+    workers = workers or cores()
+    rows.append(
+        f"{every.total() - cached.total()} tasks to run, about {left / workers:.0f} minutes on {workers} workers."
+    )
+    return "\n".join([estimates(recipe), "", *rows])
+
+
+def _chosen(recipe: Recipe, names: tuple[str, ...]) -> tuple[EnsembleSpec, ...]:
+    known = {e.name: e for e in recipe.ensembles}
+    unknown = [n for n in names if n not in known]
+    require(not unknown, "ensembles", unknown, f"some of {', '.join(known)}")
+    return tuple(known[n] for n in names)
+
+
+if __name__ == "__main__":
+    main()

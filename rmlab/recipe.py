@@ -1,8 +1,8 @@
-"""What a run is: frozen dataclasses, one per step of the flow, and presets as plain functions.
+"""What a run is: frozen dataclasses, one per step of the flow; named random streams; one way to refuse a value.
 
-A `Recipe` is everything that decides a study's numbers. Its hash is the study's id, and every random
-draw comes from a stream named after the recipe's seed and a purpose, so the same recipe on the same
-machine gives the same bytes.
+A `Recipe` is everything that decides a study's numbers. Its hash is the study's id, and every random draw comes
+from a stream named after the recipe's seed and a purpose, so the same recipe on the same machine gives the same bytes.
+Ready ones are in `rmlab.study.presets`.
 """
 
 from __future__ import annotations
@@ -16,29 +16,6 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class World:
-    """The sandbox: how well style tells quality, and how long an answer may be."""
-
-    style_quality: float = 1.0  # 0: style says nothing about an author's skill; 1: it follows skill
-    max_answer: int = 44  # tokens, <eos> included
-    appraisals: float = (
-        0.0  # share of pretraining documents in which an answer is followed by a factual verdict
-    )
-
-    def validate(self) -> None:
-        require(
-            0 <= self.style_quality <= 1, "world.style_quality", self.style_quality, "a number from 0 to 1"
-        )
-        require(
-            20 <= self.max_answer <= 64,
-            "world.max_answer",
-            self.max_answer,
-            "a number of tokens from 20 to 64",
-        )
-        require(0 <= self.appraisals <= 1, "world.appraisals", self.appraisals, "a share from 0 to 1")
-
-
-@dataclass(frozen=True)
 class Size:
     """A tiny Llama: 64 x 2 has 0.12 M parameters."""
 
@@ -48,6 +25,7 @@ class Size:
     ff: int = 192
 
     def validate(self) -> None:
+        """Raise a `ValueError` that names the field, the value and the mend."""
         require(
             self.hidden % (2 * self.heads) == 0, "size.hidden", self.hidden, "a multiple of 2 x size.heads"
         )
@@ -58,15 +36,15 @@ class Size:
 class Pretraining:
     """Two phases: copy records (without it no tiny model ever learns to quote a fact), then read answers."""
 
-    recap_steps: int = 1000
+    record_steps: int = 1000
     answer_steps: int = 1000
     batch: int = 32
     lr: float = 5e-3
 
 
 @dataclass(frozen=True)
-class Sft:
-    """The policy: pretraining seed 0, tuned on answers of better authors."""
+class Tuning:
+    """The policy: a pretrained model of its own, tuned on answers of better authors."""
 
     steps: int = 450
     batch: int = 32
@@ -80,10 +58,10 @@ class Labels:
     pairs: int = 2000
     temperature: float = 0.0  # 0: gold's sign; above 0: a Bradley-Terry draw at this temperature (gold units)
     flips: float = 0.25  # share of labels turned round, by pair id
-    draws: int = 3  # independent label sets (other prompts, other answers, other flips)
     heldout: int = 1000  # pairs with clean labels for accuracy; their answers are the alignment reference
 
     def validate(self) -> None:
+        """Raise a `ValueError` that names the field, the value and the mend."""
         require(0 <= self.flips < 0.5, "labels.flips", self.flips, "a share from 0 up to 0.5")
         require(self.temperature >= 0, "labels.temperature", self.temperature, "0 or a positive temperature")
         require(self.pairs >= 32, "labels.pairs", self.pairs, "at least 32 pairs")
@@ -100,38 +78,46 @@ class Training:
     centre: float = 0.0  # eta of the optional centring loss eta * mean((r+ + r-)^2)
 
     def validate(self) -> None:
+        """Raise a `ValueError` that names the field, the value and the mend."""
         require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
         require(self.centre >= 0, "training.centre", self.centre, "0 or a small positive number")
 
 
 @dataclass(frozen=True)
-class Members:
-    """The grid: pretraining seeds x finetuning seeds, crossed, and the multi-head models beside it."""
+class Replicates:
+    """What is done again with other chance: label draws and pretraining seeds, crossed or in step.
 
-    pretrain: int = 5
-    finetune: int = 3
-    heads: tuple[int, ...] = (3, 5)
+    Crossed, every label draw meets every backbone and every finetuning seed (a replicate is one of each). In step,
+    replicate s has label draw s and backbone s (in turn) as its home, and finetuning seed 0.
+    """
+
+    draws: int = 3  # independent label sets (other prompts, other answers, other flips)
+    backbones: int = 5  # pretraining seeds
+    finetune: int = 3  # finetuning seeds, where they are crossed
+    crossed: bool = True
 
     def validate(self) -> None:
-        require(self.pretrain >= 1, "members.pretrain", self.pretrain, "at least 1")
-        require(self.finetune >= 1, "members.finetune", self.finetune, "at least 1")
+        """Raise a `ValueError` that names the field, the value and the mend."""
+        for name in ("draws", "backbones", "finetune"):
+            require(getattr(self, name) >= 1, f"replicates.{name}", getattr(self, name), "at least 1")
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolSize:
     """P prompts x N answers of the policy, sampled once and scored once."""
 
     prompts: int = 96
     answers: int = 4096
 
     def validate(self) -> None:
+        """Raise a `ValueError` that names the field, the value and the mend."""
         require(self.prompts >= 2, "pool.prompts", self.prompts, "at least 2")
         require(self.answers >= 8, "pool.answers", self.answers, "at least 8")
 
 
 @dataclass(frozen=True)
-class Sight:
-    """A side study: which sizes with how many pairs begin to see a wrong fact. Empty: not run."""
+class FactSensitivity:
+    """A side study: which sizes with how many clean pairs begin to react to a wrong fact. Empty: not run."""
 
     sizes: tuple[Size, ...] = ()
     pairs: tuple[int, ...] = ()
@@ -139,16 +125,17 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One construction of a study: `kind` is a name in `rmlab.reward.methods.CONSTRUCTIONS`, options its function's."""
+class EnsembleSpec:
+    """One ensemble of a study: `method` is a name in `rmlab.reward.methods.METHODS`, options are its training function's."""
 
     name: str  # the rows' key
-    kind: str
+    method: str
     options: tuple[tuple[str, object], ...] = ()
 
 
-def line(name: str, kind: str, **options) -> Line:
-    return Line(name, kind, tuple(sorted(options.items())))
+def ensemble(name: str, method: str, **options: object) -> EnsembleSpec:
+    """An `EnsembleSpec` with its options as keywords."""
+    return EnsembleSpec(name, method, tuple(sorted(options.items())))
 
 
 @dataclass(frozen=True)
@@ -157,81 +144,101 @@ class Ppo:
 
     steps: int = 150  # of: sample, score, improve
     batch: int = 64  # prompts a step
-    max_answer: int = 44  # tokens, <eos> included
-    missing_eos: float = 0.0  # (4) taken from the score of an answer that never ends
-    beta: float = 0.05  # (3) price of a nat of KL, in reward units
-    target: float = 0.0  # (11) nats an answer that beta is adapted to; 0: beta is fixed
-    value: str = "shared"  # (5) the value head's trunk: "shared" with the policy, or its "own"
-    value_weight: float = 0.1  # of the value loss beside the policy loss
+    max_new_tokens: int = 44  # of an answer, the EOS included
+    missing_eos_penalty: float = 0.0  # (4) taken from the score of an answer that never ends
+    kl_coef: float = 0.05  # (3) what a nat of KL costs, in reward units
+    target_kl: float = 0.0  # (11) nats an answer that kl_coef is adapted to; 0: it is fixed
+    value_trunk: str = "shared"  # (5) the value head's trunk: "shared" with the policy, or its "own"
+    vf_coef: float = 0.1  # of the value loss beside the policy loss
     precision: str = "fp32"  # (6) of the update's products: "fp32" or "bf16"
     whiten_rewards: bool = False  # (7)
-    clip: float = 0.2  # (8) of the ratio: 1 - clip to 1 + clip
-    value_clip: float = 0.0  # (8) most that a value may move in a step, in reward units; 0: not clipped
-    lam: float = 0.95  # (9)
+    cliprange: float = 0.2  # (8) of the ratio: 1 - cliprange to 1 + cliprange
+    cliprange_value: float = 0.0  # (8) most that a value may move in a step, in reward units; 0: not clipped
+    gae_lambda: float = 0.95  # (9)
     epochs: int = 2  # (10)
     minibatches: int = 4  # (10) an epoch
-    stop_kl: float = 0.0  # (12) nats a token from the sampler that end a step's updates; 0: never
+    early_stop_kl: float = 0.0  # (12) nats a token from the sampler that end a step's updates; 0: never
     lr: float = 1e-4  # (13) the highest
-    grad_norm: float = 1.0  # (17)
+    max_grad_norm: float = 1.0  # (17)
     eval_every: int = 10  # steps
     save_every: int = 10  # steps
 
     def validate(self) -> None:
-        for name in ("steps", "batch", "max_answer", "epochs", "minibatches", "eval_every", "save_every"):
+        """Raise a `ValueError` that names the field, the value and the mend."""
+        for name in ("steps", "batch", "max_new_tokens", "epochs", "minibatches", "eval_every", "save_every"):
             require(getattr(self, name) >= 1, f"ppo.{name}", getattr(self, name), "at least 1")
-        for name in ("missing_eos", "beta", "target", "value_weight", "value_clip", "stop_kl"):
+        for name in (
+            "missing_eos_penalty",
+            "kl_coef",
+            "target_kl",
+            "vf_coef",
+            "cliprange_value",
+            "early_stop_kl",
+        ):
             value = getattr(self, name)
             require(0 <= value < np.inf, f"ppo.{name}", value, "0 or a positive number")
-        for name in ("clip", "lr", "grad_norm"):
+        for name in ("cliprange", "lr", "max_grad_norm"):
             value = getattr(self, name)
             require(0 < value < np.inf, f"ppo.{name}", value, "a number above 0")
-        require(self.minibatches <= self.batch, "ppo.minibatches", self.minibatches, f"at most ppo.batch = {self.batch}")  # fmt: skip
-        require(0 <= self.lam <= 1, "ppo.lam", self.lam, "a number from 0 to 1")
-        require(self.target == 0 or self.beta > 0, "ppo.beta", self.beta, "a number above 0 to begin from, as ppo.target is set")  # fmt: skip
-        require(self.value in {"shared", "own"}, "ppo.value", self.value, "shared or own")
+        mend = f"at most ppo.batch = {self.batch}"
+        require(self.minibatches <= self.batch, "ppo.minibatches", self.minibatches, mend)
+        require(0 <= self.gae_lambda <= 1, "ppo.gae_lambda", self.gae_lambda, "a number from 0 to 1")
+        mend = "a number above 0 to begin from, as ppo.target_kl is set"
+        require(self.target_kl == 0 or self.kl_coef > 0, "ppo.kl_coef", self.kl_coef, mend)
+        require(self.value_trunk in {"shared", "own"}, "ppo.value_trunk", self.value_trunk, "shared or own")
         require(self.precision in {"fp32", "bf16"}, "ppo.precision", self.precision, "fp32 or bf16")
 
 
 @dataclass(frozen=True)
-class Pressure:
-    """A study of PPO: every line of the recipe under every aggregator and price of KL, a run a replicate."""
+class PpoStudy:
+    """PPO against every ensemble of the recipe under every aggregator and KL penalty, a run a replicate."""
 
     ppo: Ppo = field(
-        default_factory=lambda: Ppo(steps=120, batch=128, lr=5e-5, missing_eos=2.5, eval_every=6)
+        default_factory=lambda: Ppo(steps=120, batch=128, lr=5e-5, missing_eos_penalty=2.5, eval_every=6)
     )
-    hows: tuple[str, ...] = ("mean", "min", "mean_std")
-    betas: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1)
-    requests: int = 64  # of the evaluations, the same for every run
+    aggregators: tuple[str, ...] = ("mean", "min", "mean_std")
+    kl_coefs: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1)
+    prompts: int = 64  # of the evaluations, the same for every run
     answers: int = 4  # sampled to each
     long: tuple[
         tuple[str, str], ...
-    ] = ()  # (line, aggregator): one more run without a price, `longer` times the steps
-    longer: int = 4
+    ] = ()  # (ensemble, aggregator): one more run without a penalty, and longer
+    step_multiplier: int = 4  # how much longer
 
     def validate(self) -> None:
+        """Raise a `ValueError` that names the field, the value and the mend."""
         self.ppo.validate()
-        require(len(self.betas) > 0 and min(self.betas, default=-1) >= 0, "pressure.betas", self.betas, "prices of 0 and more")  # fmt: skip
-        require(self.requests >= 1 and self.answers >= 1, "pressure.requests and answers", (self.requests, self.answers), "at least 1 of each")  # fmt: skip
-        require(self.longer >= 1, "pressure.longer", self.longer, "at least 1")
+        ok = len(self.kl_coefs) > 0 and min(self.kl_coefs, default=-1) >= 0
+        require(ok, "ppo_study.kl_coefs", self.kl_coefs, "KL penalties of 0 and more")
+        ok = self.prompts >= 1 and self.answers >= 1
+        require(ok, "ppo_study.prompts and answers", (self.prompts, self.answers), "at least 1 of each")
+        require(self.step_multiplier >= 1, "ppo_study.step_multiplier", self.step_multiplier, "at least 1")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a study's numbers."""
+    """Everything that decides a study's numbers.
 
-    name: str = "quick"
+    source : what it is about, a `rmlab.sources.base.Source`; the only field without a default beside the name
+    aggregators : under which every ensemble is compared; matched : also at equal mean penalty, see `measure.compare`
+    ppo_study : None for a study of best-of-n alone
+    """
+
+    name: str
+    source: object
     seed: int = 0
-    world: World = field(default_factory=World)
     size: Size = field(default_factory=Size)
     pretraining: Pretraining = field(default_factory=Pretraining)
-    sft: Sft = field(default_factory=Sft)
+    tuning: Tuning = field(default_factory=Tuning)
     labels: Labels = field(default_factory=Labels)
     training: Training = field(default_factory=Training)
-    members: Members = field(default_factory=Members)
-    pool: Pool = field(default_factory=Pool)
-    sight: Sight = field(default_factory=Sight)
-    lines: tuple[Line, ...] = ()  # of a study of constructions; empty: the grid of `members`
-    pressure: Pressure | tuple = ()  # of a study of PPO under these lines; empty: best-of-n alone
+    replicates: Replicates = field(default_factory=Replicates)
+    pool: PoolSize = field(default_factory=PoolSize)
+    ensembles: tuple[EnsembleSpec, ...] = (EnsembleSpec("single", "single"),)
+    aggregators: tuple[str, ...] = ("mean", "median", "min", "mean_std", "uwo")
+    matched: bool = False
+    fact_sensitivity: FactSensitivity = field(default_factory=FactSensitivity)
+    ppo_study: PpoStudy | None = None
 
     def validate(self) -> Recipe:
         """Check every part; raise a `ValueError` that names the field, the value and the mend."""
@@ -239,143 +246,21 @@ class Recipe:
             check = getattr(getattr(self, part.name), "validate", None)
             if check:
                 check()
+        names = [e.name for e in self.ensembles]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        require(not twice, "names of ensembles", twice, "every ensemble a name of its own")
+        mend = "an ensemble named single, which the others are compared with"
+        require("single" in names, "names of ensembles", names, mend)
+        unknown = sorted({name for name, _ in self.ppo_study.long} - set(names)) if self.ppo_study else []
+        require(not unknown, "ppo_study.long", unknown, f"ensembles among {', '.join(names)}")
         return self
 
     @property
     def id(self) -> str:
-        """The study's id: a hash of everything but the name; what is empty does not count."""
-        return digest({k: v for k, v in dataclasses.asdict(self).items() if k != "name" and v != ()})[:12]
-
-
-def quick() -> Recipe:
-    """Minutes on two cores: one label draw, three pretraining x three finetuning seeds, 32 prompts."""
-    return Recipe(
-        name="quick",
-        labels=Labels(draws=1),
-        members=Members(pretrain=3, finetune=3, heads=(3,)),
-        pool=Pool(prompts=32, answers=2048),
-    )
-
-
-def full() -> Recipe:
-    """The study that ships: three label draws, five x three seeds, 96 prompts of 4,096 answers; two sizes for sight."""
-    sight = Sight(
-        sizes=(Size(), Size(hidden=128, layers=3, heads=4, ff=384)), pairs=(1000, 4000, 16000), seeds=2
-    )
-    return Recipe(name="full", sight=sight)
-
-
-def tiny() -> Recipe:
-    """Seconds: every step is real and nothing is learnt. For tests and for trying things out."""
-    return Recipe(
-        name="tiny",
-        size=Size(hidden=16, layers=1, heads=2, ff=32),
-        pretraining=Pretraining(recap_steps=8, answer_steps=8, batch=8),
-        sft=Sft(steps=8, batch=8),
-        labels=Labels(pairs=32, draws=1, heldout=16),
-        training=Training(epochs=1, batch=8),
-        members=Members(pretrain=2, finetune=2, heads=(2,)),
-        pool=Pool(prompts=3, answers=32),
-    )
-
-
-AHMED = line(
-    "heads3_1_epoch", "heads", k=3, epochs=1
-)  # 2406.01013: three heads, one epoch; aggregated with min
-ZHANG = line(
-    "lora5_two_stage", "lora", k=5, stage1=0.5
-)  # 2401.16635: encoder and heads on one half, adapters on the other
-
-
-def constructions() -> Recipe:
-    """Every way to make members, on the same pairs and pool: five replicates, each a label draw with a home backbone."""
-    fits = {"frozen": True, "epochs": 200, "rate": 10.0}  # on cached features, until they have settled
-    grid = tuple(("finetune", (("backbone", b), ("k", 5))) for b in range(5))
-    lines = (
-        line("single", "single"),
-        line("single_1_epoch", "single", epochs=1),
-        line("single_3_epochs", "single", epochs=3),
-        *(line(f"finetune{k}", "finetune", k=k) for k in (2, 3, 5)),
-        line("finetune3_1_epoch", "finetune", k=3, epochs=1),
-        line("finetune3_3_epochs", "finetune", k=3, epochs=3),
-        *(line(f"pretrain{k}", "pretrain", k=k) for k in (2, 3, 5)),
-        *(line(f"heads{k}", "heads", k=k) for k in (2, 3, 5, 8, 10, 16)),
-        AHMED,
-        line("heads3_3_epochs", "heads", k=3, epochs=3),
-        line("heads5_bootstrap", "heads", bootstrap=True),
-        line("heads5_anchor", "heads", penalty="anchor", strength=1.0),
-        line("heads5_l2", "heads", penalty="l2", strength=1.0),
-        line("heads5_init_x10", "heads", init=10.0),
-        line("heads5_mlp", "heads", mlp=64),
-        line("frozen5_none", "heads", penalty="none", **fits),
-        line("frozen5_l2", "heads", penalty="l2", strength=0.01, **fits),
-        line("frozen5_l2_early", "heads", penalty="l2", strength=0.01, **{**fits, "epochs": 2}),
-        line("frozen5_anchor", "heads", penalty="anchor", strength=0.01, **fits),
-        line("frozen5_bootstrap", "heads", penalty="l2", strength=0.01, bootstrap=True, **fits),
-        line("frozen5_anchor_bootstrap", "heads", penalty="anchor", strength=0.01, bootstrap=True, **fits),
-        line("lora5", "lora"),
-        ZHANG,  # lora5 is its control at equal data
-        line("lora5_top", "lora", lora_layers=1),
-        line("dropout5", "dropout"),
-        line("laplace5", "laplace"),
-        line("average5", "average"),
-        line("average5_probed", "average", probed=True),
-        line("mixed9", "mixed", parts=(("finetune", (("k", 5),)), ("pretrain", (("k", 5),)))),
-        line("mixed15", "mixed", parts=(("finetune", (("k", 5),)), ("heads", ()), ("lora", ()))),
-        line("grid25", "mixed", parts=grid),
-    )  # fmt: skip
-    return Recipe(
-        name="constructions", labels=Labels(draws=5), pool=Pool(prompts=64, answers=2048), lines=lines
-    )
-
-
-def tiny_constructions() -> Recipe:
-    """Seconds: one line a construction, two replicates. For tests."""
-    lines = (
-        line("single", "single"),
-        line("finetune2", "finetune", k=2),
-        line("pretrain2", "pretrain", k=2),
-        line("heads2", "heads", k=2),
-        line("lora2", "lora", k=2, rank=2),
-        line("dropout2", "dropout", k=2),
-        line("laplace2", "laplace", k=2),
-        line("average2", "average", k=2),
-        line("mixed3", "mixed", parts=(("finetune", (("k", 2),)), ("average", (("k", 2),)))),
-    )
-    small = dataclasses.replace(tiny(), name="tiny_constructions", lines=lines)
-    return dataclasses.replace(small, labels=dataclasses.replace(small.labels, draws=2))
-
-
-def ppo() -> Recipe:
-    """PPO against the constructions that the papers optimise, at four prices of KL, on three of the replicates."""
-    kept = {"single", "finetune5", "pretrain5", "heads5", "lora5"}
-    r = constructions()
-    lines = tuple(x for x in r.lines if x.name in kept)
-    pressure = Pressure(long=(("single", "mean"), ("finetune5", "min"), ("heads5", "min")))
-    labels = dataclasses.replace(r.labels, draws=3)
-    return dataclasses.replace(r, name="ppo", lines=lines, labels=labels, pressure=pressure)
-
-
-def tiny_ppo() -> Recipe:
-    """Seconds: three steps a run. For tests."""
-    r = tiny_constructions()
-    lines = tuple(x for x in r.lines if x.name in {"single", "finetune2", "lora2"})
-    quick = Ppo(steps=3, batch=8, minibatches=2, epochs=1, eval_every=2, missing_eos=2.5)
-    pressure = Pressure(
-        quick, ("mean", "min"), (0.0, 0.1), requests=4, answers=2, long=(("single", "mean"),), longer=2
-    )
-    return dataclasses.replace(r, name="tiny_ppo", lines=lines, pressure=pressure)
-
-
-PRESETS = {
-    "quick": quick,
-    "full": full,
-    "constructions": constructions,
-    "ppo": ppo,
-    "tiny": tiny,
-    "tiny_constructions": tiny_constructions,
-    "tiny_ppo": tiny_ppo,
-}
+        """The study's id: a hash of everything but the name."""
+        settings = dataclasses.asdict(self)
+        del settings["name"]
+        return digest([type(self.source).__name__, settings])[:12]
 
 
 def digest(value: object) -> str:

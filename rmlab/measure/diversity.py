@@ -21,7 +21,7 @@ TAIL = 64  # answers a prompt: the optimised tail
 COPIES = 0.15  # members are copies when fewer than 1 + 0.15 (K - 1) of them are effective
 
 
-def effective_members(correlation) -> float:
+def effective_members(correlation: np.ndarray) -> float:
     """How many independent members would average away as much error as these K: K / (1 + (K - 1) rho).
 
     The variance of the mean of K equally spread errors with mean correlation rho is (1 + (K - 1) rho) / K times that
@@ -63,7 +63,7 @@ def verdict(k: int, effective: float, noun: str = "members") -> str:
     return text + (": they are copies" if effective < 1 + COPIES * (k - 1) else "")
 
 
-def margin_correlation(heldout) -> np.ndarray:
+def margin_correlation(heldout: np.ndarray) -> np.ndarray:
     """Correlation of the members' margins, chosen minus rejected: do they agree in distribution?
 
     Parameters
@@ -83,7 +83,7 @@ def margin_correlation(heldout) -> np.ndarray:
     return _pearson(margins - margins.mean(0), scale)
 
 
-def tail_correlation(scores, top: int = TAIL, ended=None) -> np.ndarray:
+def tail_correlation(scores: np.ndarray, top: int = TAIL, ended: np.ndarray | None = None) -> np.ndarray:
     """Correlation of the members within prompts on the answers that optimisation reaches.
 
     The tail is each prompt's `top` answers by the members' mean. Choosing by the mean takes away the variation that
@@ -114,7 +114,7 @@ def tail_correlation(scores, top: int = TAIL, ended=None) -> np.ndarray:
     return _pearson(centred.reshape(-1, centred.shape[-1]), np.abs(tail).max((0, 1)))
 
 
-def rank_correlation(scores, ended=None) -> np.ndarray:
+def rank_correlation(scores: np.ndarray, ended: np.ndarray | None = None) -> np.ndarray:
     """Mean over prompts of the Spearman correlation between members over a prompt's answers.
 
     Parameters
@@ -136,7 +136,7 @@ def rank_correlation(scores, ended=None) -> np.ndarray:
     return np.mean(found, 0)
 
 
-def top_agreement(scores, n: int, ended=None) -> float:
+def top_agreement(scores: np.ndarray, n: int, ended: np.ndarray | None = None) -> float:
     """Chance that two different members pick the same answer as the best of n.
 
     Parameters
@@ -168,7 +168,7 @@ def top_agreement(scores, n: int, ended=None) -> float:
     return float((share[alive.any(1)] / alive.sum(1)[alive.any(1)]).mean())
 
 
-def principal_angles(heads) -> np.ndarray:
+def principal_angles(heads: np.ndarray) -> np.ndarray:
     """Angles between every two head directions, in degrees: 0 for copies, 90 for unrelated, 180 for opposite heads.
 
     Between lines the principal angle stops at 90; here the sign counts, as a head turned round ranks answers backwards.
@@ -188,7 +188,7 @@ def principal_angles(heads) -> np.ndarray:
     return np.degrees(2 * np.arctan2(apart, along))
 
 
-def spectral_entropy(heads) -> float:
+def spectral_entropy(heads: np.ndarray) -> float:
     """Effective rank of the heads: how many directions they really use, 1 to K (and at most D).
 
     The exponential of the entropy of the squared singular values of the heads at length 1, normalised to sum 1 (Roy
@@ -204,7 +204,7 @@ def spectral_entropy(heads) -> float:
     return float(max(1.0, np.exp(-(share * np.log(share)).sum())))
 
 
-def min_shares(scores) -> np.ndarray:
+def min_shares(scores: np.ndarray) -> np.ndarray:
     """Share of answers on which each member is the minimum: 1/K each if the members take turns.
 
     A share near 1 means that `min` listens to that member alone.
@@ -224,14 +224,21 @@ def min_shares(scores) -> np.ndarray:
     return (lowest / lowest.sum(-1, keepdims=True)).mean(0)
 
 
-def leave_one_out(scores, gold, how: str, lam: float = 1.0, n: int = 64, ended=None) -> np.ndarray:
+def leave_one_out(
+    scores: np.ndarray,
+    gold: np.ndarray,
+    aggregator: str,
+    strength: float = 1.0,
+    n: int = 64,
+    ended: np.ndarray | None = None,
+) -> np.ndarray:
     """What each member adds: gold of the best of n by all K, minus gold without that member.
 
     Parameters
     ----------
     scores : (P, N, K) member scores, aligned, K at least 2
     gold : (P, N) gold reward
-    how, lam : an aggregator and its strength, as in `aggregate`
+    aggregator, strength : as in `aggregate`
     n : answers drawn, 1 to N
     ended : (P, N) bool, optional: False disqualifies an answer, as in `best_of_n`
 
@@ -243,14 +250,14 @@ def leave_one_out(scores, gold, how: str, lam: float = 1.0, n: int = 64, ended=N
     K = scores.shape[2]
     require(K > 1, "K", K, "at least two members: one cannot be left out of one")
 
-    def worth(some: np.ndarray) -> float:
-        return float(best_of_n(aggregate(some, how, lam), gold, [n], mask).mean())
+    def worth(kept: np.ndarray) -> float:
+        return float(best_of_n(aggregate(kept, aggregator, strength), gold, [n], mask).mean())
 
     whole = worth(scores)
     return np.array([whole - worth(np.delete(scores, k, -1)) for k in range(K)])
 
 
-def mean_off_diagonal(matrix) -> float:
+def mean_off_diagonal(matrix: np.ndarray) -> float:
     """The mean of a (K, K) matrix without its diagonal: NaN where K = 1, which has no pairs."""
     matrix = np.asarray(matrix, np.float64)
     K = len(matrix)

@@ -1,4 +1,4 @@
-"""What a construction costs: estimated before it runs, measured while it runs.
+"""What a method costs: estimated before it runs, measured while it runs.
 
 The estimate counts what has to be done: passes through the trunk, weights held, floating-point operations. It is good to
 tens of per cent and knows nothing of the machine; `Meter` measures what the machine made of it.
@@ -9,56 +9,85 @@ from __future__ import annotations
 import gc
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from rmlab.recipe import Recipe, Size
-from rmlab.reward.methods import CONSTRUCTIONS, atoms, members_of
+from rmlab.recipe import EnsembleSpec, Recipe, Size
+from rmlab.reward.methods import METHODS, members_of, parts_of
 
-ADAM = 16  # bytes a trained number takes: itself, its gradient and Adam's two moments, in float32
+ADAM = 16  # bytes a trained parameter takes: itself, its gradient and Adam's two moments, in float32
 PROMPT = 24  # tokens of a sandbox request, about
 
 
-def estimate(recipe: Recipe, vocab: int, kind: str, options: dict) -> dict:
-    """What a line of a study will take, before anything is trained.
+def estimate(recipe: Recipe, spec: EnsembleSpec) -> dict[str, float]:
+    """What an ensemble of a study will take, before anything is trained.
 
     Returns
     -------
-    members, K; parameters, numbers held for scoring; memory_mb, while training, one model of a union at a
+    members, K; parameters, held for scoring; memory_mb, while training, one model of a union at a
     time; train_gflop and score_gflop, multiplications and additions, answers taken as long as they may be.
     """
-    size, world, training = recipe.size, recipe.world, recipe.training
-    blocks, trunk = matrices(size), matrices(size) + size.hidden * (vocab + 2 * size.layers + 1)
-
-    def share(rank: int, lora_layers: int = 0) -> float:
-        """An adapter's numbers in units of the trunk's."""
-        inputs_and_outputs = 8 * size.hidden + 3 * (size.hidden + size.ff)
-        return rank * inputs_and_outputs * (lora_layers or size.layers) / trunk
-
-    train, score, held = CONSTRUCTIONS[kind].work(share, **options)
+    size, source, training, options = recipe.size, recipe.source, recipe.training, dict(spec.options)
+    blocks, trunk = matrices(size), trunk_parameters(recipe)
+    train, score, held = METHODS[spec.method].relative_cost(adapter_fraction(recipe), **options)
     epochs = options.get("epochs") or training.epochs
     if options.get("frozen"):
         epochs = training.epochs  # the features are computed once; their epochs cost next to nothing
-    k, parts = members_of(kind, options), atoms(kind, options)
+    k, parts = members_of(spec.method, options), parts_of(spec.method, options)
     at_once = held / max(1, len(parts[0]) + len(parts[1]))
-    pair = PROMPT + 2 * world.max_answer
+    pair = PROMPT + 2 * source.max_new_tokens
     activations = training.batch * pair * size.layers * (10 * size.hidden + 4 * size.ff) * 4
+    answers = recipe.pool.prompts * recipe.pool.answers
     return {
         "members": k,
         "parameters": round(held * trunk + k * size.hidden),
         "memory_mb": (ADAM * (at_once * trunk + k * size.hidden) + activations) / 2**20,
         "train_gflop": train * 6 * blocks * recipe.labels.pairs * epochs * pair / 1e9,
-        "score_gflop": score
-        * 2
-        * blocks
-        * recipe.pool.prompts
-        * recipe.pool.answers
-        * world.max_answer
-        / 1e9,
+        "score_gflop": score * 2 * blocks * answers * source.max_new_tokens / 1e9,
     }
 
 
+def estimates(recipe: Recipe) -> str:
+    """What every ensemble will take on one replicate, as text."""
+    rows = [f"{'ensemble':<26}{'K':>3} {'parameters':>11} {'memory':>8} {'training':>12} {'scoring':>12}"]
+    for spec in recipe.ensembles:
+        e = estimate(recipe, spec)
+        sizes = f"{spec.name:<26}{e['members']:>3} {e['parameters']:>11,} {e['memory_mb']:>5.0f} MB"
+        rows.append(f"{sizes} {e['train_gflop']:>7.0f} GFLOP {e['score_gflop']:>6.0f} GFLOP")
+    rows.append("Estimated, for each replicate; unions share their single models, which are trained once.")
+    return "\n".join(rows)
+
+
+def relative_cost(recipe: Recipe, method: str, options: dict) -> tuple[float, float]:
+    """Passes through the trunk that a method takes to train and to score with, in units of one model's."""
+    train, score, _ = METHODS[method].relative_cost(adapter_fraction(recipe), **options)
+    return train, score
+
+
+def adapter_fraction(recipe: Recipe) -> Callable[[int, int], float]:
+    """A function of (rank, lora_layers): an adapter's parameters in units of the trunk's."""
+    size, trunk = recipe.size, trunk_parameters(recipe)
+
+    def fraction(rank: int, lora_layers: int = 0) -> float:
+        inputs_and_outputs = 8 * size.hidden + 3 * (size.hidden + size.ff)
+        return rank * inputs_and_outputs * (lora_layers or size.layers) / trunk
+
+    return fraction
+
+
+def trunk_parameters(recipe: Recipe) -> int:
+    """Parameters of one model without its head."""
+    size = recipe.size
+    return matrices(size) + size.hidden * (recipe.source.vocab_size + 2 * size.layers + 1)
+
+
+def model_units(size: Size) -> float:
+    """How much longer a model of this size takes than one of 64 x 2, about."""
+    return size.hidden * size.layers / 128
+
+
 def matrices(size: Size) -> int:
-    """Numbers in the blocks' matrices: what a token is multiplied with."""
+    """Parameters in the blocks' matrices: what a token is multiplied with."""
     return size.layers * (4 * size.hidden**2 + 3 * size.hidden * size.ff)
 
 

@@ -1,0 +1,93 @@
+"""How good, how different and how dear the members are: a row a member, a row an ensemble.
+
+Letters: M held-out pairs, K members.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from rmlab.measure import diversity
+from rmlab.measure.ensembles import SINGLE, EnsembleResult, StudyScores, by_name
+
+COSTS = ("parameters", "trained_parameters", "train_seconds", "score_seconds", "peak_mb")
+
+
+def accuracy(scores: StudyScores) -> pd.DataFrame:
+    """Held-out accuracy of every member against clean gold labels, with its binomial standard error."""
+    rows = []
+    for m in scores.members:
+        right = m.heldout[:, 0] > m.heldout[:, 1]  # (M, K)
+        for k, name in enumerate(m.ids):
+            share = float(right[:, k].mean())
+            error = (share * (1 - share) / len(right)) ** 0.5
+            rows.append((name, m.draw, m.backbone, m.finetune, m.k, share, error, len(right)))
+    columns = ["member", "draw", "backbone", "finetune", "heads", "accuracy", "accuracy_se", "pairs"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def diversity_of_ensembles(scores: StudyScores, top: int = diversity.TAIL, n: int = 64) -> pd.DataFrame:
+    """How good and how different the members are: a row an ensemble, means over replicates with standard errors `_se`.
+
+    `accuracy` of the mean score and `accuracy_one` of a single member, on held-out pairs; `corr_margin`, `corr_tail`
+    and `corr_rank`, mean pairwise correlations of held-out margins, on the optimised tail and of ranks; `effective`
+    and `effective_tail`, members in distribution and on the tail; `top_agreement` of best-of-n picks at `n`;
+    `head_rank`, the exponential of the heads' spectral entropy, and `head_angle`, degrees, where the members are
+    heads; `worth_mean` and `worth_min`, gold that one member adds to the best of all answers, left out in turn, under
+    the mean and the min; `min_share`, the largest share of answers that one member sets under min; `verdict`, in words,
+    from `effective_tail`, as held-out margins also agree on what the members rightly share.
+    Numbers about pairs of members are NaN where K = 1; a standard error is NaN with one replicate.
+    """
+    rows = []
+    for name, group in by_name(scores.ensembles).items():
+        table = pd.DataFrame([_member_numbers(e, scores, top, n) for e in group])
+        error = table.std(ddof=1) / np.sqrt(len(table))
+        row = {"ensemble": name, "method": group[0].method, "k": group[0].k, "units": len(group)}
+        for column in table:
+            row |= {column: table[column].mean(), f"{column}_se": error[column]}
+        noun = "heads" if group[0].heads is not None else "members"
+        rows.append({**row, "verdict": diversity.verdict(group[0].k, row["effective_tail"], noun)})
+    return pd.DataFrame(rows)
+
+
+def cost_cards(scores: StudyScores) -> pd.DataFrame:
+    """What an ensemble costs: the median over replicates of each number, and `_x`, its multiple of "single".
+
+    Parameters are counted, seconds are of one processor core, `peak_mb` is in MB.
+    """
+    keys = ["ensemble", "method", "k"]
+    table = pd.DataFrame(
+        [{**dict(zip(keys, (e.name, e.method, e.k), strict=True)), **e.cost} for e in scores.ensembles]
+    )
+    cards = table.groupby(keys, sort=False)[list(COSTS)].median().reset_index()
+    unit = cards.loc[cards.ensemble == SINGLE, list(COSTS)].mean()  # one row
+    times = cards[list(COSTS)] / unit.where(unit > 0)
+    return cards.join(times.add_suffix("_x"))
+
+
+def _member_numbers(e: EnsembleResult, scores: StudyScores, top: int, n: int) -> dict[str, float]:
+    heldout, pool, ended = e.heldout.astype(np.float64), e.pool, scores.ended
+    both = heldout.mean(-1)
+    margin, tail = diversity.margin_correlation(heldout), diversity.tail_correlation(pool, top, ended)
+    many, pairs, answers = e.k > 1, diversity.mean_off_diagonal, pool.shape[1]
+    row = {
+        "accuracy": (both[:, 0] > both[:, 1]).mean(),
+        "accuracy_one": (heldout[:, 0] > heldout[:, 1]).mean(),
+        "corr_margin": pairs(margin),
+        "effective": diversity.effective_members(margin),
+        "corr_tail": pairs(tail),
+        "effective_tail": diversity.effective_members(tail),
+        "corr_rank": pairs(diversity.rank_correlation(pool, ended)) if many else np.nan,
+        "top_agreement": diversity.top_agreement(pool, min(n, answers), ended) if many else np.nan,
+        "min_share": diversity.min_shares(pool[ended]).max() if many else np.nan,
+    }
+    for rule in ("mean", "min"):
+        left_out = (
+            diversity.leave_one_out(pool, scores.gold, rule, n=answers, ended=ended) if many else np.nan
+        )
+        row[f"worth_{rule}"] = np.mean(left_out)
+    heads = e.heads is not None and len(e.heads) > 1
+    row["head_rank"] = diversity.spectral_entropy(e.heads) if heads else np.nan
+    row["head_angle"] = pairs(diversity.principal_angles(e.heads)) if heads else np.nan
+    return row

@@ -1,0 +1,279 @@
+"""From a recipe to its graph of tasks: which stage runs with which settings on which inputs.
+
+`plan(recipe)` gives the last tasks: one a measurement of the recipe, and the explorer's slice. Everything that they need
+hangs below them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from rmlab.recipe import Labels, Recipe, Size, require
+from rmlab.reward.aggregate import AGGREGATORS, usual_strength
+from rmlab.reward.methods import METHODS, MemberSpec, singles_of
+from rmlab.store import Task
+from rmlab.study import stages
+from rmlab.study.cost import model_units, relative_cost
+from rmlab.study.members import (
+    SINGLE,
+    Instance,
+    Replicate,
+    TrainedSpec,
+    instances_of,
+    single_spec,
+    trained_of,
+    validate_ensembles,
+)
+from rmlab.study.results import MEASUREMENTS, ExplorerSlice, Measure, explorer_slice, measure
+
+PROMPTS_A_PART = 8  # of the pool: a part is sampled in one task
+
+
+@dataclass(frozen=True)
+class SharedInputs:
+    """What every member of a study stands on."""
+
+    backbones: list[Task]
+    policy: Task
+    pairs: list[Task]  # one set a label draw
+    heldout: Task
+    prompts: list[Task]  # of the pool, part by part
+    pool: list[Task]  # the same, answered and judged by gold
+
+
+def plan(recipe: Recipe) -> dict[str, Task]:
+    """The last tasks of a recipe by name: measurements, and "explorer" where the source has a bill."""
+    validate(recipe)
+    shared = shared_inputs(recipe)
+    specs = trained_of(recipe)
+    trained = train_tasks(recipe, shared, specs)
+    inputs = {
+        "members": [trained[spec] for spec in specs],
+        "pool": shared.pool,
+        "prompts": shared.prompts,
+        "scores": [_score_task(recipe, shared, spec, trained[spec]) for spec in specs],
+        "probes": [_probe_task(recipe, shared, trained[spec]) for spec in specs],
+        "sensitivity": _sensitivity_tasks(recipe, shared),
+        "runs": _ppo_tasks(recipe, shared, trained) if recipe.ppo_study else [],
+    }
+    last = {}
+    for name, measurement in MEASUREMENTS.items():
+        if measurement.applies(recipe):
+            read = {group: inputs[group] for group in ("members", *measurement.reads)}
+            code = (measurement.function, *_source_code(recipe, "bill"))
+            last[name] = Task(measure, Measure(name, recipe), read, code=code, cost=len(specs) / 3)
+    if recipe.source.bill:
+        read = {group: inputs[group] for group in ("members", "scores", "pool", "prompts")}
+        last["explorer"] = Task(
+            explorer_slice, ExplorerSlice(recipe), read, code=_source_code(recipe, "bill"), cost=10
+        )
+    return last
+
+
+def validate(recipe: Recipe) -> None:
+    """Raise a `ValueError` that names the field, the value and the mend, before anything runs."""
+    recipe.validate()
+    validate_ensembles(recipe)
+    study = recipe.ppo_study
+    for field, names in {
+        "aggregators": recipe.aggregators,
+        "ppo_study.aggregators": (*study.aggregators, *(a for _, a in study.long)) if study else (),
+    }.items():
+        for name in names:
+            require(name in AGGREGATORS, field, name, f"one of {', '.join(AGGREGATORS)}")
+
+
+def shared_inputs(recipe: Recipe) -> SharedInputs:
+    """Backbones, policy, pairs and pool of a recipe."""
+    first, *backbones = (
+        _backbone_task(recipe, recipe.size, i) for i in range(recipe.replicates.backbones + 1)
+    )
+    settings = stages.Tune(recipe.source, recipe.tuning, recipe.seed)
+    code = _source_code(recipe, "documents")
+    policy = Task(stages.tune, settings, {"backbone": first}, code=code, cost=recipe.tuning.steps * 0.04)
+    prompts, pool, size = [], [], recipe.pool
+    for start in range(0, size.prompts, PROMPTS_A_PART):
+        drawn_prompts = _prompts_task(recipe, ("pool",), min(PROMPTS_A_PART, size.prompts - start), start)
+        answers = _answers_task(recipe, policy, drawn_prompts, size.answers, ("pool", start))
+        settings = stages.ScoreGold(recipe.source)
+        read = {"answers": answers, "prompts": drawn_prompts}
+        pool.append(
+            Task(stages.score_gold, settings, read, code=_source_code(recipe, "gold", "gold_terms"), cost=1)
+        )
+        prompts.append(drawn_prompts)
+    draws = [
+        _pairs_task(recipe, policy, f"draw{i}", recipe.labels.pairs, recipe.labels)
+        for i in range(recipe.replicates.draws)
+    ]
+    clean = replace(recipe.labels, temperature=0.0, flips=0.0)
+    heldout = _pairs_task(recipe, policy, "heldout", recipe.labels.heldout, clean)
+    return SharedInputs(backbones, policy, draws, heldout, prompts, pool)
+
+
+def train_tasks(
+    recipe: Recipe, shared: SharedInputs, specs: Iterable[TrainedSpec]
+) -> dict[TrainedSpec, Task]:
+    """The tasks that train scorers, and the single models that these are made of; each once."""
+    tasks: dict[TrainedSpec, Task] = {}
+    for spec in specs:
+        _train_task(recipe, shared, spec, tasks)
+    return tasks
+
+
+def _train_task(
+    recipe: Recipe, shared: SharedInputs, spec: TrainedSpec, tasks: dict[TrainedSpec, Task]
+) -> Task:
+    if spec in tasks:
+        return tasks[spec]
+    home = Replicate(spec.draw, spec.backbone)
+    members = () if spec.method == SINGLE else tuple(singles_of(spec.method, dict(spec.options)))
+    singles = [_train_task(recipe, shared, single_spec(home, m, recipe), tasks) for m in members]
+    tasks[spec] = _member_task(recipe, spec, shared.backbones[spec.backbone], shared, members, singles)
+    return tasks[spec]
+
+
+def _member_task(
+    recipe: Recipe,
+    spec: TrainedSpec,
+    backbone: Task,
+    shared: SharedInputs,
+    members: tuple[MemberSpec, ...] = (),
+    singles: list[Task] | None = None,
+) -> Task:
+    settings = stages.TrainMember(
+        spec.method,
+        spec.options,
+        recipe.training,
+        spec.draw,
+        (spec.backbone,),
+        spec.finetune,
+        recipe.seed,
+        members,
+    )
+    read = {
+        "backbones": [backbone],
+        "pairs": shared.pairs[spec.draw],
+        "heldout": shared.heldout,
+        "singles": singles or [],
+    }
+    train, _ = relative_cost(recipe, spec.method, dict(spec.options))
+    cost = model_units(recipe.size) * train * recipe.labels.pairs * recipe.training.epochs / 900
+    return Task(stages.train_member, settings, read, code=(METHODS[spec.method].train,), cost=cost)
+
+
+def _score_task(recipe: Recipe, shared: SharedInputs, spec: TrainedSpec, member: Task) -> Task:
+    _, score = relative_cost(recipe, spec.method, dict(spec.options))
+    cost = model_units(recipe.size) * score * recipe.pool.prompts * recipe.pool.answers / 9000
+    read = {"member": member, "pool": shared.pool, "prompts": shared.prompts}
+    return Task(stages.score_pool, stages.ScorePool(), read, cost=cost)
+
+
+def _probe_task(recipe: Recipe, shared: SharedInputs, member: Task) -> Task:
+    settings, read = stages.ScoreProbes(recipe.source), {"member": member, "prompts": shared.prompts}
+    return Task(stages.score_probes, settings, read, code=_source_code(recipe, "probes"), cost=1)
+
+
+def _backbone_task(recipe: Recipe, size: Size, index: int) -> Task:
+    slower = min(1.0, 64 / size.hidden) if size != recipe.size else 1.0
+    pretraining = replace(recipe.pretraining, lr=recipe.pretraining.lr * slower)
+    settings = stages.Pretrain(recipe.source, size, pretraining, recipe.seed, index)
+    steps = pretraining.record_steps + pretraining.answer_steps
+    code = _source_code(recipe, "documents")
+    return Task(stages.pretrain, settings, code=code, cost=steps * 0.04 * model_units(size))
+
+
+def _prompts_task(recipe: Recipe, purpose: tuple[str, ...], count: int, start: int = 0) -> Task:
+    settings = stages.DrawPrompts(recipe.source, recipe.seed, purpose, count, start)
+    return Task(stages.draw_prompts, settings, code=_source_code(recipe, "prompts"), cost=0.2)
+
+
+def _answers_task(
+    recipe: Recipe, policy: Task, prompts: Task, answers: int, purpose: tuple[object, ...]
+) -> Task:
+    settings = stages.SampleAnswers(answers, recipe.source.max_new_tokens, recipe.seed, purpose)
+    cost = answers * prompts.settings.count / 2500
+    return Task(stages.sample_answers, settings, {"policy": policy, "prompts": prompts}, cost=cost)
+
+
+def _pairs_task(recipe: Recipe, policy: Task, name: str, count: int, labels: Labels) -> Task:
+    prompts = _prompts_task(recipe, ("pairs", name), count)
+    answers = _answers_task(recipe, policy, prompts, 2, ("pairs", name))
+    settings = stages.Label(recipe.source, name, labels.temperature, labels.flips, recipe.seed)
+    read = {"answers": answers, "prompts": prompts}
+    return Task(
+        stages.label, settings, read, code=_source_code(recipe, "gold", "gold_terms"), cost=count / 2000
+    )
+
+
+def _sensitivity_tasks(recipe: Recipe, shared: SharedInputs) -> list[Task]:
+    """Members of every size on growing sets of clean pairs, with their probes; not optimised against."""
+    out = []
+    clean = replace(recipe.labels, temperature=0.0, flips=0.0)
+    for size in recipe.fact_sensitivity.sizes:
+        slower = min(1.0, 64 / size.hidden)
+        own = replace(recipe, size=size, training=replace(recipe.training, lr=recipe.training.lr * slower))
+        for count in recipe.fact_sensitivity.pairs:
+            pairs = _pairs_task(recipe, shared.policy, "fact_sensitivity", count, clean)
+            for i in range(recipe.fact_sensitivity.seeds):
+                backbone = _backbone_task(recipe, size, i + 1)
+                one = replace(shared, pairs=[pairs])
+                member = _member_task(own, TrainedSpec(SINGLE, (), 0, i), backbone, one)
+                out += [member, _probe_task(own, shared, member)]
+    return out
+
+
+def _ppo_tasks(recipe: Recipe, shared: SharedInputs, trained: dict[TrainedSpec, Task]) -> list[Task]:
+    """One run an ensemble, replicate, aggregator and KL penalty, and the long ones."""
+    study, out = recipe.ppo_study, []
+    prompts = _prompts_task(recipe, ("pressure", "watched"), study.prompts)
+    for instance in instances_of(recipe):
+        k = sum(METHODS[p.method].members(**dict(p.options)) for p in instance.parts)
+        rules = study.aggregators if k > 1 else ("mean",)
+        runs = [(rule, kl_coef, 1) for rule in rules for kl_coef in study.kl_coefs]
+        runs += [
+            (rule, 0.0, study.step_multiplier) for name, rule in study.long if name == instance.spec.name
+        ]
+        out += [_ppo_task(recipe, shared, prompts, instance, k, trained, *run) for run in runs]
+    return out
+
+
+def _ppo_task(
+    recipe: Recipe,
+    shared: SharedInputs,
+    prompts: Task,
+    instance: Instance,
+    k: int,
+    trained: dict[TrainedSpec, Task],
+    aggregator: str,
+    kl_coef: float,
+    step_multiplier: int,
+) -> Task:
+    study, spec = recipe.ppo_study, instance.spec
+    ppo = replace(study.ppo, kl_coef=kl_coef, steps=study.ppo.steps * step_multiplier)
+    keys = {"ensemble": spec.name, "method": spec.method, "k": k, "aggregator": aggregator}
+    keys |= {"kl_coef": kl_coef, "step_multiplier": step_multiplier}
+    settings = stages.PpoRun(
+        recipe.source,
+        ppo,
+        aggregator,
+        usual_strength(aggregator),
+        instance.replicate,
+        study.answers,
+        recipe.seed,
+        tuple(keys.items()),
+    )
+    read = {
+        "policy": shared.policy,
+        "reward_models": [trained[p] for p in instance.parts],
+        "prompts": prompts,
+    }
+    cost = model_units(recipe.size) * ppo.steps * ppo.batch / 200 * (1 + len(instance.parts) / 8)
+    code = _source_code(recipe, "prompts", "gold_terms", "bill")
+    return Task(stages.ppo_run, settings, read, code=code, cost=cost)
+
+
+def _source_code(recipe: Recipe, *names: str) -> tuple:
+    """The source's methods that decide a stage's bytes."""
+    found = (getattr(type(recipe.source), name) for name in names)
+    return tuple(m.fget if isinstance(m, property) else m for m in found)

@@ -1,0 +1,205 @@
+"""Ready recipes, each a plain function: what ships, what runs in minutes, what tests run.
+
+Each is about the sandbox; another source goes in with `dataclasses.replace(full(), source=...)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from rmlab.fingerprint import Lookup
+from rmlab.recipe import (
+    EnsembleSpec,
+    FactSensitivity,
+    Labels,
+    PoolSize,
+    Ppo,
+    PpoStudy,
+    Pretraining,
+    Recipe,
+    Replicates,
+    Size,
+    Training,
+    Tuning,
+    ensemble,
+)
+from rmlab.sources.sandbox.source import Sandbox
+
+EVERY = ("mean", "median", "min", "max", "mean_std", "uwo", "quantile", "entropic")
+
+AHMED = ensemble(
+    "heads3_1_epoch", "heads", k=3, epochs=1
+)  # 2406.01013: three heads, one epoch; aggregated with min
+ZHANG = ensemble(
+    "lora5_two_stage", "lora", k=5, stage1=0.5
+)  # 2401.16635: encoder and heads on one half, adapters on the other
+
+
+def full() -> Recipe:
+    """The crossed study that ships: three label draws, five x three seeds, 96 prompts of 4,096 answers; two sizes."""
+    sizes = (Size(), Size(hidden=128, layers=3, heads=4, ff=384))
+    return Recipe(
+        name="full",
+        source=Sandbox(),
+        ensembles=_crossed(3, 5, (3, 5)),
+        aggregators=EVERY,
+        fact_sensitivity=FactSensitivity(sizes=sizes, pairs=(1000, 4000, 16000), seeds=2),
+    )
+
+
+def quick() -> Recipe:
+    """Minutes on two cores: one label draw, three pretraining x three finetuning seeds, 32 prompts."""
+    return Recipe(
+        name="quick",
+        source=Sandbox(),
+        replicates=Replicates(draws=1, backbones=3, finetune=3),
+        pool=PoolSize(prompts=32, answers=2048),
+        ensembles=_crossed(3, 3, (3,)),
+        aggregators=EVERY,
+    )
+
+
+def tiny() -> Recipe:
+    """Seconds: every step is real and nothing is learnt. For tests and for trying things out."""
+    return Recipe(
+        name="tiny",
+        source=Sandbox(),
+        size=Size(hidden=16, layers=1, heads=2, ff=32),
+        pretraining=Pretraining(record_steps=8, answer_steps=8, batch=8),
+        tuning=Tuning(steps=8, batch=8),
+        labels=Labels(pairs=32, heldout=16),
+        training=Training(epochs=1, batch=8),
+        replicates=Replicates(draws=1, backbones=2, finetune=2),
+        pool=PoolSize(prompts=3, answers=32),
+        ensembles=_crossed(2, 2, (2,)),
+        aggregators=EVERY,
+    )
+
+
+def constructions() -> Recipe:
+    """Every method, on the same pairs and pool: five replicates in step, each a label draw with a home backbone."""
+    fits = {"frozen": True, "epochs": 200, "rate": 10.0}  # on cached features, until they have settled
+    grid = tuple(("finetune", (("backbone", b), ("k", 5))) for b in range(5))
+    ensembles = (
+        ensemble("single", "single"),
+        ensemble("single_1_epoch", "single", epochs=1),
+        ensemble("single_3_epochs", "single", epochs=3),
+        *(ensemble(f"finetune{k}", "finetune", k=k) for k in (2, 3, 5)),
+        ensemble("finetune3_1_epoch", "finetune", k=3, epochs=1),
+        ensemble("finetune3_3_epochs", "finetune", k=3, epochs=3),
+        *(ensemble(f"pretrain{k}", "pretrain", k=k) for k in (2, 3, 5)),
+        *(ensemble(f"heads{k}", "heads", k=k) for k in (2, 3, 5, 8, 10, 16)),
+        AHMED,
+        ensemble("heads3_3_epochs", "heads", k=3, epochs=3),
+        ensemble("heads5_bootstrap", "heads", bootstrap=True),
+        ensemble("heads5_anchor", "heads", penalty="anchor", strength=1.0),
+        ensemble("heads5_l2", "heads", penalty="l2", strength=1.0),
+        ensemble("heads5_init_x10", "heads", init=10.0),
+        ensemble("heads5_mlp", "heads", mlp=64),
+        ensemble("frozen5_none", "heads", penalty="none", **fits),
+        ensemble("frozen5_l2", "heads", penalty="l2", strength=0.01, **fits),
+        ensemble("frozen5_l2_early", "heads", penalty="l2", strength=0.01, **{**fits, "epochs": 2}),
+        ensemble("frozen5_anchor", "heads", penalty="anchor", strength=0.01, **fits),
+        ensemble("frozen5_bootstrap", "heads", penalty="l2", strength=0.01, bootstrap=True, **fits),
+        ensemble(
+            "frozen5_anchor_bootstrap", "heads", penalty="anchor", strength=0.01, bootstrap=True, **fits
+        ),
+        ensemble("lora5", "lora"),
+        ZHANG,  # lora5 is its control at equal data
+        ensemble("lora5_top", "lora", lora_layers=1),
+        ensemble("dropout5", "dropout"),
+        ensemble("laplace5", "laplace"),
+        ensemble("average5", "average"),
+        ensemble("average5_probed", "average", probed=True),
+        ensemble("mixed9", "mixed", parts=(("finetune", (("k", 5),)), ("pretrain", (("k", 5),)))),
+        ensemble("mixed15", "mixed", parts=(("finetune", (("k", 5),)), ("heads", ()), ("lora", ()))),
+        ensemble("grid25", "mixed", parts=grid),
+    )
+    return Recipe(
+        name="constructions",
+        source=Sandbox(),
+        replicates=Replicates(draws=5, backbones=5, crossed=False),
+        pool=PoolSize(prompts=64, answers=2048),
+        ensembles=ensembles,
+        matched=True,
+    )
+
+
+def tiny_constructions() -> Recipe:
+    """Seconds: an ensemble a method, two replicates. For tests."""
+    ensembles = (
+        ensemble("single", "single"),
+        ensemble("finetune2", "finetune", k=2),
+        ensemble("pretrain2", "pretrain", k=2),
+        ensemble("heads2", "heads", k=2),
+        ensemble("lora2", "lora", k=2, rank=2),
+        ensemble("dropout2", "dropout", k=2),
+        ensemble("laplace2", "laplace", k=2),
+        ensemble("average2", "average", k=2),
+        ensemble("mixed3", "mixed", parts=(("finetune", (("k", 2),)), ("average", (("k", 2),)))),
+    )
+    return dataclasses.replace(
+        tiny(),
+        name="tiny_constructions",
+        ensembles=ensembles,
+        replicates=Replicates(draws=2, backbones=2, crossed=False),
+        aggregators=constructions().aggregators,
+        matched=True,
+    )
+
+
+def ppo() -> Recipe:
+    """PPO against the methods that the papers optimise, at four KL penalties, on three of the replicates."""
+    recipe = constructions()
+    return dataclasses.replace(
+        recipe,
+        name="ppo",
+        ensembles=_named(recipe, {"single", "finetune5", "pretrain5", "heads5", "lora5"}),
+        replicates=dataclasses.replace(recipe.replicates, draws=3),
+        ppo_study=PpoStudy(long=(("single", "mean"), ("finetune5", "min"), ("heads5", "min"))),
+    )
+
+
+def tiny_ppo() -> Recipe:
+    """Seconds: three steps a run. For tests."""
+    recipe = tiny_constructions()
+    steps = Ppo(steps=3, batch=8, minibatches=2, epochs=1, eval_every=2, missing_eos_penalty=2.5)
+    study = PpoStudy(
+        steps,
+        ("mean", "min"),
+        (0.0, 0.1),
+        prompts=4,
+        answers=2,
+        long=(("single", "mean"),),
+        step_multiplier=2,
+    )
+    kept = _named(recipe, {"single", "finetune2", "lora2"})
+    return dataclasses.replace(recipe, name="tiny_ppo", ensembles=kept, ppo_study=study)
+
+
+PRESETS: Lookup[str, Callable[[], Recipe]] = Lookup(
+    quick=quick,
+    full=full,
+    constructions=constructions,
+    ppo=ppo,
+    tiny=tiny,
+    tiny_constructions=tiny_constructions,
+    tiny_ppo=tiny_ppo,
+)
+SHIPPED = ("full", "constructions", "ppo")  # presets whose rows are in data/
+
+
+def _crossed(k: int, backbones: int, heads: tuple[int, ...]) -> tuple[EnsembleSpec, ...]:
+    """The ensembles of a crossed study: finetuning and pretraining seeds at equal size, and every pretraining seed."""
+    pretrain = sorted({k, backbones})
+    return (
+        ensemble("single", "single"),
+        ensemble(f"finetune{k}", "finetune", k=k),
+        *(ensemble(f"heads{h}", "heads", k=h) for h in heads),
+        *(ensemble(f"pretrain{p}", "pretrain", k=p) for p in pretrain),
+    )
+
+
+def _named(recipe: Recipe, names: set[str]) -> tuple[EnsembleSpec, ...]:
+    return tuple(e for e in recipe.ensembles if e.name in names)

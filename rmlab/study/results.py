@@ -1,0 +1,198 @@
+"""From stored scores to tables: the measurements of a study, one schema for their rows.
+
+To add a measurement, write a function `StudyScores -> DataFrame` in `rmlab/measure/` and give it a line in `MEASUREMENTS`.
+Every table is led by study, recipe and seed, its rows are keyed by ids, and bands are named `<column>_low` and
+`<column>_high` (`low` and `high` those of the gain).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rmlab.fingerprint import Lookup
+from rmlab.measure import compare, members, pool_curves, ppo_curves, underspecification
+from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
+from rmlab.optimise.pool import Pool
+from rmlab.recipe import Recipe
+from rmlab.sources.base import load_prompts
+from rmlab.study.members import Instance, TrainedSpec, instances_of, trained_of
+
+KEYS = ["study", "recipe", "seed"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One line of the table: a function of scores, what it reads beside the members, and which recipes it is for.
+
+    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs"
+    """
+
+    function: Callable[[StudyScores], pd.DataFrame | dict[str, pd.DataFrame]]
+    reads: tuple[str, ...] = ("scores", "pool")
+    applies: Callable[[Recipe], bool] = lambda recipe: True
+
+
+def comparison(scores: StudyScores) -> dict[str, pd.DataFrame]:
+    """Every ensemble under every aggregator: curves, replicates, ends, comparisons, and what was left out."""
+    study = scores.recipe.ppo_study
+    bootstrap = scores.bootstrap(len(scores.gold))
+    if study is None:
+        curves, left_out = pool_curves.best_of_n_curves(scores)
+        tables = {"curves": compare.curves(curves, bootstrap), "replicates": compare.replicates(curves)}
+        tables |= {
+            "ends": compare.ends(curves, bootstrap),
+            "comparisons": compare.comparisons(curves, bootstrap),
+        }
+        return tables | ({"left_out": left_out} if scores.recipe.matched else {})
+    exact = pool_curves.exact_curves(scores, study.aggregators)
+    runs, own = ppo_curves.ppo_curves(scores.ppo_runs), scores.bootstrap(study.prompts)
+    return {
+        "curves": pd.concat([compare.curves(runs, own), compare.curves(exact, bootstrap)], ignore_index=True),
+        "replicates": ppo_curves.run_rows(scores.ppo_runs),
+        "ends": compare.ends(runs, own),
+        "comparisons": compare.comparisons(runs, own),
+        "answers": ppo_curves.answers(scores.ppo_runs),
+    }
+
+
+MEASUREMENTS: Lookup[str, Measurement] = Lookup(
+    comparison=Measurement(comparison, ("scores", "pool", "runs")),
+    transfer=Measurement(underspecification.transfer, applies=lambda recipe: recipe.replicates.crossed),
+    agreement=Measurement(underspecification.agreement, applies=lambda recipe: recipe.replicates.crossed),
+    accuracy=Measurement(members.accuracy, ()),
+    diversity=Measurement(members.diversity_of_ensembles),
+    costs=Measurement(members.cost_cards, ("scores",)),
+    probes=Measurement(underspecification.probes, ("probes", "prompts")),
+    fact_sensitivity=Measurement(
+        underspecification.fact_sensitivity,
+        ("sensitivity", "probes"),
+        lambda recipe: bool(recipe.fact_sensitivity.sizes),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measurement of a recipe's study."""
+
+    name: str
+    recipe: Recipe
+
+
+def measure(out: Path, settings: Measure, members: list[Path], **folders: list[Path]) -> None:
+    """Write a measurement's tables as CSV, five digits, led by study, recipe and seed."""
+    recipe = settings.recipe
+    tables = MEASUREMENTS[settings.name].function(read_scores(recipe, members, **folders))
+    if isinstance(tables, pd.DataFrame):
+        tables = {settings.name: tables}
+    for name, table in tables.items():
+        for column, value in zip(reversed(KEYS), (recipe.seed, recipe.id, recipe.name), strict=True):
+            table.insert(0, column, value)
+        table.to_csv(out / f"{name}.csv", index=False, float_format="%.5g", lineterminator="\n")
+
+
+@dataclass(frozen=True)
+class ExplorerSlice:
+    """What the explorer shows of a recipe's study."""
+
+    recipe: Recipe
+
+
+def explorer_slice(
+    out: Path,
+    settings: ExplorerSlice,
+    members: list[Path],
+    scores: list[Path],
+    pool: list[Path],
+    prompts: list[Path],
+) -> None:
+    """Write `explorer.npz`, a compact pool of a typical replicate."""
+    from rmlab.measure.explorer_slice import explorer_slice
+
+    recipe = settings.recipe
+    table = read_scores(recipe, members, scores=scores, pool=pool)
+    answers = Pool.load([p / "pool.npz" for p in pool])
+    texts = [x.text for folder in prompts for x in load_prompts(folder)]
+    source = recipe.source
+    words = [source.text([i]) for i in range(source.vocab_size)]
+    explorer_slice(table, answers.ids, answers.lengths, answers.terms, source.bill, texts, words).save(
+        out / "explorer.npz"
+    )
+
+
+def read_scores(
+    recipe: Recipe,
+    members: list[Path],
+    scores: list[Path] = (),
+    pool: list[Path] = (),
+    probes: list[Path] = (),
+    prompts: list[Path] = (),
+    sensitivity: list[Path] = (),
+    runs: list[Path] = (),
+) -> StudyScores:
+    """What stages wrote, as measurements read it: folders in the order of `trained_of(recipe)`; empty where not read."""
+    specs = trained_of(recipe)
+    folders = (list(x) or [None] * len(specs) for x in (scores, probes))
+    listed = {s: _member(s, *f) for s, *f in zip(specs, members, *folders, strict=True)}
+    answers = Pool.load([p / "pool.npz" for p in pool]) if pool else None
+    probed = (
+        recipe.source.probes([x for folder in prompts for x in load_prompts(folder)]) if prompts else None
+    )
+    side = [
+        _member(TrainedSpec("single", (), 0, i), m, None, p) for i, m, p in _pairs_of(sensitivity, recipe)
+    ]
+    return StudyScores(
+        recipe,
+        list(listed.values()),
+        [_ensemble(recipe, instance, listed) for instance in instances_of(recipe)],
+        gold=answers.gold if answers else None,
+        ended=answers.ended if answers else None,
+        probe_names=probed.names if probed else (),
+        probe_gold=probed.gold if probed else None,
+        sensitivity=side,
+        ppo_runs=[ppo_curves.read_run(folder) for folder in runs],
+    )
+
+
+def _member(spec: TrainedSpec, member: Path, scores: Path | None, probes: Path | None) -> MemberScores:
+    card = json.loads((member / "member.json").read_text())
+    cost, heads = card["cost"], member / "heads.npy"
+    if scores:
+        spent = json.loads((scores / "cost.json").read_text())
+        cost = {**cost, **spent, "peak_mb": max(cost["peak_mb"], spent["peak_mb"])}
+    return MemberScores(
+        spec.id,
+        spec.method,
+        spec.draw,
+        spec.backbone,
+        spec.finetune,
+        card["facts"],
+        cost,
+        heldout=np.load(member / "heldout.npy"),
+        pool=np.load(scores / "scores.npy") if scores else None,
+        probes=np.load(probes / "probes.npy") if probes else None,
+        heads=np.load(heads) if heads.is_file() else None,
+    )
+
+
+def _ensemble(recipe: Recipe, instance: Instance, listed: dict[TrainedSpec, MemberScores]) -> EnsembleResult:
+    parts = tuple(listed[p] for p in instance.parts)
+    unit = (instance.replicate, (0,))
+    if recipe.replicates.crossed:
+        unit = (instance.draw, tuple(p.backbone for p in parts))
+    rivals = tuple(listed[r] for r in instance.rivals)
+    return EnsembleResult(
+        instance.spec.name, instance.spec.method, instance.replicate, instance.draw, parts, rivals, unit
+    )
+
+
+def _pairs_of(folders: list[Path], recipe: Recipe) -> list[tuple[int, Path, Path]]:
+    """(backbone, member, probes) of the side study, whose folders come in turn."""
+    rows = zip(folders[::2], folders[1::2], strict=True)
+    return [(i % recipe.fact_sensitivity.seeds, member, probes) for i, (member, probes) in enumerate(rows)]
