@@ -72,3 +72,18 @@ def world_pairs():
     chosen = [sides[0][i] if f else sides[1][i] for i, f in enumerate(first)]
     rejected = [sides[1][i] if f else sides[0][i] for i, f in enumerate(first)]
     return PairIds([r.ids() for r in asked], chosen, rejected)
+
+
+@pytest.fixture(scope="session")
+def tiny_studies(tmp_path_factory):
+    """The three tiny studies, run once on one store: name -> folder of tables; "artifacts" -> the store."""
+    from rmlab.store import Store
+    from rmlab.study.presets import PRESETS
+    from rmlab.study.run import run
+
+    root = tmp_path_factory.mktemp("studies")
+    folders = {
+        name: run(PRESETS[name](), root / name, root / "artifacts", workers=2, quiet=True)
+        for name in ("tiny", "tiny_constructions", "tiny_ppo")
+    }
+    return {**folders, "artifacts": Store(root / "artifacts")}

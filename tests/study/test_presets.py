@@ -1,0 +1,69 @@
+"""Ready recipes are valid and say what they should."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from rmlab.recipe import Labels, Ppo, PpoStudy, ensemble
+from rmlab.reward.aggregate import AGGREGATORS
+from rmlab.reward.methods import METHODS
+from rmlab.study.plan import validate
+from rmlab.study.presets import (
+    EVERY,
+    PRESETS,
+    SHIPPED,
+    constructions,
+    ppo,
+    tiny,
+    tiny_constructions,
+    tiny_ppo,
+)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_named(name):
+    recipe = PRESETS[name]()
+    validate(recipe)
+    assert recipe.name == name
+
+
+def test_every_aggregator_and_method_is_in_a_study():
+    assert set(EVERY) == set(AGGREGATORS)
+    for recipe in (constructions(), tiny_constructions()):
+        assert {e.method for e in recipe.ensembles} == set(METHODS)
+    assert set(SHIPPED) <= set(PRESETS)
+
+
+def test_ids_depend_on_everything_but_the_name():
+    recipe = tiny()
+    assert dataclasses.replace(recipe, name="other").id == recipe.id
+    others = [dataclasses.replace(recipe, seed=1), dataclasses.replace(recipe, labels=Labels(pairs=33))]
+    others.append(dataclasses.replace(recipe, source=dataclasses.replace(recipe.source, style_quality=0.5)))
+    assert len({recipe.id, *(r.id for r in others)}) == 4
+
+
+def test_the_shipped_ppo_recipe_covers_what_the_papers_optimise():
+    recipe = ppo()
+    assert {e.method for e in recipe.ensembles} == {"single", "finetune", "pretrain", "heads", "lora"}
+    study = recipe.ppo_study
+    assert 0.0 in study.kl_coefs and len(study.kl_coefs) >= 4 and recipe.replicates.draws >= 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ppo_study": PpoStudy(kl_coefs=(-0.1,))}, "ppo_study.kl_coefs = (-0.1,)"),
+        ({"ppo_study": PpoStudy(ppo=Ppo(steps=0))}, "ppo.steps = 0"),
+        ({"ppo_study": PpoStudy(long=(("heads9", "min"),))}, "ppo_study.long = ['heads9']"),
+        ({"ppo_study": PpoStudy(aggregators=("best",))}, "ppo_study.aggregators = 'best'"),
+        ({"aggregators": ("best",)}, "aggregators = 'best'"),
+        ({"ensembles": (ensemble("finetune2", "finetune", k=2),)}, "an ensemble named single"),
+        ({"labels": Labels(flips=0.7)}, "labels.flips = 0.7: give a share"),
+    ],
+)
+def test_a_bad_recipe_is_named(change, message):
+    with pytest.raises(ValueError) as error:
+        validate(dataclasses.replace(tiny_ppo(), **change))
+    assert message in str(error.value)

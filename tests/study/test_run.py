@@ -1,0 +1,142 @@
+"""The tiny studies end to end: every table is there, and a second run makes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rmlab.optimise.compact import CompactPool
+from rmlab.study.executor import all_tasks
+from rmlab.study.plan import plan
+from rmlab.study.presets import PRESETS, tiny_constructions, tiny_ppo
+from rmlab.study.run import run, study_folder
+
+TABLES = {
+    "tiny": "accuracy agreement comparisons costs curves diversity ends probes replicates transfer",
+    "tiny_constructions": "accuracy comparisons costs curves diversity ends left_out probes replicates",
+    "tiny_ppo": "accuracy answers comparisons costs curves diversity ends probes replicates",
+}
+LEAD = ["study", "recipe", "seed"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_is_written_under_one_schema(name, tiny_studies):
+    folder, recipe = tiny_studies[name], PRESETS[name]()
+    assert (
+        folder.name == study_folder(recipe)
+        and sorted(f.stem for f in folder.glob("*.csv")) == TABLES[name].split()
+    )
+    for file in folder.glob("*.csv"):
+        table = pd.read_csv(file)
+        assert list(table)[:3] == LEAD and (table.recipe == recipe.id).all(), file
+        assert not [c for c in table if c.endswith(("_lo", "_hi"))]
+    curves = pd.read_csv(folder / "curves.csv")
+    keys = "ensemble method k aggregator pessimism optimiser kl_coef step_multiplier strength penalty pressure kl kl_name"
+    bands = "proxy proxy_low proxy_high gold gold_low gold_high gain low high units"
+    assert set([*LEAD, *keys.split(), *bands.split(), "ess"]) <= set(curves)
+
+
+def test_every_ensemble_reaches_every_table(tiny_studies):
+    folder, recipe = tiny_studies["tiny_constructions"], tiny_constructions()
+    names = [e.name for e in recipe.ensembles]
+    for table in ("diversity", "costs"):
+        assert list(pd.read_csv(folder / f"{table}.csv").ensemble) == names
+    curves = pd.read_csv(folder / "curves.csv")
+    assert list(curves.ensemble.unique()) == [*names, "oracle"] and set(curves.units) == {
+        recipe.replicates.draws
+    }
+    several = curves[curves.k > 1].groupby("ensemble").aggregator.agg(set)
+    assert all(rules == set(recipe.aggregators) for rules in several)
+
+
+def test_a_unions_scores_are_its_members(tiny_studies):
+    table = pd.read_csv(tiny_studies["tiny_constructions"] / "replicates.csv")
+    members = table[table.aggregator == "mean"].groupby("ensemble").members.first()
+    assert members["finetune2"] == "d0/p0/f0+d0/p0/f1" and members["pretrain2"] == "d0/p0/f0+d0/p1/f0"
+    assert (
+        members["mixed3"] == "d0/p0/f0+d0/p0/f1+d0/p0/average2"
+        and members["heads2"] == "d0/p0/heads2.0+d0/p0/heads2.1"
+    )
+
+
+def test_the_single_model_is_one_and_the_same_across_studies(tiny_studies):
+    crossed, steps = (
+        pd.read_csv(tiny_studies[n] / "accuracy.csv").set_index("member")
+        for n in ("tiny", "tiny_constructions")
+    )
+    for member in ("d0/p0/f0", "d0/p0/f1", "d0/p1/f0"):
+        assert crossed.accuracy[member] == steps.accuracy[member]
+    tasks = [
+        {t.key for t in all_tasks(list(plan(PRESETS[n]()).values())) if t.stage.__name__ == "train_member"}
+        for n in ("tiny", "tiny_constructions", "tiny_ppo")
+    ]
+    assert len(tasks[0] & tasks[1]) >= 3 and tasks[2] < tasks[1]
+
+
+def test_every_ppo_run_starts_at_the_same_policy_without_kl(tiny_studies):
+    rows = pd.read_csv(tiny_studies["tiny_ppo"] / "replicates.csv")
+    start = rows[rows.pressure == 0]
+    assert start.eval_k1.abs().max() < 1e-4 and start.k1.abs().max() < 1e-4
+    assert start.gold.nunique() == 1  # the same prompts, the same draw, the same policy
+    keys = ["ensemble", "aggregator", "kl_coef", "step_multiplier", "replicate"]
+    last = rows.groupby(keys).pressure.max().reset_index()
+    assert (last.pressure == 3 * last.step_multiplier).all()
+    two = rows[(rows.ensemble == "finetune2") & (rows.aggregator == "mean")]
+    np.testing.assert_allclose(two.proxy, two[["member_0", "member_1"]].mean(axis=1), atol=1e-3)
+
+
+def test_every_ppo_setting_has_an_end(tiny_studies):
+    ends = pd.read_csv(tiny_studies["tiny_ppo"] / "ends.csv")
+    settings = set(zip(ends.ensemble, ends.aggregator, ends.kl_coef, ends.step_multiplier, strict=True))
+    several = {(e, a, c, 1) for e in ("finetune2", "lora2") for a in ("mean", "min") for c in (0.0, 0.1)}
+    assert settings == several | {
+        ("single", "mean", 0.0, 1),
+        ("single", "mean", 0.1, 1),
+        ("single", "mean", 0.0, 2),
+    }
+    assert (ends.units == tiny_ppo().replicates.draws).all() and (
+        ends[ends.ensemble == "single"].gain == 0
+    ).all()
+
+
+def test_the_answers_length_and_golds_length_are_columns_of_their_own(tiny_studies):
+    rows = pd.read_csv(tiny_studies["tiny_ppo"] / "replicates.csv")
+    assert (rows.length >= 1).all() and {"gold_length", "eval_length", "gold_coverage"} <= set(rows)
+
+
+def test_answers_can_be_read(tiny_studies):
+    answers = pd.read_csv(tiny_studies["tiny_ppo"] / "answers.csv")
+    assert set(answers.step) >= {0, 3} and answers.prompt.notna().all() and (answers.kl_coef == 0).all()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_explorer_has_its_pool(name, tiny_studies):
+    pool = CompactPool.load(tiny_studies[name] / "explorer.npz")
+    names = [e["name"] for e in pool.ensembles]
+    assert {"finetune"} <= set(names) and len(pool.prompts) == 3
+    if name == "tiny_constructions":
+        assert names == ["finetune", "pretrain", "heads1", "heads2", "lora", "dropout", "laplace", "average"]
+    first = {
+        e["name"]: e["members"][0] for e in pool.ensembles if e["name"] in {"finetune", "pretrain", "heads1"}
+    }
+    assert len(set(first.values())) == 1  # the same single model, once in the page
+
+
+def test_a_second_run_makes_nothing_and_writes_the_same_bytes(tiny_studies):
+    folder, root = tiny_studies["tiny"], tiny_studies["artifacts"].root
+    before = {f.name: f.read_bytes() for f in folder.iterdir() if f.suffix in {".csv", ".npz"}}
+    kept = {f.name: f.stat().st_mtime_ns for f in root.iterdir()}
+    run(PRESETS["tiny"](), folder.parent, root, workers=1, quiet=True)
+    assert {f.name: f.read_bytes() for f in folder.iterdir() if f.suffix in {".csv", ".npz"}} == before
+    assert {f.name: f.stat().st_mtime_ns for f in root.iterdir()} == kept
+
+
+def test_provenance_says_what_made_the_rows(tiny_studies):
+    about = json.loads((tiny_studies["tiny"] / "provenance.json").read_text())
+    recipe = PRESETS["tiny"]()
+    assert (about["study"], about["recipe"], about["source"]) == ("tiny", recipe.id, "Sandbox")
+    assert about["tables"] == {name: t.key for name, t in plan(recipe).items()}
+    assert len(about["versions"]) == 1 and {"torch", "transformers", "numpy"} <= set(about["versions"][0])
