@@ -58,14 +58,14 @@ class Size:
 class Pretraining:
     """Two phases: copy records (without it no tiny model ever learns to quote a fact), then read answers."""
 
-    recap_steps: int = 1000
+    record_steps: int = 1000
     answer_steps: int = 1000
     batch: int = 32
     lr: float = 5e-3
 
 
 @dataclass(frozen=True)
-class Sft:
+class Tuning:
     """The policy: pretraining seed 0, tuned on answers of better authors."""
 
     steps: int = 450
@@ -224,7 +224,7 @@ class Recipe:
     world: World = field(default_factory=World)
     size: Size = field(default_factory=Size)
     pretraining: Pretraining = field(default_factory=Pretraining)
-    sft: Sft = field(default_factory=Sft)
+    sft: Tuning = field(default_factory=Tuning)
     labels: Labels = field(default_factory=Labels)
     training: Training = field(default_factory=Training)
     members: Members = field(default_factory=Members)
@@ -270,8 +270,8 @@ def tiny() -> Recipe:
     return Recipe(
         name="tiny",
         size=Size(hidden=16, layers=1, heads=2, ff=32),
-        pretraining=Pretraining(recap_steps=8, answer_steps=8, batch=8),
-        sft=Sft(steps=8, batch=8),
+        pretraining=Pretraining(record_steps=8, answer_steps=8, batch=8),
+        sft=Tuning(steps=8, batch=8),
         labels=Labels(pairs=32, draws=1, heldout=16),
         training=Training(epochs=1, batch=8),
         members=Members(pretrain=2, finetune=2, heads=(2,)),
