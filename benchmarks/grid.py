@@ -22,8 +22,9 @@ def member(out: Path, seed: int, pairs: int, epochs: int) -> None:
     from rmlab.recipe import Size, Training
     from rmlab.reward.model import from_backbone
     from rmlab.reward.training import train
+    from rmlab.sources.sandbox.vocabulary import SPECIAL_TOKENS
 
-    model = from_backbone(build(Size(), workload.VOCAB, seed=0), 1, seed)
+    model = from_backbone(build(Size(), workload.VOCAB, SPECIAL_TOKENS, seed=0), 1, seed)
     np.save(out / "losses.npy", train(model, workload.pairs(pairs), Training(epochs=epochs), seed))
 
 

@@ -11,10 +11,11 @@ import torch
 from common import harness, workload
 
 from rmlab.backbone import build
-from rmlab.recipe import Size, World
+from rmlab.recipe import Size
 from rmlab.reward.model import RewardModel, from_backbone
-from rmlab.sources.sandbox import world
-from rmlab.tokens import EOS, pad_right
+from rmlab.sources.sandbox import authors, world
+from rmlab.sources.sandbox.vocabulary import EOS, SPECIAL_TOKENS
+from rmlab.tokens import pad_right
 
 run = harness.start(__doc__.splitlines()[0], rounds=9)
 BATCH, K = 64, 5
@@ -28,10 +29,10 @@ def sandbox() -> tuple[RewardModel, Rows]:
     count = 256 if run.quick else 512
     rows = []
     for request in asked:
-        skill = world.skills(count, world.POLICY_SKILL, rng)
-        words = [world.answer(request, s, rng, World()) for s in skill]
+        skill = authors.skills(count, authors.POLICY_SKILL, rng)
+        words = [authors.answer(request, s, rng) for s in skill]
         rows.append((request.ids(), [[world.ID[x] for x in a] + [EOS] for a in words]))
-    return from_backbone(build(Size(), len(world.VOCAB), seed=0), K, seed=0), rows
+    return from_backbone(build(Size(), len(world.VOCAB), SPECIAL_TOKENS, seed=0), K, seed=0), rows
 
 
 def long_prompts() -> tuple[RewardModel, Rows]:

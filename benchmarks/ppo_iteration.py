@@ -26,7 +26,7 @@ from statistics import median
 import numpy as np
 from common import harness, workload
 
-from rmlab.tokens import SPECIALS, build_tokenizer
+from rmlab.sources.sandbox.vocabulary import SPECIALS, build_tokenizer
 
 run = harness.start(__doc__.splitlines()[0], rounds=3)
 TRL = "1.12.0"

@@ -15,7 +15,7 @@ from common import harness, workload
 from rmlab.recipe import Training
 from rmlab.reward.model import from_backbone
 from rmlab.reward.training import train
-from rmlab.tokens import SPECIALS, build_tokenizer
+from rmlab.sources.sandbox.vocabulary import SPECIALS, build_tokenizer
 
 try:
     from datasets import Dataset, disable_progress_bars

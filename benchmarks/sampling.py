@@ -19,7 +19,7 @@ from common import harness, workload
 from rmlab.optimise.ppo import picked
 from rmlab.optimise.sampling import sample
 from rmlab.sources.sandbox import world
-from rmlab.tokens import EOS, PAD
+from rmlab.sources.sandbox.vocabulary import EOS, PAD
 
 run = harness.start(__doc__.splitlines()[0], rounds=7)
 PROMPTS, BEST, ROWS = (32, 2, 16) if run.quick else (256, 8, 128)

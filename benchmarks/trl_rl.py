@@ -30,7 +30,7 @@ from rmlab.optimise import ppo
 from rmlab.optimise.trl import RewardFunction
 from rmlab.recipe import Ppo
 from rmlab.reward.model import from_backbone
-from rmlab.tokens import SPECIALS, build_tokenizer
+from rmlab.sources.sandbox.vocabulary import SPECIALS, build_tokenizer
 
 try:
     import trl

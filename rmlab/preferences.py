@@ -45,7 +45,7 @@ class Report:
 
     def __str__(self) -> str:
         def listed(counts: Counter) -> str:
-            return ", ".join(f"{what} {count}" for what, count in sorted(counts.items()))
+            return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
 
         text = f"kept {self.kept}, dropped {self.dropped.total()}"
         text += f" ({listed(self.dropped)})" if self.dropped else ""
@@ -53,10 +53,16 @@ class Report:
 
 
 class BadRow(ValueError):
-    """A row that cannot be used: `reason` is the short name that a report counts it under."""
+    """A row that cannot be used.
 
-    def __init__(self, reason: str, where: str, what: str, name: str | None = None):
-        super().__init__(f"{where}, field {name!r}: {what}" if name else f"{where}: {what}")
+    reason : the short name that a report counts it under
+    where : file and line, or whatever else finds the row
+    fault : what is wrong with it, and the mend
+    name : the field, if it is one field's fault
+    """
+
+    def __init__(self, reason: str, where: str, fault: str, name: str | None = None):
+        super().__init__(f"{where}, field {name!r}: {fault}" if name else f"{where}: {fault}")
         self.reason = reason
 
 
@@ -72,8 +78,8 @@ def load_pairs(
       the assistant is a whole dialogue, its last message the answer and the rest the prompt;
     - raw HH: no `prompt`, and both sides are one string, split at its last "\\n\\nAssistant:".
 
-    The last two give the same text for the same dialogue: "\\n\\nHuman: ...\\n\\nAssistant:". Optional fields:
-    `id` and `soft_label`, a share from 0 to 1.
+    The last two give the same text for the same dialogue: "\\n\\nHuman: ...\\n\\nAssistant:". Optional
+    fields: `id` and `soft_label`, a share from 0 to 1.
 
     Parameters
     ----------
@@ -109,8 +115,8 @@ def load_hub(
         mend = "install it, or give a JSON file to load_pairs"
         raise ValueError(f"name = {name!r}: hub data needs the package `datasets`; {mend}") from None
     rows = load_dataset(name, split=split)
-    found = ((f"{name} [{split}], row {i}", lambda row=row: row) for i, row in enumerate(rows))
-    return _collect(found, on_bad, repeats)
+    located = ((f"{name} [{split}], row {i}", lambda row=row: row) for i, row in enumerate(rows))
+    return _collect(located, on_bad, repeats)
 
 
 def split_pairs(pairs: Sequence[Pair], fraction: float, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
@@ -135,8 +141,10 @@ def split_pairs(pairs: Sequence[Pair], fraction: float, seed: int = 0) -> tuple[
     return parts
 
 
-def truncate_pair(prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int], max_length: int):
-    """Cut a pair of token ids so that prompt and answer fit in `max_length` tokens and the difference survives.
+def truncate_pair(
+    prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int], max_length: int
+) -> tuple[list[int], list[int], list[int]]:
+    """Cut a pair of ids so that prompt and answer fit in `max_length` tokens and the difference survives.
 
     The prompt, the same for both sides, loses its left end (a <bos> there too: give it without, and put it
     back). An answer is cut only if it is longer than `max_length` by itself: on the right, except for its
@@ -154,8 +162,8 @@ def truncate_pair(prompt: Sequence[int], chosen: Sequence[int], rejected: Sequen
     require(max_length >= 2, "max_length", max_length, "at least 2 tokens")
     chosen, rejected = _cut_answer(chosen, max_length), _cut_answer(rejected, max_length)
     if chosen == rejected:
-        what = "chosen and rejected become identical; raise it, or drop the pair"
-        raise BadRow("identical_after_truncation", f"max_length = {max_length}", what)
+        fault = "chosen and rejected become identical; raise it, or drop the pair"
+        raise BadRow("identical_after_truncation", f"max_length = {max_length}", fault)
     room = max_length - max(len(chosen), len(rejected))
     prompt = list(prompt)
     return prompt[max(0, len(prompt) - room) :], chosen, rejected
@@ -180,8 +188,8 @@ def truncate_pairs(
     for i, (prompt, chosen, rejected) in enumerate(rows):
         length = len(prompt) + max(len(chosen), len(rejected))
         if length > max_length and on_long == "error":
-            what = f"{length} tokens; raise max_length = {max_length}, cut or drop"
-            raise BadRow("too_long", f"pair {i}", what)
+            fault = f"{length} tokens; raise max_length = {max_length}, cut or drop"
+            raise BadRow("too_long", f"pair {i}", fault)
         if length > max_length and on_long == "drop":
             report.dropped["too_long"] += 1
             continue
@@ -215,8 +223,8 @@ def _collect(rows: Iterable[tuple[str, Callable]], on_bad: str, repeats: str) ->
             pair = _pair(read(), where)
             texts = (pair.prompt, *sorted((pair.chosen, pair.rejected)))
             if owner.setdefault(pair.id, texts) != texts:
-                what = f"{_short(pair.id)} is another pair's too; give each pair its own"
-                raise BadRow("repeated_id", where, what, "id")
+                fault = f"{_short(pair.id)} is another pair's too; give each pair its own"
+                raise BadRow("repeated_id", where, fault, "id")
         except BadRow as bad:
             if on_bad == "error":
                 raise
@@ -240,16 +248,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Callable]]:
         raise ValueError(f"{path}: is a Git LFS pointer, not the data; run `git lfs pull`")
     data = raw.removeprefix(b"\xef\xbb\xbf")
     start = len(raw) - len(data)
-    if data.lstrip()[:1] == b"[":
-        try:
-            rows = json.loads(data.decode("utf-8"))
-        except UnicodeDecodeError as bad:
-            line, byte = data.count(b"\n", 0, bad.start) + 1, start + bad.start
-            raise ValueError(
-                f"{path}, line {line}: byte {byte} of the file is not UTF-8; convert it"
-            ) from None
-        except json.JSONDecodeError as bad:
-            raise ValueError(f"{path}, line {bad.lineno}: not JSON ({bad.msg}); mend the file") from None
+    rows = _array(data, path, start) if data.lstrip()[:1] == b"[" else None
+    if rows is not None:
         yield from ((f"{path}, row {i}", lambda row=row: row) for i, row in enumerate(rows, 1))
         return
     for number, line in enumerate(data.split(b"\n"), 1):  # not splitlines: U+2028 is text
@@ -258,14 +258,31 @@ def _rows(path: Path) -> Iterator[tuple[str, Callable]]:
         start += len(line) + 1
 
 
+def _array(data: bytes, path: Path, start: int) -> list | None:
+    """The rows of a file that is one JSON array; None where only its first line is one."""
+    try:
+        return json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as bad:
+        line, byte = data.count(b"\n", 0, bad.start) + 1, start + bad.start
+        raise ValueError(f"{path}, line {line}: byte {byte} of the file is not UTF-8; convert it") from None
+    except json.JSONDecodeError as bad:
+        if bad.msg == "Extra data":
+            return None
+        raise ValueError(f"{path}, line {bad.lineno}: not JSON ({bad.msg}); mend the file") from None
+    except (ValueError, RecursionError):  # see _parse
+        raise ValueError(f"{path}: JSON that no pair needs, in one array; mend the file") from None
+
+
 def _parse(line: bytes, where: str, start: int) -> object:
     if len(line) > HUGE:
         raise BadRow("huge_line", where, f"{len(line)} bytes in one line; is this JSON lines?")
     try:
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as bad:
-        what = f"byte {start + bad.start} of the file ({line[bad.start]:#04x}) is not UTF-8; convert the file"
-        raise BadRow("not_utf8", where, what) from None
+        fault = (
+            f"byte {start + bad.start} of the file ({line[bad.start]:#04x}) is not UTF-8; convert the file"
+        )
+        raise BadRow("not_utf8", where, fault) from None
     except json.JSONDecodeError as bad:
         raise BadRow(
             "not_json", where, f"not JSON at column {bad.colno} ({bad.msg}); mend the line"
@@ -319,8 +336,8 @@ def _split(side: object, name: str, where: str) -> tuple[str, str]:
         _check_text(side, name, where)
     cut = side.rfind(MARK)  # the common prefix would swallow words that both answers begin with
     if cut < 0:
-        what = f"missing, and {name!r} is no dialogue to take it from; give the prompt"
-        raise BadRow("missing_field", where, what, "prompt")
+        fault = f"missing, and {name!r} is no dialogue to take it from; give the prompt"
+        raise BadRow("missing_field", where, fault, "prompt")
     return side[: cut + len(MARK)], side[cut + len(MARK) :].strip()
 
 
@@ -347,8 +364,8 @@ def _render(turns: list[tuple[str, str]]) -> str:
 
 def _check_text(text: object, name: str, where: str) -> None:
     if not isinstance(text, str):
-        what = f"{_short(text)} is {type(text).__name__}, not text; give a string"
-        raise BadRow("not_text", where, what, name)
+        fault = f"{_short(text)} is {type(text).__name__}, not text; give a string"
+        raise BadRow("not_text", where, fault, name)
     if not text.strip():
         reason = "empty_prompt" if name == "prompt" else "empty_answer"
         raise BadRow(reason, where, "empty; drop the row or give the text", name)

@@ -1,17 +1,23 @@
 """Token rules, in one place: the special tokens of a model, masks, padding, the last real token.
 
-PAD is a token of its own, never an EOS; an EOS ends every answer, in training and in scoring; a score is read at
-the last real token, which the mask names and never a token id. Which ids these are, a model and its tokenizer say.
+PAD is a token of its own, never an EOS; an EOS ends every answer, in training and in scoring; a score is read
+at the last real token, which the mask names and never a token id. Which ids these are, a model and its
+tokenizer say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rmlab.recipe import require
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -22,13 +28,13 @@ class SpecialTokens:
     ----------
     pad : fills rows up; never sampled, never scored
     eos : one or more ids, any of which ends an answer
-    never_sampled : ids that the sampler bans, and renormalises away in sampling, training and reference alike; PAD
-        is always one of them
+    never_sampled : ids that the sampler bans, and renormalises away in sampling, training and reference
+        alike; PAD is always one of them
 
     Raises
     ------
     ValueError
-        A negative id, no EOS, PAD among the EOS (the end of an answer would never be scored), an EOS that is banned.
+        A negative id, no EOS, PAD among the EOS (an answer's end would never be scored), a banned EOS.
     """
 
     pad: int
@@ -52,11 +58,11 @@ class SpecialTokens:
         object.__setattr__(self, "never_sampled", banned)
 
     @classmethod
-    def of(cls, model, tokenizer=None) -> SpecialTokens:
+    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> SpecialTokens:
         """Read them from a Hugging Face model and, where there is one, its tokenizer.
 
-        EOS: every id that the model's config, its generation config or the tokenizer names. PAD: the tokenizer's, or
-        the model's. Never sampled: PAD, and the generation config's `suppress_tokens`.
+        EOS: every id that the model's config, its generation config or the tokenizer names. PAD: the
+        tokenizer's, or the model's. Never sampled: PAD, and the generation config's `suppress_tokens`.
 
         Raises
         ------
@@ -92,33 +98,15 @@ class SpecialTokens:
 
 
 PAD_MEND = (
-    "a PAD token of its own: tokenizer.add_special_tokens({'pad_token': '<pad>'}), resize the model's embeddings and "
-    "set model.config.pad_token_id = tokenizer.pad_token_id"
+    "a PAD token of its own: tokenizer.add_special_tokens({'pad_token': '<pad>'}), resize the model's "
+    "embeddings and set model.config.pad_token_id = tokenizer.pad_token_id"
 )
 
-SPECIALS = ("<pad>", "<bos>", "<eos>", "<sep>", "<unk>")
-PAD, BOS, EOS, SEP, UNK = range(5)
-NEVER_SAMPLED = (PAD, BOS, SEP, UNK)
 
-
-def build_tokenizer(words: Sequence[str]):
-    """A word-level Hugging Face tokenizer over `SPECIALS` and `words`, split at white space."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-    from transformers import PreTrainedTokenizerFast
-
-    vocab = {w: i for i, w in enumerate((*SPECIALS, *words))}
-    inner = Tokenizer(WordLevel(vocab, unk_token="<unk>"))
-    inner.pre_tokenizer = WhitespaceSplit()
-    names = dict(
-        pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", sep_token="<sep>", unk_token="<unk>"
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=inner, padding_side="right", **names)
-
-
-def pad_right(rows: Sequence[Sequence[int]], pad: int = PAD, length: int | None = None):
-    """Rows of ids -> (ids (B, T) int64, mask (B, T) bool), padded on the right to the longest (or `length`)."""
+def pad_right(
+    rows: Sequence[Sequence[int]], pad: int = 0, length: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ids -> (ids (B, T) int64, mask (B, T) bool), padded on the right to the longest or `length`."""
     width = max((len(r) for r in rows), default=0) if length is None else length
     ids = np.full((len(rows), width), pad, np.int64)
     mask = np.zeros((len(rows), width), bool)
@@ -128,7 +116,7 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int = PAD, length: int | None 
     return ids, mask
 
 
-def last_index(mask):
+def last_index(mask: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
     """Index of the last real token of each row, (B, T) -> (B,); left, right or no padding; NumPy or torch.
 
     Raises

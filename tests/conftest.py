@@ -11,9 +11,10 @@ def tiny_lm():
     """An untrained Llama of two layers over the sandbox's vocabulary."""
     from rmlab.backbone import build
     from rmlab.recipe import Size
+    from rmlab.sources.sandbox.vocabulary import SPECIAL_TOKENS
     from rmlab.sources.sandbox.world import VOCAB
 
-    return build(Size(hidden=32, layers=2, heads=4, ff=48), len(VOCAB), seed=3).eval()
+    return build(Size(hidden=32, layers=2, heads=4, ff=48), len(VOCAB), SPECIAL_TOKENS, seed=3).eval()
 
 
 @pytest.fixture(scope="session")
@@ -52,19 +53,20 @@ def tiny_qwen():
 @pytest.fixture(scope="session")
 def world_pairs():
     """48 pairs of author answers, the better by gold chosen, as ids."""
-    from rmlab.recipe import World, stream
+    from rmlab.recipe import stream
     from rmlab.reward.training import PairIds
-    from rmlab.sources.sandbox import gold
+    from rmlab.sources.sandbox import authors, gold
     from rmlab.sources.sandbox import world as w
-    from rmlab.tokens import EOS, pad_right
+    from rmlab.sources.sandbox.vocabulary import EOS
+    from rmlab.tokens import pad_right
 
     rng = stream(0, "tests")
     asked = w.requests(48, rng)
     sides = []
     for _ in range(2):
         words = [
-            w.answer(r, s, rng, World())
-            for r, s in zip(asked, w.skills(48, w.POLICY_SKILL, rng), strict=True)
+            authors.answer(r, s, rng)
+            for r, s in zip(asked, authors.skills(48, authors.POLICY_SKILL, rng), strict=True)
         ]
         sides.append([[w.ID[x] for x in a] + [EOS] for a in words])
     worth = np.stack([gold.gold(pad_right(side)[0], gold.Truth.of(asked)) for side in sides])

@@ -1,4 +1,4 @@
-"""Loading, cleaning, splitting and cutting preference pairs. Fixtures are written here; texts are never printed."""
+"""Loading, cleaning, splitting and cutting preference pairs. Fixtures are written here."""
 
 from __future__ import annotations
 
@@ -125,9 +125,9 @@ def test_the_three_forms_of_one_dialogue_give_one_pair(tmp_path):
         | {"chosen": [*prompt, *say("assistant: Red.")], "rejected": [*prompt, *say("assistant: Seven.")]},
         "plain": {"prompt": text, "chosen": "Red.", "rejected": "Seven."},
     }
-    found = [load_pairs(lines(tmp_path / f"{i}.jsonl", row))[0] for i, row in enumerate(forms.values())]
-    assert all(pairs == found[0] for pairs in found)
-    assert (found[0][0].prompt, found[0][0].chosen, found[0][0].rejected) == (text, "Red.", "Seven.")
+    read = [load_pairs(lines(tmp_path / f"{i}.jsonl", row))[0] for i, row in enumerate(forms.values())]
+    assert all(pairs == read[0] for pairs in read)
+    assert (read[0][0].prompt, read[0][0].chosen, read[0][0].rejected) == (text, "Red.", "Seven.")
 
 
 def test_raw_dialogues_are_split_at_the_last_turn_not_at_the_common_prefix(tmp_path):
@@ -185,8 +185,13 @@ def test_ids_come_from_the_file_or_the_text_never_from_the_position(tmp_path):
         (b"[]", "has no rows"),
         (b'\n[{"prompt": \n', "line 3: not JSON"),
         (b'[\n"\xff"]', "line 2: byte 3 of the file is not UTF-8"),
+        (
+            b"[" + b"[" * 100_000 + b"]" * 100_000 + b"]",
+            r"pairs\.json: JSON that no pair needs, in one array",
+        ),
+        (b'[{"prompt": ' + b"9" * 5000 + b"}]", r"pairs\.json: JSON that no pair needs, in one array"),
     ],
-    ids=["lfs", "empty", "blank", "no-rows", "cut-array", "latin-array"],
+    ids=["lfs", "empty", "blank", "no-rows", "cut-array", "latin-array", "deep-array", "long-number-array"],
 )
 @pytest.mark.parametrize("on_bad", ["error", "drop"])
 def test_a_file_that_is_no_data_is_an_error_whatever_is_asked(tmp_path, data, words, on_bad):
@@ -194,6 +199,14 @@ def test_a_file_that_is_no_data_is_an_error_whatever_is_asked(tmp_path, data, wo
     path.write_bytes(data)
     with pytest.raises(ValueError, match=words):
         load_pairs(path, on_bad=on_bad)
+
+
+def test_lines_whose_first_row_is_a_list_are_lines(tmp_path):
+    path = lines(tmp_path / "pairs.jsonl", [1, 2], GOOD)
+    with pytest.raises(BadRow, match=r"line 1: \[1, 2\] is no object"):
+        load_pairs(path)
+    pairs, report = load_pairs(path, on_bad="drop")
+    assert len(pairs) == 1 and report.dropped == {"not_an_object": 1}
 
 
 def test_options_and_paths_are_named(tmp_path):

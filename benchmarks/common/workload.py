@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from rmlab.reward.training import PairIds
-from rmlab.tokens import BOS, EOS, NEVER_SAMPLED, PAD, SPECIALS
+from rmlab.sources.sandbox.vocabulary import BOS, EOS, PAD, SPECIAL_TOKENS, SPECIALS
 
 VOCAB = 512
 MODEL = "GPT-NeoX, hidden 128, 4 layers, 4 heads, vocabulary 512, fp32, dropout 0, weights from a seed"
@@ -38,7 +38,7 @@ def ending(model, share: float):
     model.gpt_neox.final_layer_norm.bias.copy_(10.0 * up)
     head = model.get_output_embeddings().weight
     head[:, 0] = 0.0
-    head[list(NEVER_SAMPLED)] = -3.0 * up  # a logit of about -30
+    head[list(SPECIAL_TOKENS.never_sampled)] = -3.0 * up  # a logit of about -30
     odds = share / (1 - share) * (VOCAB - len(SPECIALS))
     head[EOS] = (float(np.log(odds)) / 10 if share else -3.0) * up
     return model
@@ -51,7 +51,7 @@ def llama(seed: int = 0):
     from rmlab.recipe import Size
     from rmlab.sources.sandbox.world import VOCAB as words
 
-    model = build(Size(), len(words), seed).eval()
+    model = build(Size(), len(words), SPECIAL_TOKENS, seed).eval()
     model.get_output_embeddings().weight[EOS] *= 3.0  # so that its logit is high in some contexts
     return model
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 import html
 import re
 
-from rmlab.sources.sandbox import gold, world
-from rmlab.tokens import EOS
+import numpy as np
+
+from rmlab.recipe import require
+from rmlab.sources.base import Prompt, Source, term_worth
+
+GRID = (
+    "display:grid;grid-template-columns:minmax(9rem,1.2fr) 1fr 3.4em;gap:.5rem;align-items:center;"
+    "max-width:34rem;font-size:.9rem"
+)
+QUOTE = "margin:0 0 .5rem;padding:.1rem 0 .1rem .8rem;border-left:3px solid #b07a10"
+GOOD, BAD = "#029e73", "#d55e00"
 
 
 def readable(words: str) -> str:
@@ -17,57 +26,59 @@ def readable(words: str) -> str:
 
 
 class Bill:
-    """Gold's explanation of an answer to a request, term by term; in a notebook, a list of small bars.
+    """Gold's explanation of an answer, term by term; in a notebook, a list of small bars.
 
-    answer : the answer's words, without `<eos>`. Raises a `ValueError` for a word the world does not have.
+    Parameters
+    ----------
+    source : one whose gold has a bill
+    prompt : what is answered
+    answer : the answer's text; an EOS is added
+
+    Attributes
+    ----------
+    lines : (label, count, worth in gold units) of every term that is worth something
+    total : gold, the sum of their worths
+
+    Raises
+    ------
+    ValueError
+        A source without a bill, or an answer that the source cannot read.
     """
 
-    def __init__(self, request: world.Request, answer: str):
-        unknown = [w for w in answer.split() if w not in world.ID]
-        if unknown:
-            raise ValueError(
-                f"answer holds {unknown[0]!r}: use words of the sandbox's vocabulary, rmlab.sources.sandbox.world.WORDS"
-            )
+    def __init__(self, source: Source, prompt: Prompt, answer: str):
+        terms = source.bill
+        require(len(terms) > 0, "source", type(source).__name__, "a source whose gold has a bill")
+        counts = source.gold_terms([prompt], np.array([source.ids(answer)]))[0]
+        worths = [float(term_worth(c, t["values"], t["slope"])) for t, c in zip(terms, counts, strict=True)]
+        lines = zip((t["label"] for t in terms), map(int, counts), worths, strict=True)
         self.answer = answer
-        ids = [[*(world.ID[w] for w in answer.split()), EOS]]
-        lines = gold.explain(ids, gold.Truth.of([request]))
-        self.lines = [(label.removesuffix(" (sixths)"), count, worth) for label, count, worth in lines]
+        self.lines = [line for line in lines if line[2] != 0.0]
         self.total = sum(worth for _, _, worth in self.lines)
 
     def _repr_html_(self) -> str:
         most = max(3.0, *(abs(worth) for _, _, worth in self.lines), 0.0)
-        grid = "display:grid;grid-template-columns:minmax(9rem,1.2fr) 1fr 3.4em;gap:.5rem;align-items:center;max-width:34rem;font-size:.9rem"
-        rows = []
-        for label, _, worth in self.lines:
-            side, color = ("left", "#029e73") if worth >= 0 else ("right", "#d55e00")
-            bar = f'<i style="position:absolute;top:0;bottom:0;{side}:50%;width:{50 * abs(worth) / most:.1f}%;background:{color}"></i>'
-            track = f'<span aria-hidden="true" style="position:relative;height:.7rem">{bar}</span>'
-            rows.append(
-                f'<div style="{grid}"><span>{html.escape(label)}</span>{track}<span style="text-align:right">{_signed(worth)}</span></div>'
-            )
-        total = f'<div style="{grid};font-weight:600;border-top:1px solid #8886"><span>gold</span><span></span><span style="text-align:right">{_signed(self.total)[0:] if self.total < 0 else f"{self.total:.2f}"}</span></div>'
-        quote = f'<blockquote style="margin:0 0 .5rem;padding:.1rem 0 .1rem .8rem;border-left:3px solid #b07a10">{html.escape(readable(self.answer))}</blockquote>'
+        quote = f'<blockquote style="{QUOTE}">{html.escape(readable(self.answer))}</blockquote>'
+        rows = [_row(label, _bar(worth / most), _signed(worth)) for label, _, worth in self.lines]
+        line = ";font-weight:600;border-top:1px solid #8886"
+        total = _row("gold", "<span></span>", f"{self.total:.2f}".replace("-", "−"), line)
         return f'<div class="ink">{quote}{"".join(rows)}{total}</div>'
 
     def __repr__(self) -> str:
-        return "\n".join(
-            [
-                readable(self.answer),
-                *(f"{_signed(worth):>6}  {label}" for label, _, worth in self.lines),
-                f"{self.total:6.2f}  gold",
-            ]
-        )
+        lines = [f"{_signed(worth):>6}  {label}" for label, _, worth in self.lines]
+        return "\n".join([readable(self.answer), *lines, f"{self.total:6.2f}  gold"])
 
 
-def _signed(x: float) -> str:
-    return f"{x:+.2f}".replace("-", "−")
+def _row(label: str, middle: str, number: str, style: str = "") -> str:
+    number = f'<span style="text-align:right">{number}</span>'
+    return f'<div style="{GRID}{style}"><span>{html.escape(label)}</span>{middle}{number}</div>'
 
 
-def cedar() -> world.Request:
-    """The book's recurring request: the cedar bistro's seating and price."""
-    facts = (("view", "wide"), ("walk", "short"), ("seating", "roomy"), ("price", "fair"), ("music", "folk"))
-    at = world.ATTRIBUTE_NAMES.index
-    pairs = tuple((at(a), world.VALUES.index(v)) for a, v in facts)
-    return world.Request(
-        world.NAMES.index("cedar"), world.KINDS.index("bistro"), pairs, (at("seating"), at("price"))
-    )
+def _bar(share: float) -> str:
+    """A bar from the middle, to the right or the left: share -1 to 1."""
+    side, color = ("left", GOOD) if share >= 0 else ("right", BAD)
+    place = f"position:absolute;top:0;bottom:0;{side}:50%;width:{50 * abs(share):.1f}%;background:{color}"
+    return f'<span aria-hidden="true" style="position:relative;height:.7rem"><i style="{place}"></i></span>'
+
+
+def _signed(worth: float) -> str:
+    return f"{worth:+.2f}".replace("-", "−")

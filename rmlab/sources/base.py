@@ -1,8 +1,8 @@
-"""What a study is about: a source gives prompts and, where it has them, documents, gold, its explanation and probes.
+"""What a study is about: a source of prompts and, where it has them, of documents, gold and probes.
 
-A source is its settings: a frozen dataclass that a recipe holds, whose fields decide every number that its methods give.
-Two kinds are meant: a closed world with a known gold reward, and text with a tokenizer, a preference file and a larger
-reward model for gold.
+A source is its settings: a frozen dataclass that a recipe holds, whose fields decide every number that its
+methods give. Two kinds are meant: a closed world with a known gold reward, and text with a tokenizer, a
+preference file and a larger reward model for gold.
 
 Letters: P prompts, N answers a prompt, B rows, T tokens, F terms of gold's bill, C probes.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rmlab.recipe import require
 from rmlab.tokens import SpecialTokens
 
 Ids = list[list[int]]
@@ -54,36 +55,83 @@ class Source(ABC):
     def documents(self, kind: str, count: int, rng: np.random.Generator) -> Ids | None:
         """`count` documents to train a language model on, as ids; None where the source has none.
 
-        kind : "records" (copying), "answers" (of authors of every skill), "demonstrations" (of better authors)
+        kind : "records" (copying), "answers" (authors of every skill), "demonstrations" (better authors)
         """
         return None
 
     def gold(self, prompts: Sequence[Prompt], answers: np.ndarray) -> np.ndarray | None:
-        """The true reward of an answer to each prompt: B prompts, ids (B, T) right-padded -> (B,) float64, gold units."""
+        """The true reward of an answer to each of B prompts, (B,) float64, gold units; None where unknown.
+
+        answers : ids (B, T), right-padded
+        """
         return None
 
     def gold_terms(self, prompts: Sequence[Prompt], answers: np.ndarray) -> np.ndarray | None:
-        """How often each term of gold's bill occurs, (B, F) uint8 in the order of `bill`; None where gold has no terms."""
+        """How often each term of `bill` occurs, (B, F) uint8; None where gold has no terms.
+
+        Arguments are those of `gold`.
+        """
         return None
 
     @property
     def bill(self) -> list[dict]:
-        """Gold's terms: name, label, values, slope: count c is worth values[c], and slope for each one past the last."""
+        """Gold's terms, each with its name, label, values and slope; see `term_worth`."""
         return []
 
     def probes(self, prompts: Sequence[Prompt]) -> Probes | None:
         """One change each in a good answer to every prompt."""
         return None
 
+    @property
+    def probe_labels(self) -> dict[str, str]:
+        """What each probe but "base" changes, in words: name -> label."""
+        return {}
+
+    def prompt(self, text: str) -> Prompt:
+        """The prompt whose text it is."""
+        raise ValueError(f"source = {type(self).__name__}: cannot read a prompt from its text")
+
+    def ids(self, text: str) -> list[int]:
+        """An answer's text as ids (T,), an EOS last; `text` is its inverse."""
+        raise ValueError(f"source = {type(self).__name__}: cannot read text as ids")
+
     def text(self, ids: Sequence[int]) -> str:
         """An answer's ids (T,), special ids left out, as text."""
         raise ValueError(f"source = {type(self).__name__}: cannot write ids as text")
 
 
+def term_worth(count: np.ndarray, values: Sequence[float], slope: float) -> np.ndarray:
+    """What counts (...) of one term of a bill are worth: (...) float64, gold units.
+
+    Count c is worth values[c], and `slope` for each one past the last.
+    """
+    count = np.asarray(count, np.int64)
+    last = len(values) - 1
+    return np.asarray(values)[np.minimum(count, last)] + slope * np.maximum(count - last, 0)
+
+
+def check_answers(ids: np.ndarray, vocab_size: int, pad: int) -> np.ndarray:
+    """Answers as a source takes them, right-padded ids (B, T): themselves, as int32.
+
+    Raises
+    ------
+    ValueError
+        Another shape, no integers, an id outside the vocabulary, an answer without a token.
+    """
+    ids = np.asarray(ids)
+    good = ids.ndim == 2 and np.issubdtype(ids.dtype, np.integer)
+    require(good, "answers", f"{ids.dtype} {ids.shape}", "integer ids (B, T)")
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    require(not len(outside), "ids in answers", outside[:1].tolist(), f"ids from 0 to {vocab_size - 1}")
+    empty = np.flatnonzero((ids == pad).all(1))
+    require(not len(empty), "empty rows of answers", empty[:1].tolist(), "at least one token, the EOS")
+    return ids.astype(np.int32, copy=False)
+
+
 def save_prompts(folder: str | Path, prompts: Sequence[Prompt]) -> None:
     """Write `prompts.jsonl`, a line a prompt: text and ids."""
-    lines = [json.dumps({"text": p.text, "ids": list(p.ids)}) for p in prompts]
-    (Path(folder) / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = [json.dumps({"text": p.text, "ids": list(p.ids)}) + "\n" for p in prompts]
+    (Path(folder) / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def load_prompts(folder: str | Path) -> list[Prompt]:
