@@ -70,12 +70,12 @@ def agreement(scores: StudyScores) -> pd.DataFrame:
 
 def probes(scores: StudyScores) -> pd.DataFrame:
     """Reactions to one change in a good answer: gold's, in gold units, and every member's, in standard deviations."""
-    names = scores.probe_names[1:]
-    rows = [("gold", n, x) for n, x in zip(names, reaction(scores.probe_gold), strict=True)]
+    names, labels = scores.probe_names[1:], scores.recipe.source.probe_labels
+    rows = [("gold", n, labels[n], x) for n, x in zip(names, reaction(scores.probe_gold), strict=True)]
     for m in scores.members:
         reactions = reaction(m.probes)  # (C - 1, K)
-        rows += [(i, n, reactions[c, k]) for k, i in enumerate(m.ids) for c, n in enumerate(names)]
-    return pd.DataFrame(rows, columns=["reward_model", "probe", "reaction"])
+        rows += [(i, n, labels[n], reactions[c, k]) for k, i in enumerate(m.ids) for c, n in enumerate(names)]
+    return pd.DataFrame(rows, columns=["reward_model", "probe", "label", "reaction"])
 
 
 def fact_sensitivity(scores: StudyScores) -> pd.DataFrame:

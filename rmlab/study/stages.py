@@ -65,10 +65,10 @@ class Tune:
 
 def tune(out: Path, settings: Tune, backbone: Path) -> None:
     """Write the policy's Hugging Face folder."""
-    from rmlab.backbone import device_of, load
+    from rmlab.backbone import load
     from rmlab.backbone import tune as tune_model
 
-    model = load(backbone).to(device_of())
+    model = load(backbone)
     tune_model(model, settings.source, settings.tuning, settings.seed).save_pretrained(out)
 
 
@@ -84,11 +84,11 @@ class SampleAnswers:
 
 def sample_answers(out: Path, settings: SampleAnswers, policy: Path, prompts: Path) -> None:
     """Write `pool.npz`: the policy's answers, not yet judged."""
-    from rmlab.backbone import device_of, load
+    from rmlab.backbone import load
     from rmlab.optimise.pool import sample_pool
 
     s = settings
-    model, own = load(policy).to(device_of()), stream_seed(s.seed, *s.purpose)
+    model, own = load(policy), stream_seed(s.seed, *s.purpose)
     sample_pool(model, load_prompts(prompts), s.answers, s.max_new_tokens, own).save(out / "pool.npz")
 
 
@@ -112,9 +112,7 @@ def label(out: Path, settings: Label, answers: Path, prompts: Path) -> None:
     s, listed = settings, load_prompts(prompts)
     pool = Pool.load([answers / "pool.npz"]).with_gold(s.source, listed)
     ids = [f"{s.name}-{i}" for i in range(len(listed))]
-    seeds = stream_seed(s.seed, "flips"), stream_seed(s.seed, "bradley-terry")
-    first, keep, _ = label_pairs(pool.gold, ids, s.flips, s.temperature, *seeds)
-    keep &= (pool.ids[:, 0] != pool.ids[:, 1]).any(-1)
+    first, keep, _ = label_pairs(pool.gold, ids, s.flips, s.temperature, s.seed)
     rows = [
         [pool.ids[i, side, : pool.lengths[i, side]].tolist() for side in (0, 1)] for i in range(len(listed))
     ]
@@ -175,7 +173,7 @@ def train_member(
         spec: load_ensemble(f / "model").to(device) for spec, f in zip(s.singles, singles, strict=True)
     }
     data = PairIds.load(pairs)
-    models = [load(b).to(device) for b in backbones]
+    models = [load(b) for b in backbones]
     inputs = TrainingInputs(models, data, s.training, s.seed, s.draw, s.backbones, trained=trained)
     with Meter() as meter:
         if s.method == "single":
@@ -275,7 +273,7 @@ def ppo_run(out: Path, settings: PpoRun, policy: Path, reward_models: list[Path]
     watched, own = load_prompts(prompts), stream_seed(s.seed, "watch")
     eval_fn = evaluate(s.source, watched, s.answers, members, s.aggregator, s.strength, own, texts)
     rows = train(
-        load(policy).to(device),
+        load(policy),
         draw,
         lambda prompts, answers: aggregate(members(prompts, answers), s.aggregator, s.strength),
         s.ppo,
