@@ -2,9 +2,10 @@
 // that JupyterLab, Colab and a page without a kernel run: no library, no network.
 
 import {
-  AGGREGATORS, TIE, along, average, bestOf, columnOf, correlation, countsOf, curve, effective, goldOf, harmonic, klBound, ladders, prices,
+  AGGREGATORS, TIE, along, average, bestOf, correlation, countsOf, curve, effective, goldOf, harmonic, klBound, ladders, prices,
   scoreOf, standardError, tilts, typicalTilted, typicalWinner, unpack, wordsOf,
 } from "./explorer_math.mjs";
+import { called, drawPlot, make, num, rulerIn, whole } from "./explorer_plot.mjs";
 
 // ---- words and nodes
 
@@ -12,33 +13,11 @@ export function readable(text) { // "- price : fair ! i know" -> "– price: fai
   return text.replace(/(^| )- (\w+) : /g, "$1– $2: ").replace(/ ([.,!?;:])/g, "$1").replace(/\bi\b/g, "I")
     .replace(/(^|[.!?] )([a-z])/g, (_, end, letter) => end + letter.toUpperCase());
 }
-const num = (x, digits = 2) => { const t = x.toFixed(digits); return (+t ? t : t.replace("-", "")).replace("-", "−"); };
 const signed = (x) => (num(x)[0] === "−" ? "" : "+") + num(x);
-const whole = (n) => n.toLocaleString("en");
-const strength = (tilt, x) => (tilt ? `β = ${isFinite(x) ? +x.toPrecision(2) : "∞"}` : `n = ${whole(x)}`);
 const FEW = 10; // effective answers: with fewer, the luck of one answer's gold decides; as in tilt.py
-function make(node, attrs, kids) {
-  if (/^(INPUT|SELECT|BUTTON|SUMMARY)$/.test(node.tagName)) node.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab would take the arrow keys
-  for (const [k, v] of Object.entries(attrs)) {
-    if (k === "on") for (const [event, f] of Object.entries(v)) node.addEventListener(event, f);
-    else if (v !== false && v != null) node.setAttribute(k, v === true ? "" : v);
-  }
-  node.append(...kids.flat(Infinity).filter((x) => x != null && x !== false));
-  return node;
-}
-const h = (tag, attrs = {}, ...kids) => make(document.createElement(tag), attrs, kids);
-const svg = (tag, attrs = {}, ...kids) => make(document.createElementNS("http://www.w3.org/2000/svg", tag), attrs, kids);
-function ticks(low, high) {
-  const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20].find((s) => (high - low) / s <= 5) ?? 50, out = [];
-  for (let k = Math.ceil(low / step); k * step <= high + 1e-9; k++) out.push(k * step);
-  return out;
-}
-function apart(labels, gap, low, high) { // labels at a line's end, moved so that none covers another
-  labels.sort((a, b) => a.y - b.y);
-  labels.forEach((l, i) => { l.y = Math.max(l.y, i ? labels[i - 1].y + gap : low); });
-  for (let i = labels.length - 1, most = high; i >= 0; i--) { labels[i].y = Math.min(labels[i].y, most); most = labels[i].y - gap; }
-  return labels;
-}
+const CONTROL = /^(input|select|button|summary)$/; // JupyterLab would take their arrow keys
+const h = (tag, attrs = {}, ...kids) =>
+  make(document.createElement(tag), CONTROL.test(tag) ? { "data-lm-suppress-shortcuts": "true", ...attrs } : attrs, kids);
 
 // ---- the widget
 
@@ -139,7 +118,7 @@ async function render({ model, el: root }) {
   const judging = h("div", {}, h("span", { class: "rmx-label", "aria-hidden": true }, "members that judge"), toggles);
   const hint = h("p", { class: "rmx-small rmx-hint" });
   const step = (by) => () => change({ prompt: (state().prompt + by + d.P) % d.P });
-  const plot = h("div", { class: "rmx-plot" }), readout = h("p", { class: "rmx-readout" });
+  const plot = h("div", { class: "rmx-plot" }), ruler = rulerIn(plot), readout = h("p", { class: "rmx-readout" });
   const sentence = h("p", { class: "rmx-say", "aria-hidden": true }); // seen at once; said when the hand rests
   const status = h("p", { class: "rmx-status rmx-unseen", role: "status", "aria-live": "polite" });
   const caption = h("p", { class: "rmx-small rmx-hint" });
@@ -164,7 +143,7 @@ async function render({ model, el: root }) {
     request, h("div", { class: "rmx-panels" }, h("div", {}, answer, best), bill));
 
   // state -> picture. `now` holds what does not depend on n; `range` keeps the gold axis still between the presets.
-  let key = "", now = null;
+  let key = "", now = null, natsAt = null;
   const range = presets.filter(({ to }) => to.how !== "gold").flatMap(({ to }) => mean(curve(d, to.members, to.how, 1, grid).gold));
   const known = {}; // mean gold at each KL of `reach`, of a column that judges alone, or of gold itself: the oracle
   function solo(c, tilt) {
@@ -191,17 +170,18 @@ async function render({ model, el: root }) {
     now.summit = now.peak === now.last && now.last < now.grid.length - 1 ? "best before the dots" : "peak"; // there gold may still rise
   }
   function draw() {
-    const s = state(), { family, members, how, lam, tilt } = s, slide = AGGREGATORS[how][1], called = (x) => strength(tilt, x);
+    const s = state(), { family, members, how, lam, tilt } = s, slide = AGGREGATORS[how][1], name = (x) => called(tilt, x);
     compute(s);
     if (tilt) s.at = Math.min(now.stops[0], Math.max(now.stops.at(-1), s.at));
     const { at } = s, here = tilt ? tilts(d, now.rows, [at]) : bestOf(now.rows, [at]), [gold, proxy] = [here.gold, here.proxy].map((x) => average(x[0]));
     const kl = tilt ? average(here.kl[0]) : klBound(at), ess = tilt ? harmonic(here.ess[0]) : Infinity;
+    drawCurves(s, { kl, gold, proxy }); // first: it measures words, which is quick while nothing on the page has changed
     const start = now.gold[0], peak = now.grid[now.peak], top = now.gold[now.peak];
     familyBox.value = lead(family).name; howBox.value = how;
     familyBox.selectedOptions[0].textContent = family.label; // a series goes by the size that is chosen
     optimisers.forEach((button, k) => button.setAttribute("aria-pressed", String(tilt === (k === 1)))); nField.hidden = tilt; betaField.hidden = !tilt;
     const [box, out] = tilt ? [betaBox, betaOut] : [nBox, nOut];
-    box.max = now.stops.length - 1; box.value = now.stops.findLastIndex((x) => (tilt ? x >= at : x <= at)); out.value = called(at).slice(4);
+    box.max = now.stops.length - 1; box.value = now.stops.findLastIndex((x) => (tilt ? x >= at : x <= at)); out.value = name(at).slice(4);
     box.setAttribute("aria-valuetext", tilt ? `${out.value}, KL ${num(kl)} nats` : `${whole(at)} answers`);
     lamBox.disabled = !slide; lamOut.value = slide ? num(lam, slide[2] < 0.1 ? 2 : 1) : "not used";
     if (slide) { [lamBox.min, lamBox.max, lamBox.step] = slide; lamBox.value = lam; }
@@ -211,17 +191,16 @@ async function render({ model, el: root }) {
     }
     drawMembers(s);
     drawAlike(s);
-    drawPlot(s, kl, gold, proxy);
-    caption.textContent = `Averages over ${d.P} requests; band: ± 1 standard error of gold's difference to ${called(now.grid[0])}.`
+    caption.textContent = `Averages over ${d.P} requests; band: ± 1 standard error of gold's difference to ${name(now.grid[0])}.`
       + (how === "gold" ? "" : tilt ? " Oracle: gold itself is the proxy." : " Oracle: gold itself chooses.") + (how === "gold" || members.length < 2 ? "" : " One alone: the members judging singly, averaged.")
       + (now.last < now.grid.length - 1 ? ` Dotted: fewer than ${FEW} effective answers a request (harmonic mean).` : "");
-    readout.replaceChildren(h("b", {}, called(at)), (tilt ? ` · KL ${num(kl)}` : "") + ` · gold ${num(gold)} (${gold < start ? num(start - gold) + " under" : signed(gold - start) + " over"} a uniform pick)`,
-      ` · best was ${called(peak)}: ${num(top)}`);
+    readout.replaceChildren(h("b", {}, name(at)), (tilt ? ` · KL ${num(kl)}` : "") + ` · gold ${num(gold)} (${gold < start ? num(start - gold) + " under" : signed(gold - start) + " over"} a uniform pick)`,
+      ` · best was ${name(peak)}: ${num(top)}`);
     const who = how === "gold" ? "Gold itself" : members.length === 1 ? `One judge (${d.columns[members[0]]})`
       : `${members.length < family.members.length ? `${members.length} of ${family.members.length}` : "The"} judges (${family.label}), by ${AGGREGATORS[how][0].replace("λ", num(lam))}`;
-    const does = tilt ? `, the tilt at ${called(at).replace("β", "beta")}: KL ${num(kl)} nats, `
+    const does = tilt ? `, the tilt at ${name(at).replace("β", "beta")}: KL ${num(kl)} nats, `
       : `${how === "gold" || members.length === 1 ? " chooses" : ", choose"} from ${at === 1 ? "1 answer" : whole(at) + " answers"}: `;
-    const there = called(peak).replaceAll(" ", "\u00a0"), past = ess < FEW ? `${num(ess, 1)} effective answers: the pool cannot represent this policy.`
+    const there = name(peak).replaceAll(" ", "\u00a0"), past = ess < FEW ? `${num(ess, 1)} effective answers: the pool cannot represent this policy.`
       : at === peak ? `This is its ${now.summit}.`
       : top - gold < 0.005 ? `The peak, at ${there}, is no higher to two digits.`
       : kl > now.kl[now.peak] ? `That is ${num(top - gold)} below the peak, which was at ${there}.`
@@ -290,67 +269,15 @@ async function render({ model, el: root }) {
       h("tbody", {}, values.map((row, j) => h("tr", {}, h("th", { scope: "row" }, h("b", {}, `${j + 1}`), ` ${name(j)}`),
         row.map((x, k) => h("td", { style: `--much:${Math.round(Math.max(0, x) * 50)}%`, class: j === k ? "rmx-self" : null }, j === k ? "1" : digits(x))))))));
   }
-  function drawPlot({ family, how, tilt, members }, kl, gold, proxy) {
-    const W = Math.max(280, Math.min(800, width || 640)), narrow = W < 480;
-    const left = 38, right = narrow ? 88 : 110, t = 44, mid = 240, low = 276, end = 340, H = 380, wide = W - left - right;
-    const most = klBound(d.N) || 1, x = (nats) => left + (nats / most) * wide, at = x(kl), called = (m) => strength(tilt, m), { last: firm } = now;
-    const [under, over] = [-1, 1].map((by) => now.gold.map((g, k) => g + by * now.se[k])), levels = [...range, ...under, ...over];
-    let lo = Math.min(...levels), hi = Math.max(...levels);
-    const pad = Math.max(0.3, hi - lo); lo -= 0.06 * pad; hi += 0.14 * pad;
-    const y = (g) => mid - ((g - lo) / (hi - lo)) * (mid - t);
-    const plo = Math.min(...now.proxy), phi = Math.max(...now.proxy, plo + 0.5);
-    const z = (v) => end - 4 - ((v - plo) / (phi - plo)) * (end - 4 - low);
-    const line = (ys, f, xs) => ys.map((v, k) => `${x(xs[k]).toFixed(1)} ${f(v).toFixed(1)}`);
-    const path = (ys, f, c, xs) => svg("path", { d: "M" + line(ys, f, xs).join("L"), class: c, "clip-path": `url(#${id}clip)` });
-    const main = (ys, f, c) => [path(ys.slice(0, firm + 1), f, c, now.kl), firm < ys.length - 1 && path(ys.slice(firm), f, c + " rmx-thin", now.kl.slice(firm))];
-    const band = [...line(over.slice(0, firm + 1), y, now.kl), ...line(under.slice(0, firm + 1), y, now.kl).reverse()];
-    const text = (tx, ty, words, attrs = {}) => svg("text", { x: tx, y: ty, ...attrs }, words);
-    const rule = (x1, y1, x2, y2, c) => svg("line", { x1, y1, x2, y2, class: c });
-    const middle = { "text-anchor": "middle" }, last = { "text-anchor": "end" };
-    const ns = [...(narrow ? [1, 16, 256, 4096] : [1, 4, 16, 64, 256, 1024, 4096, 16384]).filter((m) => m <= d.N / 2), d.N];
-    const marks = tilt ? [] : ns.map((m) => [klBound(m), m]); // along the top edge
-    if (tilt) now.kl.forEach((v, k) => { if (!k || x(v) - x(marks.at(-1)[0]) > 58) marks.push([v, now.grid[k]]); });
-    const oracle = solo("gold", tilt), other = how !== "gold" && members.length > 1 ? alone(family, tilt) : null, far = num(oracle.at(-1), 1);
-    const ends = [{ y: y(now.gold.at(-1)), words: "gold", c: "rmx-strong" }, { y: y(now.gold[0]), words: "uniform pick" }];
-    if (how !== "gold" && oracle.at(-1) <= hi) ends.push({ y: y(oracle.at(-1)), words: "oracle" });
-    else if (how !== "gold") ends.push({ y: t - 2, words: narrow ? `oracle ↑ ${far}` : `oracle, to ${far} ↑` });
-    if (other) ends.push({ y: y(other.at(-1)), words: "one alone" });
-    const top = now.gold[now.peak], px = x(now.kl[now.peak]), py = y(top), late = px > left + wide - 40;
-    const say = `Gold goes from ${num(now.gold[0])} at ${called(now.grid[0])} to its ${now.summit}, ${num(top)}, at ${called(now.grid[now.peak])}, and is `
-      + `${num(now.gold.at(-1))} at ${called(now.grid.at(-1))}; the proxy rises from ${num(now.proxy[0])} to ${num(now.proxy.at(-1))}.`;
-    const [colour, dash] = how === "gold" ? ["var(--gold)", "none"] : d.looks[family.name];
-    const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, width: W, height: H, role: "img", "aria-label": say, class: "rmx-svg", style: `--family:${colour};--dash:${dash}` },
-      svg("clipPath", { id: id + "clip" }, svg("rect", { x: left - 2, y: t - 8, width: wide + 4, height: H })),
-      text(0, 12, "gold reward", { class: "rmx-strong" }),
-      text(0, low - 12, how === "gold" ? "proxy: gold itself" : "proxy: what the judges say", { class: "rmx-strong" }),
-      marks.map(([v, m], k) => [rule(x(v), t - 8, x(v), t - 3, "rmx-tick"), text(x(v), t - 12, k ? called(m).slice(4) : called(m), middle)]),
-      ticks(lo, hi).map((v) => [rule(left, y(v), left + wide, y(v), "rmx-grid"), text(left - 6, y(v) + 4, num(v, hi - lo < 1 ? 2 : 1), last)]),
-      [plo, phi].map((v) => [rule(left, z(v), left + wide, z(v), "rmx-grid"), text(left - 10, z(v) + 4, num(v, 1), last)]),
-      ticks(0, most).map((v) => [v, left + (v / most) * wide])
-        .map(([v, at]) => [rule(at, end, at, end + 5, "rmx-tick"), text(at, end + 18, num(v, most < 2 ? 1 : 0), middle)]),
-      rule(left, end, left + wide, end, "rmx-tick"),
-      text(left + wide / 2, H - 3, tilt ? "KL (nats): exact on the pool" : narrow ? "KL, upper bound (nats)" : "KL, upper bound (nats): log n − (n − 1)/n", middle),
-      svg("path", { d: `M${band.join("L")}Z`, class: "rmx-band" }),
-      rule(left, y(now.gold[0]), left + wide, y(now.gold[0]), "rmx-start"),
-      how === "gold" ? null : path(oracle, y, "rmx-oracle", reach(tilt)),
-      other ? path(other, y, "rmx-alone", reach(tilt)) : null, main(now.gold, y, "rmx-gold"), main(now.proxy, z, "rmx-proxy"),
-      apart(ends, 14, t - 2, mid).map((l) => text(left + wide + 9, l.y + 4, l.words, { class: l.c })),
-      text(left + wide + 9, z(now.proxy.at(-1)) + 4, "proxy", { class: "rmx-strong" }),
-      svg("circle", { cx: px, cy: py, r: 5, class: "rmx-peak" }),
-      text(late ? px - 8 : Math.max(left + 40, px), py - 11, `${now.summit}, ${called(now.grid[now.peak])}`, { ...(late ? last : middle), class: "rmx-halo" }),
-      svg("g", { class: "rmx-handle", "aria-hidden": true }, rule(at, t - 3, at, end, "rmx-cursor"),
-        svg("circle", { cx: at, cy: y(gold), r: 5, class: "rmx-at" }),
-        svg("circle", { cx: at, cy: z(proxy), r: 4, class: "rmx-at rmx-at-proxy" }),
-        svg("rect", { x: at - 8, y: end - 12, width: 16, height: 20, rx: 5, class: "rmx-grip" }),
-        [-2.5, 2.5].map((dx) => rule(at + dx, end - 7, at + dx, end + 3, "rmx-ridge"))));
-    const drag = (e) => { // the stop nearest the pointer
-      const r = picture.getBoundingClientRect(), far = now.reaches.map((v) => Math.abs(x(v) - ((e.clientX - r.left) * W) / r.width));
-      change({ [tilt ? "beta" : "n"]: now.stops[far.indexOf(Math.min(...far))] });
-    };
-    plot.onpointerdown = (e) => { if (e.button === 0) { plot.setPointerCapture(e.pointerId); drag(e); } };
-    plot.onpointermove = (e) => { if (e.buttons && plot.hasPointerCapture(e.pointerId)) drag(e); };
-    plot.replaceChildren(picture);
+  function drawCurves(s, here) {
+    const { family, how, tilt, members } = s;
+    const rivals = { at: reach(tilt), oracle: how === "gold" ? null : solo("gold", tilt), alone: how !== "gold" && members.length > 1 ? alone(family, tilt) : null };
+    natsAt = drawPlot({ d, id, plot, ruler, width }, s, { ...now, ...rivals, range }, here);
   }
+  const drag = (e) => { // the stop nearest the pointer
+    const { tilt } = state(), nats = natsAt(e.clientX), far = now.reaches.map((v) => Math.abs(v - nats));
+    change({ [tilt ? "beta" : "n"]: now.stops[far.indexOf(Math.min(...far))] });
+  };
   function drawAnswer({ prompt: p, tilt, at: by, members, how }) {
     const base = p * d.M, at = base + (tilt ? typicalTilted(d, p, now.rows[p], by) : typicalWinner(now.rows[p], by)), proxy = now.rows[p].s[at - base];
     const own = members.map((c) => scoreOf(d, at, c)), low = Math.min(...own);
@@ -366,7 +293,7 @@ async function render({ model, el: root }) {
     const judges = members.map((c, k) => row(d.columns[c] + note(k), own[k], rank((i) => scoreOf(d, i, c))));
     const chose = how === "gold" ? `gold itself, at ${num(proxy)}.` : members.length === 1 ? `${d.columns[members[0]]}, at ${num(proxy)}.`
       : `${members.length} judges, proxy ${num(proxy)}; ${d.columns[members[own.indexOf(low)]]} was the minimum.`;
-    answer.replaceChildren(h("p", { class: "rmx-h" }, `The ${tilt ? "median answer by the proxy" : "typical winner"} at ${strength(tilt, by)}`), h("blockquote", {}, readable(wordsOf(d, at)) || "(says nothing)"),
+    answer.replaceChildren(h("p", { class: "rmx-h" }, `The ${tilt ? "median answer by the proxy" : "typical winner"} at ${called(tilt, by)}`), h("blockquote", {}, readable(wordsOf(d, at)) || "(says nothing)"),
       h("p", { class: "rmx-small" }, h("b", {}, "Who chose it: "), chose),
       h("table", { class: "rmx-ranks" }, h("thead", {}, h("tr", {}, ["judge", "score", `rank of ${whole(d.N)}`].map((w) => h("th", { scope: "col" }, w)))),
         h("tbody", {}, judges, row("gold", d.gold[at], rank((i) => d.gold[i]), "rmx-by-gold"))));
@@ -385,10 +312,17 @@ async function render({ model, el: root }) {
   const later = () => { cancelAnimationFrame(frame); frame = requestAnimationFrame(draw); };
   for (const name of NAMES) model.on("change:" + name, later);
   if (onPage) addEventListener("hashchange", fromAddress);
+  ruler.renewed();
   let width = plot.clientWidth; // measured by the observer, so that a frame never waits for a layout
   draw();
-  const watch = new ResizeObserver(() => { if (plot.clientWidth !== width) { width = plot.clientWidth; later(); } });
-  watch.observe(plot);
+  plot.onpointerdown = (e) => { if (e.button === 0) { plot.setPointerCapture(e.pointerId); drag(e); } };
+  plot.onpointermove = (e) => { if (e.buttons && plot.hasPointerCapture(e.pointerId)) drag(e); };
+  const watch = new ResizeObserver(() => { // the plot has another width, or its words another font
+    const wider = plot.clientWidth !== width;
+    width = plot.clientWidth;
+    if (ruler.renewed() || wider) later();
+  });
+  watch.observe(plot); watch.observe(ruler.sample);
   return () => {
     watch.disconnect();
     cancelAnimationFrame(frame); clearTimeout(voice); clearTimeout(timer);

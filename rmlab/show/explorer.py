@@ -22,13 +22,14 @@ from rmlab.reward.aggregate import AGGREGATORS, aggregate
 from rmlab.show.style import LOOKS
 
 HERE = Path(__file__).parent
+MODULES = ("explorer_math.mjs", "explorer_plot.mjs", "explorer.mjs")  # each imports from those before it
 LIMIT = 800_000  # bytes of data a page may carry
 
 
 def script() -> str:
-    """The arithmetic and the picture as one module, which is all that a widget may have."""
-    math, picture = ((HERE / name).read_text("utf-8") for name in ("explorer_math.mjs", "explorer.mjs"))
-    return math + re.sub(r'^import \{[^}]*\} from "./explorer_math.mjs";$', "", picture, flags=re.M)
+    """The modules as one, which is all that a widget may have."""
+    modules = "".join((HERE / name).read_text("utf-8") for name in MODULES)
+    return re.sub(r'^import \{[^}]*\} from "\./explorer_\w+\.mjs";$', "", modules, flags=re.M)
 
 
 class Explorer(anywidget.AnyWidget):
