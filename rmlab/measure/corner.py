@@ -112,7 +112,7 @@ def _compact(
     ]  # fmt: skip
     return CompactPool.from_pool(
         gold_counts=pool.counts[:shown], bill=bill, scores=scores, columns=names, tokens=pool.tokens[:shown],
-        lengths=pool.lengths[:shown] - ended, prompts=[r.text for r in requests[:shown]], constructions=constructions,
+        lengths=pool.lengths[:shown] - ended, prompts=[r.text for r in requests[:shown]], ensembles=constructions,
         vocab=list(VOCAB), keep=keep,
     )  # fmt: skip
 

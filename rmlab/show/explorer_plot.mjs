@@ -1,16 +1,10 @@
 // The explorer's picture. Every label is measured in the page's own font and placed by its size: whatever the font,
 // none leaves the picture and none covers another.
 
-import { average, klBound } from "./explorer_math.mjs";
+import { klBound } from "./explorer_math.mjs";
+import { called, num } from "./explorer_state.mjs";
 
-// ---- words and nodes
-
-export const num = (x, digits = 2) => {
-  const t = x.toFixed(digits);
-  return (+t ? t : t.replace("-", "")).replace("-", "−");
-};
-export const whole = (n) => n.toLocaleString("en");
-export const called = (tilt, x) => (tilt ? `β = ${isFinite(x) ? +x.toPrecision(2) : "∞"}` : `n = ${whole(x)}`);
+// ---- nodes
 
 export function make(node, attrs, kids) {
   for (const [k, v] of Object.entries(attrs)) {
@@ -20,17 +14,21 @@ export function make(node, attrs, kids) {
   node.append(...kids.flat(Infinity).filter((x) => x != null && x !== false));
   return node;
 }
-const svg = (tag, attrs = {}, ...kids) => make(document.createElementNS("http://www.w3.org/2000/svg", tag), attrs, kids);
+const svg = (tag, attrs = {}, ...kids) =>
+  make(document.createElementNS("http://www.w3.org/2000/svg", tag), attrs, kids);
 
-export function ticks(low, high, most = 5) {
+function ticks(low, high, most = 5) {
   const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20].find((s) => (high - low) / s <= most) ?? 50, out = [];
   for (let k = Math.ceil(low / step); k * step <= high + 1e-9; k++) out.push(k * step);
   return out;
 }
 
+const within = (x, low, high) => Math.max(low, Math.min(high, x));
+
 // ---- the size of words
 
-// Measures words in the plot's font, each once. `sample` changes its size when the font does: `renewed` then forgets them.
+// Measures words in the plot's font, each once. `sample` changes its size when the font does: `renewed` says so, and
+// forgets them.
 export function rulerIn(plot) {
   const mixed = ["Äg−↑β∞ ", svg("tspan", { class: "rmx-strong" }, "Äg−↑β∞")], sample = svg("text", {}, mixed);
   const texts = [svg("text"), svg("text", { class: "rmx-strong" })], known = new Map();
@@ -70,7 +68,7 @@ const fitting = (ruler, forms, most, strong) => // the first form that is narrow
   wrap(ruler, forms.find((words) => ruler.width(words, strong) <= most) ?? forms.at(-1), most, strong);
 const widest = (ruler, lines, strong) => Math.max(...lines.map((words) => ruler.width(words, strong)));
 
-function apart(labels, low, high) { // centres `y` of blocks `h` high, moved between low and high so that none covers another
+function apart(labels, low, high) { // blocks `h` high at `y`, moved between low and high so that none covers another
   labels.sort((a, b) => a.y - b.y);
   let edge = low;
   for (const l of labels) { l.y = Math.max(l.y, edge + l.h / 2); edge = l.y + l.h / 2; }
@@ -87,11 +85,11 @@ function levels({ range, gold, se, proxy, peak }) { // what both panels show
   return { lo: lo - 0.06 * pad, hi: hi + 0.14 * pad, top: gold[peak], plo, phi: Math.max(...proxy, plo + 0.5) };
 }
 
-function endings(ruler, W, { how }, { gold, oracle, alone }, { hi }) { // the labels at the lines' right ends
+function endings(ruler, W, { aggregator }, { gold, oracle, alone }, { hi }) { // the labels at the lines' right ends
   const most = 0.26 * W, ends = [{ level: gold.at(-1), lines: ["gold"], strong: true }];
   const add = (level, ...forms) => ends.push({ level, lines: fitting(ruler, forms, most) });
   add(gold[0], "uniform pick");
-  if (how !== "gold") {
+  if (aggregator !== "gold") {
     const far = num(oracle.at(-1), 1);
     if (oracle.at(-1) <= hi) add(oracle.at(-1), "oracle");
     else add(Infinity, `oracle, to\u00a0${far}\u00a0↑`, `oracle ↑\u00a0${far}`);
@@ -102,25 +100,25 @@ function endings(ruler, W, { how }, { gold, oracle, alone }, { hi }) { // the la
 
 function geometry(ruler, W, s, curves, N) {
   const { up, down } = ruler.line(), L = up + down, most = klBound(N) || 1, span = levels(curves);
-  const titles = ["gold reward", s.how === "gold" ? "proxy: gold itself" : "proxy: what the judges say"]
+  const titles = ["gold reward", s.aggregator === "gold" ? "proxy: gold itself" : "proxy: what the judges say"]
     .map((words) => wrap(ruler, words, W, true));
   const grid = ticks(span.lo, span.hi).map((v) => [v, num(v, span.hi - span.lo < 1 ? 2 : 1)]);
   const scale = [span.plo, span.phi].map((v) => [v, num(v, 1)]);
   const left = Math.ceil(widest(ruler, [...grid, ...scale].map((x) => x[1]).concat("−0.0"))) + 8;
   const ends = endings(ruler, W, s, curves, span);
-  const right = 10 + Math.ceil(Math.max(widest(ruler, ["proxy"], true), widest(ruler, wrap(ruler, "uniform pick", 0.26 * W)),
-    ...ends.map((l) => widest(ruler, l.lines, l.strong)))); // "uniform pick" is always there: the edge keeps still
+  const names = [{ lines: ["proxy"], strong: true }, ...ends].map((l) => widest(ruler, l.lines, l.strong));
+  const right = 10 + Math.ceil(Math.max(...names));
   const wide = W - left - right, room = L * ends.reduce((sum, l) => sum + l.lines.length, 0);
   const row = titles[0].length * L + 4, t = row + L + 12, mid = t + Math.max(196, room - 8 - L / 2);
   const title = mid + L / 2 + 4, low = title + titles[1].length * L + L / 2 + 4, end = low + 64;
-  const summit = `${curves.summit}, ${called(s.tilt, curves.grid[curves.peak]).replaceAll(" ", "\u00a0")}`;
+  const summit = `${curves.summit}, ${called(s.tilt, curves.grid[curves.peak])}`;
   const peak = wrap(ruler, summit, wide - 4), above = 8 + peak.length * L; // px that the peak's words need over it
   const hi = Math.max(span.hi, span.lo + ((span.top - span.lo) * (mid - t)) / (mid - t - above));
   const long = "KL, upper bound (nats): log n − (n − 1)/n", short = "KL, upper bound (nats)";
   const axis = fitting(ruler, s.tilt ? ["KL (nats): exact on the pool"] : [long, short], wide + left);
   const H = Math.ceil(end + 8 + L + 4 + axis.length * L + 1);
   return {
-    ruler, W, H, up, down, L, left, right, wide, row, t, mid, title, low, end, most, titles, grid, scale, ends, peak, axis,
+    ruler, W, H, up, L, left, wide, row, t, mid, title, low, end, most, titles, grid, scale, ends, peak, axis,
     x: (nats) => left + (nats / most) * wide,
     y: (g) => (g === Infinity ? t - 8 : mid - ((g - span.lo) / (hi - span.lo)) * (mid - t)),
     z: (v) => end - 4 - ((v - span.plo) / (span.phi - span.plo)) * (end - 4 - low),
@@ -132,8 +130,8 @@ function geometry(ruler, W, s, curves, N) {
 // Lines of words from the top `y`, centred on x or ending or beginning there, held inside the picture.
 function label({ ruler, W, L, up }, x, y, lines, { by = 0, strong, c } = {}) {
   return lines.map((words, k) => {
-    const room = ruler.width(words, strong), start = Math.max(0, Math.min(x - by * room, W - room));
-    return svg("text", { x: start.toFixed(1), y: (y + k * L + up).toFixed(1), class: strong ? "rmx-strong" : c }, words);
+    const room = ruler.width(words, strong), start = within(x - by * room, 0, W - room), base = y + k * L + up;
+    return svg("text", { x: start.toFixed(1), y: base.toFixed(1), class: strong ? "rmx-strong" : c }, words);
   });
 }
 const rule = (x1, y1, x2, y2, c) => svg("line", { x1, y1, x2, y2, class: c });
@@ -141,7 +139,7 @@ const rule = (x1, y1, x2, y2, c) => svg("line", { x1, y1, x2, y2, class: c });
 function marks({ ruler, W, x }, { tilt }, { kl, grid }, N) { // n, or beta, along the top edge, as many as have room
   const mark = (v, m, k) => {
     const words = k ? called(tilt, m).slice(4) : called(tilt, m), half = ruler.width(words) / 2;
-    return { at: x(v), x: Math.max(half, Math.min(W - half, x(v))), half, words };
+    return { at: x(v), x: within(x(v), half, W - half), half, words };
   };
   const clear = (a, b) => b.x - b.half - (a.x + a.half) >= 12;
   if (tilt) {
@@ -161,14 +159,16 @@ function marks({ ruler, W, x }, { tilt }, { kl, grid }, N) { // n, or beta, alon
 function axes(g, s, curves, N) {
   const { L, W, left, wide, x, y, z, t, end } = g, right = left + wide, far = num(g.most, g.most < 2 ? 1 : 0);
   const nats = ticks(0, g.most, Math.max(1, Math.min(5, Math.floor(wide / (g.ruler.width(far) + 12)))));
+  const level = (height, words) =>
+    [rule(left, height, right, height, "rmx-grid"), label(g, left - 7, height - L / 2, [words], { by: 1 })];
+  const mark = (v, top, bottom, below, words) =>
+    [rule(v, top, v, bottom, "rmx-tick"), label(g, v, below, [words], { by: 0.5 })];
   return [
     label(g, 0, 0, g.titles[0], { strong: true }),
     label(g, 0, g.title, g.titles[1], { strong: true }),
-    marks(g, s, curves, N).map((m) => [rule(m.at, t - 8, m.at, t - 3, "rmx-tick"), label(g, m.x, g.row, [m.words], { by: 0.5 })]),
-    g.grid.map(([v, words]) => [rule(left, y(v), right, y(v), "rmx-grid"), label(g, left - 7, y(v) - L / 2, [words], { by: 1 })]),
-    g.scale.map(([v, words]) => [rule(left, z(v), right, z(v), "rmx-grid"), label(g, left - 7, z(v) - L / 2, [words], { by: 1 })]),
-    nats.map((v) => [rule(x(v), end, x(v), end + 5, "rmx-tick"),
-      label(g, x(v), end + 8, [num(v, g.most < 2 ? 1 : 0)], { by: 0.5 })]),
+    marks(g, s, curves, N).map((m) => mark(m.at, t - 8, t - 3, g.row, m.words)),
+    g.grid.map(([v, words]) => level(y(v), words)), g.scale.map(([v, words]) => level(z(v), words)),
+    nats.map((v) => mark(x(v), end, end + 5, end + 8, num(v, g.most < 2 ? 1 : 0))),
     rule(left, end, right, end, "rmx-tick"),
     label(g, Math.min(left + wide / 2, W / 2), end + 8 + L + 4, g.axis, { by: 0.5 }),
   ];
@@ -177,7 +177,8 @@ function axes(g, s, curves, N) {
 function lines({ x, y, z, left, wide }, id, curves) {
   const { kl, gold, proxy, se, last, at, oracle, alone } = curves;
   const points = (ys, f, xs) => ys.map((v, k) => `${x(xs[k]).toFixed(1)} ${f(v).toFixed(1)}`);
-  const path = (ys, f, c, xs) => svg("path", { d: "M" + points(ys, f, xs).join("L"), class: c, "clip-path": `url(#${id}clip)` });
+  const path = (ys, f, c, xs) =>
+    svg("path", { d: "M" + points(ys, f, xs).join("L"), class: c, "clip-path": `url(#${id}clip)` });
   const main = (ys, f, c) => [path(ys.slice(0, last + 1), f, c, kl),
     last < ys.length - 1 && path(ys.slice(last), f, c + " rmx-thin", kl.slice(last))];
   const edge = (by) => points(gold.slice(0, last + 1).map((g, k) => g + by * se[k]), y, kl);
@@ -192,12 +193,13 @@ function lines({ x, y, z, left, wide }, id, curves) {
 function names(g, curves) { // of the lines, at their right ends, and of the peak
   const { x, y, z, L, left, wide } = g, edge = left + wide + 9;
   const px = x(curves.kl[curves.peak]), py = y(curves.gold[curves.peak]), half = widest(g.ruler, g.peak) / 2;
+  const over = { by: 0.5, c: "rmx-halo" };
   const ends = g.ends.map((l) => ({ ...l, y: y(l.level), h: L * l.lines.length }));
   return [
     apart(ends, g.t - 8, g.mid + L / 2).map((l) => label(g, edge, l.y - l.h / 2, l.lines, { strong: l.strong })),
     label(g, edge, z(curves.proxy.at(-1)) - L / 2, ["proxy"], { strong: true }),
     svg("circle", { cx: px, cy: py, r: 5, class: "rmx-peak" }),
-    label(g, Math.max(left + 4 + half, Math.min(left + wide - half, px)), py - 8 - L * g.peak.length, g.peak, { by: 0.5, c: "rmx-halo" }),
+    label(g, within(px, left + 4 + half, left + wide - half), py - 8 - L * g.peak.length, g.peak, over),
   ];
 }
 
@@ -210,15 +212,18 @@ function handle({ x, y, z, t, end }, { kl, gold, proxy }) {
     [-2.5, 2.5].map((dx) => rule(at + dx, end - 7, at + dx, end + 3, "rmx-ridge")));
 }
 
+function described({ tilt }, { grid, gold, proxy, peak, summit }) { // the picture in words
+  const name = (k) => called(tilt, grid.at(k));
+  return `Gold goes from ${num(gold[0])} at ${name(0)} to its ${summit}, ${num(gold[peak])}, at ${name(peak)}, and is `
+    + `${num(gold.at(-1))} at ${name(-1)}; the proxy rises from ${num(proxy[0])} to ${num(proxy.at(-1))}.`;
+}
+
 // Draws `curves` and the handle at `here`; returns the nats under a pointer's clientX.
 export function drawPlot({ d, id, plot, ruler, width }, s, curves, here) {
-  const W = Math.max(280, Math.min(800, width || 640)), g = geometry(ruler, W, s, curves, d.N), name = (m) => called(s.tilt, m);
-  const { grid, gold, proxy, peak, summit } = curves, { left, wide, t, H } = g;
-  const say = `Gold goes from ${num(gold[0])} at ${name(grid[0])} to its ${summit}, ${num(gold[peak])}, at ${name(grid[peak])}, and is `
-    + `${num(gold.at(-1))} at ${name(grid.at(-1))}; the proxy rises from ${num(proxy[0])} to ${num(proxy.at(-1))}.`;
-  const [colour, dash] = s.how === "gold" ? ["var(--gold)", "none"] : d.looks[s.family.name];
-  const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, width: W, height: H, role: "img", "aria-label": say, class: "rmx-svg",
-    style: `--family:${colour};--dash:${dash}` },
+  const W = within(width || 640, 280, 800), g = geometry(ruler, W, s, curves, d.N), { left, wide, t, H } = g;
+  const [colour, dash] = s.aggregator === "gold" ? ["var(--gold)", "none"] : d.looks[s.ensemble.name];
+  const size = { viewBox: `0 0 ${W} ${H}`, width: W, height: H }, style = `--ensemble:${colour};--dash:${dash}`;
+  const picture = svg("svg", { ...size, role: "img", "aria-label": described(s, curves), class: "rmx-svg", style },
     svg("clipPath", { id: id + "clip" }, svg("rect", { x: left - 2, y: t - 8, width: wide + 4, height: H })),
     axes(g, s, curves, d.N), lines(g, id, curves), names(g, curves), handle(g, here));
   plot.querySelector(".rmx-svg")?.remove();

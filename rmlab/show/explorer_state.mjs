@@ -19,7 +19,8 @@ export const num = (x, digits = 2) => {
 };
 export const signed = (x) => (num(x)[0] === "−" ? "" : "+") + num(x);
 export const whole = (n) => n.toLocaleString("en");
-export const called = (tilt, x) => (tilt ? `β = ${isFinite(x) ? +x.toPrecision(2) : "∞"}` : `n = ${whole(x)}`);
+const rounded = (beta) => (isFinite(beta) ? `${+beta.toPrecision(2)}` : "∞");
+export const called = (tilt, x) => (tilt ? `β = ${rounded(x)}` : `n = ${whole(x)}`).replaceAll(" ", "\u00a0");
 
 // ---- what a pool has to choose from
 
@@ -180,7 +181,7 @@ export function readout({ tilt }, now, { gold, kl }) {
 
 export function sentence(d, { ensemble, members, aggregator, strength, tilt, at }, now, { gold, proxy, kl, ess }) {
   const start = now.gold[0], top = now.gold[now.peak], best = now.grid[now.peak];
-  const there = called(tilt, best).replaceAll(" ", "\u00a0"), side = gold >= start ? "above" : "below";
+  const there = called(tilt, best), side = gold >= start ? "above" : "below";
   const one = aggregator === "gold" || members.length === 1, all = members.length === ensemble.members.length;
   const rule = AGGREGATORS[aggregator][0].replace("λ", num(strength));
   const who = aggregator === "gold" ? "Gold itself" : one ? `One judge (${d.columns[members[0]]})`

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmlab.optimise.compact import CompactPool, n_grid
+from rmlab.optimise.compact import CompactPool, curve_ns
 
 pytest.importorskip("anywidget", reason="the explorer needs anywidget")
 api = pytest.importorskip("playwright.sync_api", reason="the browser checks need playwright")
@@ -23,8 +23,18 @@ browsing = pytest.mark.skipif(CHROMIUM is None, reason="the browser checks need 
 SHOW = Path(__file__).parents[2] / "rmlab" / "show"
 LOADER = Path(__file__).parents[2] / "book" / "_assets" / "anywidget-offline.js"
 MIME = "application/vnd.jupyter.widget-"
-HOWS = [("mean", 1.0), ("median", 1.0), ("min", 1.0), ("max", 1.0), ("mean_std", 1.5), ("mean_std", 0.0),
-        ("uwo", 0.7), ("quantile", 0.3), ("entropic", 0.4), ("gold", 1.0)]  # fmt: skip
+RULES = [
+    ("mean", 1.0),
+    ("median", 1.0),
+    ("min", 1.0),
+    ("max", 1.0),
+    ("mean_std", 1.5),
+    ("mean_std", 0.0),
+    ("uwo", 0.7),
+    ("quantile", 0.3),
+    ("entropic", 0.4),
+    ("gold", 1.0),
+]
 ARGS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
 
 
@@ -75,7 +85,7 @@ def show(tab, tmp_path):
             ground=ground,
             mime=MIME,
             views="".join(f'<script type="{MIME}view+json">{view}</script>' for view in views),
-            state=json.dumps(state).replace("</", "<\\/"),
+            state=json.dumps(state),  # bare: no embedder need know of our text
             loader=LOADER.read_text(encoding="utf-8"),
         )
         path.write_text(text, encoding="utf-8")
@@ -93,10 +103,15 @@ def settle(page):
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
+def plain(text):
+    """With plain spaces: "n = 64" is not broken over two lines."""
+    return text.replace("\u00a0", " ")
+
+
 def said(page, which=0):
     """The sentence that is seen, once the changes are drawn."""
     settle(page)
-    return page.locator(".rmx-say").nth(which).text_content()
+    return plain(page.locator(".rmx-say").nth(which).text_content())
 
 
 @pytest.fixture(scope="module")
@@ -118,53 +133,55 @@ def worker(pool, tab):
 
 @browsing
 def test_numbers_equal_python(pool, worker):
-    ns = n_grid(pool.N)
+    ns = curve_ns(pool.N)
     np.testing.assert_allclose(worker.evaluate("Array.from(d.gold)"), pool.gold.ravel(), atol=1e-9)
     for members in ([0], [0, 3, 6], [0, 1], list(range(9))):
-        for how, lam in HOWS:
+        for aggregator, strength in RULES:
             got = worker.evaluate(
-                "([c, how, lam, ns]) => { const { gold, proxy, rows } = m.curve(d, c, how, lam, ns);"
+                "([c, aggregator, strength, ns]) => { const { gold, proxy, rows } = m.curve(d, c, aggregator, strength, ns);"
                 " const won = [1, 7, 512].map((n) => rows.map((l) => m.typicalWinner(l, n)));"
                 " return { gold, proxy, won }; }",
-                [members, how, lam, ns],
+                [members, aggregator, strength, ns],
             )
-            want = pool.curve(members, how, lam, ns)
+            want = pool.curve(members, aggregator, strength, ns)
             for name in ("gold", "proxy"):
                 np.testing.assert_allclose(
-                    np.transpose(got[name]), want[name], atol=1e-6, err_msg=f"{name} {how} {members}"
+                    np.transpose(got[name]), want[name], atol=1e-6, err_msg=f"{name} {aggregator} {members}"
                 )
-            won = [pool.typical_winner(members, how, lam, n) for n in (1, 7, 512)]
-            np.testing.assert_array_equal(got["won"], won, err_msg=f"{how} {members}")
+            won = [pool.typical_winner(members, aggregator, strength, n) for n in (1, 7, 512)]
+            np.testing.assert_array_equal(got["won"], won, err_msg=f"{aggregator} {members}")
 
 
 @browsing
 @pytest.mark.parametrize("members", [[0], [0, 3, 6], list(range(9))])
 def test_tilt_equals_python(pool, worker, members):
     betas = [64.0, 1.0, 0.25, 0.11, 0.01]
-    for how, lam in HOWS:
+    for aggregator, strength in RULES:
         got = worker.evaluate(
-            "([c, how, lam, betas]) => { const rows = m.ladders(d, c, how, lam);"
+            "([c, aggregator, strength, betas]) => { const rows = m.ladders(d, c, aggregator, strength);"
             " const typical = betas.map((b) => rows.map((l, p) => m.typicalTilted(d, p, l, b)));"
             " return { ...m.tilts(d, rows, betas), typical }; }",
-            [members, how, lam, betas],
+            [members, aggregator, strength, betas],
         )
-        want = pool.tilted(members, how, lam, betas)
+        want = pool.tilted(members, aggregator, strength, betas)
         for name in ("gold", "proxy", "kl", "ess"):
             np.testing.assert_allclose(
-                np.transpose(got[name]), want[name], rtol=1e-9, atol=1e-9, err_msg=f"{name} {how}"
+                np.transpose(got[name]), want[name], rtol=1e-9, atol=1e-9, err_msg=f"{name} {aggregator}"
             )
-        typical = [pool.typical_tilted(members, how, lam, b) for b in betas]
-        np.testing.assert_array_equal(got["typical"], typical, err_msg=how)
+        typical = [pool.typical_tilted(members, aggregator, strength, b) for b in betas]
+        np.testing.assert_array_equal(got["typical"], typical, err_msg=aggregator)
 
 
 @browsing
 def test_prices_go_from_no_kl_to_where_best_of_n_ends(pool, worker):
-    for how, lam in HOWS:
-        betas = worker.evaluate("([h, l]) => m.prices(d, m.ladders(d, [0, 3, 6], h, l))", [how, lam])
-        kl = pool.tilted([0, 3, 6], how, lam, betas)["kl"].mean(0)
-        most = pool.tilted([0, 3, 6], how, lam, [1e-6])["kl"].mean()
+    for aggregator, strength in RULES:
+        betas = worker.evaluate(
+            "([h, l]) => m.prices(d, m.ladders(d, [0, 3, 6], h, l))", [aggregator, strength]
+        )
+        kl = pool.tilted([0, 3, 6], aggregator, strength, betas)["kl"].mean(0)
+        most = pool.tilted([0, 3, 6], aggregator, strength, [1e-6])["kl"].mean()
         assert (np.diff(betas) < 0).all() and kl[0] < 0.01
-        assert 0.85 * min(most, np.log(pool.N) - 1) < kl[-1] <= np.log(pool.N) - 1 + 1 / pool.N, how
+        assert 0.85 * min(most, np.log(pool.N) - 1) < kl[-1] <= np.log(pool.N) - 1 + 1 / pool.N, aggregator
     flat = "m.prices(d, d.orders.map(() => ({ s: new Float64Array(d.M) })))"  # a proxy that does not differ
     assert len(worker.evaluate(flat)) == 1
     assert worker.evaluate("m.along([-1, 0, 0.5, 3, 9], [0, 1, 5], [2, 4, 8])") == [2, 2, 3, 6, 8]
@@ -193,24 +210,151 @@ def test_the_files_are_one_module():
     whole = script()
     assert "import {" not in whole and 'from "./' not in whole
     assert whole.count("export default") == 1
+    assert max(map(len, whole.splitlines())) <= 120
+    names = re.findall(r"^(?:export )?(?:async )?(?:const|function) (\w+)", whole, re.M)
+    assert len(names) == len(set(names))
     for file in SHOW.glob("explorer*.mjs"):
         for used in re.findall(r"import \{([^}]*)\}", file.read_text(encoding="utf-8")):
-            for name in re.findall(r"\w+", used):
-                assert re.search(rf"^export (async )?(const|function) {name}\b", whole, re.M), name
+            assert set(re.findall(r"\w+", used)) <= set(
+                re.findall(r"^export .*?(?:const|function) (\w+)", whole, re.M)
+            )
+
+
+TRAITS = {
+    "ensemble": "pretrain",
+    "members": [0, 3, 6],
+    "aggregator": "min",
+    "strength": 1.0,
+    "n": 64,
+    "prompt": 2,
+    "optimiser": "best_of_n",
+    "beta": 0.25,
+}
+
+
+@browsing
+def test_the_state_needs_no_page(worker):
+    assert worker.evaluate("[typeof document, typeof window]") == ["undefined", "undefined"]
+    assert worker.evaluate(
+        "Object.keys(m.sound(d, m.choicesOf(d), t => t) ?? {})".replace("t => t", json.dumps(TRAITS))
+    )
+
+
+@browsing
+@pytest.mark.parametrize(
+    "traits,sound",
+    [
+        ({}, {"at": 64, "members": [0, 3, 6], "prompt": 2, "tilt": False}),
+        ({"ensemble": "nobody"}, {"members": [0]}),  # one model
+        ({"members": []}, {"members": [0, 3, 6]}),
+        ({"members": [3, 99]}, {"members": [0, 3, 6]}),
+        ({"members": [6, 0]}, {"members": [6, 0]}),
+        ({"ensemble": "single", "members": [4, 5]}, {"members": [0]}),
+        ({"aggregator": "vote"}, {"aggregator": "mean"}),
+        ({"aggregator": "quantile", "strength": 7}, {"strength": 1}),
+        ({"aggregator": "entropic", "strength": 0}, {"strength": 1e-3}),
+        ({"strength": -1}, {"strength": 0}),
+        ({"n": 0}, {"n": 1, "at": 1}),
+        ({"n": 1e9}, {"n": 512}),
+        ({"prompt": 99}, {"prompt": 7}),
+        ({"optimiser": "tilt"}, {"tilt": True, "at": 0.25, "n": 64}),
+    ],
+)
+def test_traits_are_made_sound(worker, traits, sound):
+    state = worker.evaluate(
+        "t => { const s = m.sound(d, m.choicesOf(d), t); return { ...s, ensemble: s.ensemble.name }; }",
+        {**TRAITS, **traits},
+    )
+    assert sound.items() <= state.items()
+
+
+@browsing
+def test_an_address_is_read_as_it_was_written(worker):
+    through = """([t, place]) => { const s = m.sound(d, m.choicesOf(d), t), text = m.toAddress(s, place);
+        return [text, m.fromAddress(text, place), m.fromAddress(text, place + 1)]; }"""
+    for traits in (
+        TRAITS,
+        {**TRAITS, "optimiser": "tilt"},
+        {**TRAITS, "ensemble": "heads_8", "members": [14, 12]},
+    ):
+        text, again, other = worker.evaluate(through, [traits, 1])
+        unsaid = {"n", "beta"} if traits["optimiser"] == "best_of_n" else {"n"}
+        assert {k: v for k, v in again.items() if k not in unsaid} == {
+            k: v for k, v in traits.items() if k not in unsaid
+        }
+        assert text.startswith("#x=1~") and other is None
+    for stray in (
+        "",
+        "#a",
+        "#x=",
+        "#x=1~pretrain~0~min~1~64",
+        "#x=1~pretrain~0~vote~1~64~0",
+        "#x=1~pretrain~0~min~x~64~0",
+    ):
+        assert worker.evaluate("text => m.fromAddress(text, 1)", stray) is None
+    assert worker.evaluate("m.fromAddress('#x=0~nobody~9.99~min~1~%~0', 0)") is None
+
+
+@browsing
+@pytest.mark.parametrize("optimiser", ["best_of_n", "tilt"])
+def test_curves_are_the_means_that_python_computes(pool, worker, optimiser):
+    now, point, rivals, late = worker.evaluate(
+        """t => { const choices = m.choicesOf(d), store = m.storeOf(d, choices), s = m.sound(d, choices, t);
+            const now = m.curvesOf(store, s), late = m.rivalsOf(store, s, -1);
+            if (m.curvesOf(store, { ...s, prompt: 0, n: 1 }) !== now) throw new Error("computed again");
+            const { rows, ...rest } = { ...now, grid: now.grid.map((x) => (isFinite(x) ? x : null)) };
+            return [rest, m.pointOf(store, now, s), m.rivalsOf(store, s), late]; }""",
+        {**TRAITS, "optimiser": optimiser},
+    )
+    tilt = optimiser == "tilt"
+    grid = [np.inf if x is None else x for x in now["grid"]]
+    curves = pool.tilted if tilt else pool.curve
+    python = curves([0, 3, 6], "min", 1.0, grid)
+    np.testing.assert_allclose(now["gold"], python["gold"].mean(0), atol=1e-9)
+    np.testing.assert_allclose(now["proxy"], python["proxy"].mean(0), atol=1e-9)
+    gain = python["gold"] - python["gold"][:, :1]
+    np.testing.assert_allclose(now["se"], gain.std(0, ddof=1) / np.sqrt(len(gain)), atol=1e-9)
+    few = 1 / (1 / python["ess"]).mean(0) < 10 if tilt else np.zeros(len(grid), bool)
+    assert now["last"] == np.flatnonzero(~few).max()
+    assert now["peak"] == python["gold"].mean(0)[: now["last"] + 1].argmax()
+    at = curves([0, 3, 6], "min", 1.0, [0.25 if tilt else 64])
+    assert point["gold"] == pytest.approx(at["gold"].mean()) and point["proxy"] == pytest.approx(
+        at["proxy"].mean()
+    )
+    assert late["waiting"] and late["alone"] is None and len(rivals["oracle"]) == len(rivals["at"])
+    if not tilt:
+        alone = np.mean([pool.curve([c], "mean", 1.0, grid)["gold"].mean(0) for c in (0, 3, 6)], 0)
+        np.testing.assert_allclose(rivals["alone"], alone, atol=1e-9)
+        np.testing.assert_allclose(
+            rivals["oracle"], pool.curve([], "gold", 1.0, grid)["gold"].mean(0), atol=1e-9
+        )
+
+
+@browsing
+def test_words_of_the_state(worker):
+    say = "- price : fair ! i know it . trust me , friend"
+    assert worker.evaluate("m.readable", say) == "– price: fair! I know it. Trust me, friend"
+    assert worker.evaluate("[m.num(-0.001), m.num(-1.234, 1), m.signed(0.5), m.signed(-0.5)]") == [
+        "0.00",
+        "−1.2",
+        "+0.50",
+        "−0.50",
+    ]
+    called = worker.evaluate("[m.called(false, 1024), m.called(true, 0.2468), m.called(true, Infinity)]")
+    assert list(map(plain, called)) == ["n = 1,024", "β = 0.25", "β = ∞"]
 
 
 @browsing
 def test_sentence_and_readout_say_what_python_computes(pool, show):
-    page = show(Explorer(pool, construction="pretrain", how="min", n=64))
+    page = show(Explorer(pool, ensemble="pretrain", aggregator="min", n=64))
     gold = pool.curve([0, 3, 6], "min", 1.0, [1, 64])["gold"].mean(0)
-    assert (
-        f"gold {gold[1]:.2f} (+{gold[1] - gold[0]:.2f} over a uniform pick)"
-        in page.locator(".rmx-readout").inner_text()
+    assert f"gold {gold[1]:.2f} (+{gold[1] - gold[0]:.2f} over a uniform pick)" in plain(
+        page.locator(".rmx-readout").inner_text()
     )
     assert f"gold is {gold[1]:.2f}" in said(page)
-    whole = pool.curve([0, 3, 6], "min", 1.0, n_grid(pool.N))["gold"].mean(0)
-    peak = f"best was n = {n_grid(pool.N)[whole.argmax()]}: {whole.max():.2f}"
-    assert peak in page.locator(".rmx-readout").inner_text()
+    whole = pool.curve([0, 3, 6], "min", 1.0, curve_ns(pool.N))["gold"].mean(0)
+    peak = f"best was n = {curve_ns(pool.N)[whole.argmax()]}: {whole.max():.2f}"
+    assert peak in plain(page.locator(".rmx-readout").inner_text())
 
 
 @browsing
@@ -254,7 +398,7 @@ def test_arrow_keys_reach_every_n(pool, show):
 @browsing
 def test_jupyterlab_leaves_the_keys_to_the_controls(pool, show):
     """Its shortcuts on a focused element (arrows, Enter) stop only at this attribute on the element itself."""
-    page = show(Explorer(pool, construction="finetune"))
+    page = show(Explorer(pool, ensemble="finetune"))
     page.get_by_text("Do these members differ?").click()
     bare = ".rmx :is(button, input, select, summary):not([data-lm-suppress-shortcuts=true])"
     assert page.locator(bare).count() == 0
@@ -273,16 +417,16 @@ def test_handle_is_dragged_on_the_plot(pool, show):
 
 @browsing
 def test_the_tilt_says_what_python_computes(pool, show):
-    page = show(Explorer(pool, construction="pretrain", how="min", optimiser="tilt", beta=0.8))
+    page = show(Explorer(pool, ensemble="pretrain", aggregator="min", optimiser="tilt", beta=0.8))
     at = {k: v.mean(0) for k, v in pool.tilted([0, 3, 6], "min", 1.0, [np.inf, 0.8]).items()}
     numbers = f"the tilt at beta = 0.8: KL {at['kl'][1]:.2f} nats, gold is {at['gold'][1]:.2f}, "
     sentence = said(page)
     assert numbers in sentence and "effective" not in sentence
     assert f"the proxy is {at['proxy'][1]:.2f}." in sentence.replace("−", "-")
-    readout = page.locator(".rmx-readout").inner_text()
+    readout = plain(page.locator(".rmx-readout").inner_text())
     assert f"β = 0.8 · KL {at['kl'][1]:.2f} · gold {at['gold'][1]:.2f}" in readout
     i = pool.typical_tilted([0, 3, 6], "min", 1.0, 0.8)[0]
-    assert "median answer by the proxy at β = 0.8" in page.locator(".rmx-panels").inner_text()
+    assert "median answer by the proxy at β = 0.8" in plain(page.locator(".rmx-panels").inner_text())
     total = page.locator(".rmx-total .rmx-value").inner_text().replace("−", "-")
     assert float(total) == pytest.approx(pool.gold[0, i], abs=0.006)
 
@@ -330,7 +474,7 @@ def test_few_effective_answers_are_said_and_dotted(pool, show):
 
 @browsing
 def test_last_member_stays(pool, show):
-    page = show(Explorer(pool, construction="finetune", members=[1]))
+    page = show(Explorer(pool, ensemble="finetune", members=[1]))
     page.get_by_label("p0 f1").click()
     settle(page)
     assert page.get_by_label("p0 f1").is_checked()
@@ -361,7 +505,7 @@ def test_address_keeps_the_state_and_only_after_a_touch(pool, show):
 def test_two_on_one_page_do_not_clash(pool, show):
     page = show(
         Explorer(pool),
-        Explorer(pool, construction="heads", how="min"),
+        Explorer(pool, ensemble="heads", aggregator="min"),
         fragment="#x=1~finetune~0.2~max~1~32~3",
     )
     assert "One judge" in said(page, 0) and "from 32 answers" in said(page, 1)
@@ -374,7 +518,7 @@ def test_two_on_one_page_do_not_clash(pool, show):
 
 @browsing
 def test_the_menu_has_a_series_once_and_a_slider_goes_through_it(pool, show):
-    page = show(Explorer(pool, construction="heads"))
+    page = show(Explorer(pool, ensemble="heads"))
     menu = page.get_by_label("judges", exact=True)
     assert menu.locator("option").all_inner_texts() == [
         "one reward model",
@@ -406,7 +550,7 @@ def test_the_menu_has_a_series_once_and_a_slider_goes_through_it(pool, show):
 
 @browsing
 def test_the_members_slider_takes_the_first(pool, show):
-    page = show(Explorer(pool, construction="mixed", how="min"))
+    page = show(Explorer(pool, ensemble="mixed", aggregator="min"))
     slider, out = page.get_by_label("members", exact=True), page.locator(".rmx-count output")
     slider.press("Home")
     assert "One judge (p0 f0)" in said(page) and out.inner_text() == "1 of 4"
@@ -424,7 +568,7 @@ def test_the_members_slider_takes_the_first(pool, show):
 
 @browsing
 def test_a_family_of_one_and_one_of_many_columns(pool, show):
-    page = show(Explorer(pool, construction="average"))
+    page = show(Explorer(pool, ensemble="average"))
     for gone in (".rmx-count", ".rmx-members", ".rmx-alike"):
         assert page.locator(gone).is_hidden()
     page.get_by_label("judges", exact=True).select_option("single")
@@ -432,17 +576,21 @@ def test_a_family_of_one_and_one_of_many_columns(pool, show):
     assert page.locator(".rmx-count").is_hidden()
     one = page.get_by_label("which one")
     groups = one.locator("optgroup").evaluate_all("all => all.map((g) => [g.label, g.children.length])")
-    assert groups == [["3 finetuning seeds", 3], ["3 pretraining seeds", 2], ["heads", 18],
-                      ["the average of 3 models' weights", 1]]  # fmt: skip
+    assert groups == [
+        ["3 finetuning seeds", 3],
+        ["3 pretraining seeds", 2],
+        ["heads", 18],
+        ["the average of 3 models' weights", 1],
+    ]
     assert one.locator("option").count() == len(pool.columns)  # each once
     one.select_option(label="4h 2")
     assert "One judge (4h 2)" in said(page)
 
 
 @browsing
-def test_a_pool_without_constructions(pool, show):
-    page = show(Explorer(replace(pool, constructions=[])))
-    assert page.locator(".rmx-construction").is_hidden()  # nothing to pick from
+def test_a_pool_without_ensembles(pool, show):
+    page = show(Explorer(replace(pool, ensembles=[])))
+    assert page.locator(".rmx-ensemble").is_hidden()  # nothing to pick from
     assert page.locator(".rmx-presets button").all_inner_texts() == ["one judge", "ask gold"]
     page.get_by_label("which one").select_option("1")
     assert "One judge (p0 f1)" in said(page)
@@ -451,7 +599,7 @@ def test_a_pool_without_constructions(pool, show):
 @browsing
 @pytest.mark.parametrize("width", [390, 1000])
 def test_the_plot_stays_while_the_heads_are_dragged(pool, show, width):
-    page = show(Explorer(pool, construction="heads"), width=width)
+    page = show(Explorer(pool, ensemble="heads"), width=width)
     heads, tops = page.get_by_label("heads", exact=True), set()
     heads.press("Home")
     for _ in range(5):
@@ -463,8 +611,8 @@ def test_the_plot_stays_while_the_heads_are_dragged(pool, show, width):
 
 @browsing
 def test_the_pool_may_say_which_one_is_single(pool, show):
-    given = [{"name": "single", "label": "the best of five", "members": [4]}, *pool.constructions]
-    page = show(Explorer(replace(pool, constructions=given)))
+    ensembles = [{"name": "single", "label": "the best of five", "members": [4]}, *pool.ensembles]
+    page = show(Explorer(replace(pool, ensembles=ensembles)))
     assert "One judge (p1 f1)" in said(page)
     assert page.get_by_label("judges", exact=True).locator("option").first.inner_text() == "the best of five"
     page.get_by_role("button", name="several, the worst").click()
@@ -474,7 +622,7 @@ def test_the_pool_may_say_which_one_is_single(pool, show):
 
 @browsing
 def test_do_these_members_differ(pool, show):
-    page = show(Explorer(pool, construction="heads_8"))
+    page = show(Explorer(pool, ensemble="heads_8"))
     assert page.locator(".rmx-matrix").count() == 0
     page.get_by_text("Do these members differ?").press("Enter")
     page.wait_for_selector(".rmx-matrix")
@@ -520,7 +668,7 @@ def test_the_live_region_waits_until_the_hand_rests(pool, show):
     for step in range(8):
         page.mouse.move(box["x"] + 60 + 50 * step, box["y"] + 100)
         settle(page)
-        seen.add(page.locator(".rmx-readout").inner_text())
+        seen.add(plain(page.locator(".rmx-readout").inner_text()))
     assert len(seen) == 8
     page.mouse.up()
     page.wait_for_function(f"{words[0]}.startsWith({words[1]})")
@@ -529,13 +677,13 @@ def test_the_live_region_waits_until_the_hand_rests(pool, show):
 
 @browsing
 def test_a_frame_draws_once_however_many_changes(pool, show):
-    page = show(Explorer(pool, construction="pretrain", how="mean_std"))
+    page = show(Explorer(pool, ensemble="pretrain", aggregator="mean_std"))
     settle(page)
     drawn = page.evaluate(
         """async () => {
             let drawn = 0;
             new MutationObserver(() => drawn++).observe(document.querySelector('.rmx-plot'), { childList: true });
-            const box = document.querySelector('.rmx-lam input');
+            const box = document.querySelector('.rmx-strength input');
             for (let k = 0; k < 20; k++) { box.value = k / 10; box.dispatchEvent(new Event('input')); }
             await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
             return drawn; }"""
@@ -575,11 +723,11 @@ FONTS = {
 @browsing
 def test_no_font_pushes_a_label_out_or_over_another(pool, show):
     states = [
-        {"how": "gold"},
+        {"aggregator": "gold"},
         {"optimiser": "tilt"},
-        {"construction": "pretrain", "how": "min"},
-        {"construction": "pretrain", "how": "uwo", "optimiser": "tilt"},
-        {"construction": "heads_8", "how": "max"},
+        {"ensemble": "pretrain", "aggregator": "min"},
+        {"ensemble": "pretrain", "aggregator": "uwo", "optimiser": "tilt"},
+        {"ensemble": "heads_8", "aggregator": "max"},
     ]
     page, labels = show(*(Explorer(pool, **state) for state in states)), set()
     style = page.add_style_tag(content="/* a font */")
@@ -590,7 +738,7 @@ def test_no_font_pushes_a_label_out_or_over_another(pool, show):
             settle(page)
             settle(page)  # the first two measure the new font and width
             assert not page.evaluate(MISPLACED), (font, width)
-            labels |= set(page.locator(".rmx-svg text").all_text_contents())
+            labels |= set(map(plain, page.locator(".rmx-svg text").all_text_contents()))
     words = " ".join(labels)
     assert {
         "gold",
@@ -606,7 +754,7 @@ def test_no_font_pushes_a_label_out_or_over_another(pool, show):
 
 @browsing
 def test_another_font_moves_the_labels(pool, show):
-    page = show(Explorer(pool, construction="pretrain", how="min"), width=360)
+    page = show(Explorer(pool, ensemble="pretrain", aggregator="min"), width=360)
     edge = "document.querySelector('.rmx-start').x1.baseVal.value"
     before = page.evaluate(edge)
     page.add_style_tag(content=f".rmx-plot text {{ {FONTS['wide']} }}")
@@ -616,7 +764,7 @@ def test_another_font_moves_the_labels(pool, show):
 
 @browsing
 def test_a_label_is_measured_once(pool, show):
-    page = show(Explorer(pool, construction="pretrain", how="mean_std"))
+    page = show(Explorer(pool, ensemble="pretrain", aggregator="mean_std"))
     settle(page)
     page.evaluate(
         """() => { const own = SVGTextContentElement.prototype, length = own.getComputedTextLength;
@@ -650,7 +798,7 @@ def test_accessible_and_never_wider_than_the_page(pool, show, dark, widths):
         ("heads_8", "best_of_n"),
         ("pretrain", "tilt"),
     ]
-    widgets = [Explorer(pool, construction=c, how="uwo", optimiser=optimiser) for c, optimiser in states]
+    widgets = [Explorer(pool, ensemble=c, aggregator="uwo", optimiser=optimiser) for c, optimiser in states]
     page = show(*widgets, dark=dark)
     page.evaluate("document.querySelectorAll('.rmx details').forEach((fold) => { fold.open = true; })")
     for width in widths:
@@ -666,6 +814,41 @@ def test_accessible_and_never_wider_than_the_page(pool, show, dark, widths):
     report = page.evaluate(f"axe.run('main', {rules})")
     assert report["passes"]
     assert not [(v["id"], v["nodes"][0]["target"]) for v in report["violations"]]
+
+
+@browsing
+def test_text_is_text_and_words_of_any_length_wrap(pool, show):
+    """Whoever embeds the state: nothing in it ends or begins a script, and no word is wider than a phone."""
+    hostile = ["</script>", "</SCRIPT >", "<!--<script>", "<b>bold</b>", "&lt;", "w" * 400]
+    columns = [f"p0 {hostile[c % 6]}{c}" for c in range(len(pool.columns))]
+    bill = [{**term, "label": x} for term, x in zip(pool.bill, hostile + ["a", "b"], strict=True)]
+    ensembles = [{**e, "label": hostile[k % 6]} for k, e in enumerate(pool.ensembles)]
+    vocab = [hostile[k % 6] + word for k, word in enumerate(pool.vocab)]
+    texts = [" ".join(hostile)] * len(pool.prompts)
+    other = replace(pool, prompts=texts, vocab=vocab, columns=columns, bill=bill, ensembles=ensembles)
+    page = show(Explorer(other, ensemble="pretrain"), Explorer(other), width=360)
+    page.evaluate("document.querySelectorAll('.rmx details').forEach((fold) => { fold.open = true; })")
+    settle(page)
+    assert page.locator(".rmx b:has-text('bold'), .rmx script").count() == 0
+    request = page.locator(".rmx-request").first.text_content()
+    assert all(x.lower() in request.lower() for x in hostile)
+    i = other.typical_winner([0, 3, 6], "mean", 1.0, 64)[0]
+    assert (
+        page.locator(".rmx blockquote").first.text_content().split()[-1].lower()
+        == other.text(0, i).split()[-1].lower()
+    )
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert not page.evaluate(MISPLACED)
+    assert page.locator(".rmx-matrix th[scope=row]").first.bounding_box()["width"] < 200
+
+
+def test_meta_crosses_to_the_browser_and_back(pool):
+    other = replace(pool, prompts=["</SCRIPT><!--<script>"] * len(pool.prompts))
+    wid = Explorer(other)
+    state = wid.get_state("meta")
+    assert "<" not in state["meta"] and json.loads(state["meta"]) == wid.meta
+    wid.set_state(state)
+    assert wid.meta["prompts"] == other.prompts
 
 
 def test_colours_show_on_light_and_dark():
@@ -685,27 +868,36 @@ def test_colours_show_on_light_and_dark():
 
 def test_bad_state_is_named(pool):
     cases = [
-        ({"construction": "lora"}, "construction = 'lora'"), ({"members": [0, 1]}, "members = "),
+        ({"ensemble": "lora"}, "ensemble = 'lora'"),
+        ({"members": [0, 1]}, "members = "),
         ({"members": []}, "members = "),
-        ({"construction": "finetune", "members": [7]}, "members = "), ({"how": "vote"}, "how = 'vote'"),
-        ({"how": "entropic", "lam": 0.0}, "lam = 0.0"), ({"n": 0}, "n = 0"), ({"n": 513}, "n = 513"),
-        ({"prompt": 8}, "prompt = 8"), ({"optimiser": "ppo"}, "optimiser = 'ppo'"),
-        ({"beta": 0.0}, "beta = 0.0"), ({"beta": float("inf")}, "beta = inf"),
-    ]  # fmt: skip
+        ({"ensemble": "finetune", "members": [7]}, "members = "),
+        ({"aggregator": "vote"}, "aggregator = 'vote'"),
+        ({"aggregator": "entropic", "strength": 0.0}, " = 0.0"),
+        ({"n": 0}, "n = 0"),
+        ({"n": 513}, "n = 513"),
+        ({"prompt": 8}, "prompt = 8"),
+        ({"optimiser": "ppo"}, "optimiser = 'ppo'"),
+        ({"beta": 0.0}, "beta = 0.0"),
+        ({"beta": float("inf")}, "beta = inf"),
+    ]
     for state, words in cases:
         with pytest.raises(ValueError, match=re.escape(words)):
             Explorer(pool, **state)
 
 
 def test_state_is_traits(pool):
-    wid = Explorer(pool, construction="heads")
-    assert Explorer(pool, how="quantile").lam == 0.25 and Explorer(pool, how="uwo").lam == 1.0
+    wid = Explorer(pool, ensemble="heads")
+    assert (
+        Explorer(pool, aggregator="quantile").strength == 0.25
+        and Explorer(pool, aggregator="uwo").strength == 1.0
+    )
     assert wid.members == [9, 10, 11] and Explorer(pool).members == [0] and Explorer(pool).n == 64
     assert set(wid.get_state()) >= {
-        "construction",
+        "ensemble",
         "members",
-        "how",
-        "lam",
+        "aggregator",
+        "strength",
         "n",
         "prompt",
         "optimiser",

@@ -71,9 +71,9 @@ def test_a_unions_scores_are_its_members(study):
 
 def test_the_explorers_pool_shows_each_construction_once(study):
     pool = CompactPool.load(study[2] / "constructions.npz")
-    names = [c["name"] for c in pool.constructions]
+    names = [c["name"] for c in pool.ensembles]
     assert names == ["finetune", "pretrain", "heads1", "heads2", "lora", "dropout", "laplace", "average"]
-    first = {c["name"]: c["members"][0] for c in pool.constructions}
+    first = {c["name"]: c["members"][0] for c in pool.ensembles}
     assert (
         first["finetune"] == first["pretrain"] == first["heads1"]
     )  # the same single model, once in the page
