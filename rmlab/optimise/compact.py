@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 import zlib
 from dataclasses import dataclass, fields
@@ -18,13 +19,20 @@ from pathlib import Path
 
 import numpy as np
 
+from rmlab.optimise.thinning import grid, thin
+from rmlab.recipe import require
 from rmlab.reward.aggregate import aggregate
 
 TIE = 1e-9  # scores closer than this are equal: far under the int16 step, far over float64 rounding
 _ARRAYS = {  # in the order of the page's bytes: wide items first, so that each array is aligned
-    "weight": "<f4", "scale": "<f4", "offset": "<f4", "scores": "<i2",
-    "counts": "|u1", "lengths": "|u1", "tokens": "|u1",
-}  # fmt: skip
+    "weight": "<f4",
+    "scale": "<f4",
+    "offset": "<f4",
+    "scores": "<i2",
+    "counts": "|u1",
+    "lengths": "|u1",
+    "tokens": "|u1",
+}
 
 
 @dataclass(frozen=True)
@@ -34,16 +42,20 @@ class CompactPool:
     tokens (flat) uint8 ids of all kept answers, row-major, without `<eos>`; lengths (P, M) uint8; counts
     (P, M, F) uint8; weight (P, M) float32, N a row; scores (P, M, C) int16, a member's score being
     scores * scale + offset with scale and offset (C,) float32. `bill` has F dicts name, label, values, slope:
-    count c is worth values[c], and slope for each count past the last value. `constructions` are dicts name,
+    count c is worth values[c], and slope for each count past the last value. `ensembles` are dicts name,
     label, members, members being columns; those that differ only in their number of members, each trained for
-    itself, share a `series`, which says what is counted: "heads".
+    itself, share a `series`, which says what is counted: "heads". A name is letters, digits, "_" and "-".
+
+    Raises
+    ------
+    ValueError : a shape that does not fit, a number that is not finite, weights that miss N, an unknown member
     """
 
     prompts: list[str]
     vocab: list[str]
     bill: list[dict]
     columns: list[str]
-    constructions: list[dict]
+    ensembles: list[dict]
     N: int
     tokens: np.ndarray
     lengths: np.ndarray
@@ -55,7 +67,9 @@ class CompactPool:
 
     def __post_init__(self):
         for name, kind in _ARRAYS.items():
+            _finite(name, getattr(self, name))
             object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
+        require(len(self.prompts) > 0, "prompts", self.prompts, "at least one")
         P, M, C, F = len(self.prompts), self.weight.shape[-1], len(self.columns), len(self.bill)
         shapes = {
             "weight": (P, M),
@@ -64,24 +78,20 @@ class CompactPool:
             "scores": (P, M, C),
             "scale": (C,),
             "offset": (C,),
+            "tokens": (int(self.lengths.sum(dtype=np.int64)),),
         }
         for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                raise ValueError(
-                    f"{name} has shape {getattr(self, name).shape}: {shape} fits the other fields"
-                )
-        if len(self.vocab) > 256:
-            raise ValueError(f"vocab has {len(self.vocab)} words: token ids are bytes, give at most 256")
-        if self.tokens.shape != (int(self.lengths.sum(dtype=np.int64)),):
-            raise ValueError(
-                f"tokens has shape {self.tokens.shape}: give one flat array as long as lengths.sum()"
-            )
-        off = np.abs(self.weight.sum(1, dtype=np.float64) - self.N).max()
-        if off > 1e-3 * self.N:
-            raise ValueError(
-                f"weight misses N = {self.N} by up to {off:.3g} on a prompt: each row must sum to N"
-            )
-        _known(self.constructions, C)
+            got = getattr(self, name).shape
+            require(got == shape, f"shape of {name}", got, f"{shape}, which fits the other fields")
+        words = len(self.vocab)
+        require(words <= 256, "words of vocab", words, "at most 256: token ids are bytes")
+        last, least = int(self.tokens.max(initial=0)), float(self.weight.min(initial=0))
+        require(last < max(1, words), "tokens", last, f"ids below {words}, the words of vocab")
+        require(least >= 0, "weight", least, "0 or more: how many answers one stands for")
+        sums = self.weight.sum(1, dtype=np.float64)
+        off, mend = float(sums[np.abs(sums - self.N).argmax()]), f"{self.N}, which is N"
+        require(abs(off - self.N) <= 1e-3 * self.N, "sum of a row of weight", off, mend)
+        _known(self.ensembles, C)
 
     @cached_property
     def gold(self) -> np.ndarray:
@@ -93,16 +103,16 @@ class CompactPool:
         """(P, M, C) float64, in the members' own units."""
         return self.scores * self.scale.astype(np.float64) + self.offset
 
-    def aggregated(self, members: list[int], how: str, lam: float = 1.0) -> np.ndarray:
-        """(P, M) aggregated scores of the columns `members`; `how="gold"` is the oracle: gold itself."""
-        if how == "gold":
+    def aggregated(self, members: list[int], aggregator: str, strength: float = 1.0) -> np.ndarray:
+        """(P, M) aggregated scores of the columns `members`; `aggregator="gold"` is the oracle: gold itself."""
+        if aggregator == "gold":
             return self.gold
         members = list(members)
-        if not members or not set(members) <= set(range(len(self.columns))):
-            raise ValueError(f"members = {members}: give one or more columns below {len(self.columns)}")
-        return aggregate(self.member_scores[..., members], how, lam)
+        known = bool(members) and set(members) <= set(range(len(self.columns)))
+        require(known, "members", members, f"one or more columns below {len(self.columns)}")
+        return aggregate(self.member_scores[..., members], aggregator, strength)
 
-    def curve(self, members: list[int], how: str, lam: float, ns) -> dict[str, np.ndarray]:
+    def curve(self, members: list[int], aggregator: str, strength: float, ns) -> dict[str, np.ndarray]:
         """Expected gold and proxy of best-of-n, exact for the weighted pool.
 
         An answer whose cumulative weight fraction rises from U' to U wins with probability U^n - U'^n;
@@ -110,7 +120,7 @@ class CompactPool:
 
         Parameters
         ----------
-        members : columns; how, lam : as in `rmlab.reward.aggregate.aggregate`, or "gold"
+        members : columns; aggregator, strength : as in `rmlab.reward.aggregate.aggregate`, or "gold"
         ns : numbers of draws, each >= 1
 
         Returns
@@ -118,9 +128,10 @@ class CompactPool:
         {"gold": (P, len(ns)), "proxy": (P, len(ns))} float64
         """
         ns = np.asarray(ns, np.float64)
-        if ns.ndim != 1 or (ns < 1).any():
-            raise ValueError(f"ns = {ns.tolist()}: give a list of numbers of draws, each at least 1")
-        score = self.aggregated(members, how, lam)
+        require(
+            ns.ndim == 1 and (ns >= 1).all(), "ns", ns.tolist(), "a list of numbers of draws, each at least 1"
+        )
+        score = self.aggregated(members, aggregator, strength)
         out = {"gold": np.zeros((len(score), len(ns))), "proxy": np.zeros((len(score), len(ns)))}
         for p in range(len(score)):
             group, order, log_u = self._ladder(score[p], p)
@@ -131,23 +142,23 @@ class CompactPool:
             out["proxy"][p] = won @ (np.bincount(group, w * score[p, order]) / share)
         return out
 
-    def typical_winner(self, members: list[int], how: str, lam: float, n: int) -> np.ndarray:
+    def typical_winner(self, members: list[int], aggregator: str, strength: float, n: int) -> np.ndarray:
         """(P,) index of the median winner of best-of-n: the first answer, ascending, with U^n >= 1/2."""
-        score = self.aggregated(members, how, lam)
+        score = self.aggregated(members, aggregator, strength)
         out = np.zeros(len(score), np.int64)
         for p in range(len(score)):
             group, order, log_u = self._ladder(score[p], p)
             out[p] = order[group == np.argmax(n * log_u >= -np.log(2) - 1e-12)].min()
         return out
 
-    def tilted(self, members: list[int], how: str, lam: float, betas) -> dict[str, np.ndarray]:
+    def tilted(self, members: list[int], aggregator: str, strength: float, betas) -> dict[str, np.ndarray]:
         """The KL-regularised optimum at each beta, exact for the weighted pool: see `rmlab.optimise.tilt`.
 
         An answer has probability in proportion to weight * exp(score / beta).
 
         Parameters
         ----------
-        members : columns; how, lam : as in `rmlab.reward.aggregate.aggregate`, or "gold"
+        members : columns; aggregator, strength : as in `rmlab.reward.aggregate.aggregate`, or "gold"
         betas : prices of a nat above 0, in the proxy's unit; infinity is the pool as it is
 
         Returns
@@ -156,9 +167,9 @@ class CompactPool:
         the effective number of kept answers, 1 / sum pi^2: that of the whole pool where it is small.
         """
         betas = np.asarray(betas, np.float64)
-        if betas.ndim != 1 or not (betas > 0).all():
-            raise ValueError(f"betas = {betas.tolist()}: give a list of prices of a nat, each above 0")
-        score = self.aggregated(members, how, lam)
+        fit = betas.ndim == 1 and (betas > 0).all()
+        require(fit, "betas", betas.tolist(), "a list of prices of a nat, each above 0")
+        score = self.aggregated(members, aggregator, strength)
         weight = self.weight.astype(np.float64)
         start = weight / weight.sum(1, keepdims=True)
         policies = [self._tilt(score, beta) for beta in betas]
@@ -170,9 +181,9 @@ class CompactPool:
         }
         return {name: np.reshape(rows, (len(betas), len(score))).T for name, rows in each.items()}
 
-    def typical_tilted(self, members: list[int], how: str, lam: float, beta: float) -> np.ndarray:
+    def typical_tilted(self, members: list[int], aggregator: str, strength: float, beta: float) -> np.ndarray:
         """(P,) index of the tilted policy's median answer: the first, ascending, with half the mass below or at it."""
-        score = self.aggregated(members, how, lam)
+        score = self.aggregated(members, aggregator, strength)
         pi = self._tilt(score, beta)
         out = np.zeros(len(score), np.int64)
         for p in range(len(score)):
@@ -251,87 +262,59 @@ class CompactPool:
     @classmethod
     def load(cls, path) -> CompactPool:
         """Read what `save` wrote."""
-        if not Path(path).exists():
-            raise ValueError(f"path = {str(path)!r} does not exist: give a file written by CompactPool.save")
+        require(Path(path).exists(), "path", str(path), "a file that exists, written by CompactPool.save")
         with np.load(path) as file:
             return cls(**json.loads(file["meta"].tobytes()), **{name: file[name] for name in _ARRAYS})
 
     @classmethod
     def from_pool(
         cls,
-        gold_counts,
-        bill,
-        scores,
-        columns,
-        constructions,
-        tokens,
-        lengths,
-        prompts,
-        vocab,
-        keep=350,
-        seed=0,
+        gold_counts: np.ndarray,
+        bill: list[dict],
+        scores: np.ndarray,
+        columns: list[str],
+        ensembles: list[dict],
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        prompts: list[str],
+        vocab: list[str],
+        keep: int = 350,
+        seed: int = 0,
     ) -> CompactPool:
-        """Keep at most `keep` answers a prompt, those that can win first.
-
-        An answer of rank r under a ranking wins best-of-n with probability at most about 1/(e r), whatever n.
-        Its best rank r, over every column, the mean, min and mean - std of every construction, and gold,
-        decides how likely it is kept: min(1, c/r), with c such that `keep` are. A kept answer stands for r/c
-        others (at least 1), so the first c of every ranking are exact and the curves have no bias to first
-        order.
+        """Keep at most `keep` answers a prompt, those that can win first: see `rmlab.optimise.thinning.thin`.
 
         Parameters
         ----------
-        gold_counts (P, N, F); scores (P, N, C); tokens (P, N, T) ids below 256
-        lengths (P, N), `<eos>` not counted
-        bill, columns, constructions, prompts, vocab : as the fields; keep : M; seed : of the sample
+        gold_counts (P, N, F), 0 to 255; tokens (P, N, T) ids below 256; lengths (P, N), `<eos>` not counted
+        scores (P, N, C) : finite, and each member's on one scale. A kept score is rounded to a grid of 65,535
+            steps from the member's lowest to its highest; an answer that must not be chosen needs no more than a
+            score below the others', and one so far off that it would coarsen theirs is refused
+        bill, columns, ensembles, prompts, vocab : as the fields; keep : M; seed : of the sample
         """
         counts, scores = np.asarray(gold_counts), np.asarray(scores, np.float64)
         tokens, lengths = np.asarray(tokens), np.asarray(lengths)
-        if (
-            counts.ndim != 3
-            or scores.ndim != 3
-            or not counts.shape[:2] == scores.shape[:2] == tokens.shape[:2] == lengths.shape
-        ):
-            raise ValueError(
-                f"gold_counts {counts.shape}, scores {scores.shape}, tokens {tokens.shape} and "
-                f"lengths {lengths.shape} must agree: give (P, N, F), (P, N, C), (P, N, T) and (P, N)"
-            )
-        if scores.shape[2] != len(columns):
-            raise ValueError(
-                f"columns has {len(columns)} labels and scores {scores.shape}: give one label a member"
-            )
-        if counts.max(initial=0) > 255 or lengths.max(initial=0) > min(255, tokens.shape[2]):
-            raise ValueError(
-                f"counts reach {counts.max()} and lengths {lengths.max()}: both must fit a byte, "
-                "and lengths tokens"
-            )
-        if keep < 1:
-            raise ValueError(f"keep = {keep}: give at least 1 answer a prompt")
-        _known(constructions, len(columns))
-        gold, rng = bill_total(counts, bill), np.random.default_rng(seed)
-        P, N = gold.shape
-        chosen = np.zeros((P, min(keep, N)), np.int64)
-        weight = np.ones(chosen.shape)
-        for p in range(P if keep < N else 0):
-            rules = [*scores[p].T, gold[p]]
-            for group in constructions:
-                part = scores[p][:, group["members"]]
-                rules += [aggregate(part, how, 1.0) for how in ("mean", "min", "mean_std")]
-            chosen[p], weight[p] = _thin(np.stack(rules), keep, rng)
-        if keep >= N:
-            chosen[:] = np.arange(N)
-        rows = np.arange(P)[:, None]
-        kept, lengths = scores[rows, chosen], lengths[rows, chosen]
-        low, high = kept.min((0, 1)), kept.max((0, 1))
-        offset = ((low + high) / 2).astype(np.float32)
-        scale = np.where(high > low, np.maximum(high - offset, offset - low) / 32767, 1.0).astype(np.float32)
+        _check(counts, scores, tokens, lengths, columns)
+        require(keep >= 1, "keep", keep, "at least 1 answer a prompt")
+        _known(ensembles, len(columns))
+        chosen, weight = thin(scores, bill_total(counts, bill), ensembles, keep, seed)
+        rows = np.arange(len(chosen))[:, None]
+        steps, scale, offset = grid(scores[rows, chosen], columns)
+        lengths = lengths[rows, chosen]
         return cls(
-            prompts=list(prompts), vocab=list(vocab), bill=[dict(b) for b in bill], columns=list(columns),
-            constructions=[dict(c) for c in constructions], N=N,
+            prompts=list(prompts),
+            vocab=list(vocab),
+            bill=[dict(term) for term in bill],
+            columns=list(columns),
+            ensembles=[dict(ensemble) for ensemble in ensembles],
+            N=scores.shape[1],
             tokens=tokens[rows, chosen][np.arange(tokens.shape[2]) < lengths[..., None]],
-            lengths=lengths, counts=counts[rows, chosen], weight=weight, scale=scale, offset=offset,
-            scores=np.clip(np.rint((kept - offset) / scale), -32767, 32767),
-        )  # fmt: skip
+            lengths=lengths,
+            counts=counts[rows, chosen],
+            weight=weight,
+            scores=steps,
+            scale=scale,
+            offset=offset,
+        )
 
 
 def bill_total(counts: np.ndarray, bill: list[dict]) -> np.ndarray:
@@ -345,41 +328,38 @@ def bill_total(counts: np.ndarray, bill: list[dict]) -> np.ndarray:
     return total
 
 
-def n_grid(N: int) -> list[int]:
+def curve_ns(N: int) -> list[int]:
     """The n at which curves are drawn: four an octave, 1 and N among them."""
     steps = {round(2 ** (k / 4)) for k in range(4 * N.bit_length())}
     return sorted({n for n in steps if n < N} | {1, N})
 
 
-def _known(constructions: list[dict], C: int) -> None:
-    for group in constructions:
-        if not group["members"] or not set(group["members"]) <= set(range(C)):
-            raise ValueError(
-                f"construction {group['name']!r} has members {group['members']}: give columns below {C}"
-            )
-    sizes = [(group["series"], len(group["members"])) for group in constructions if group.get("series")]
-    if len(set(sizes)) < len(sizes):
-        raise ValueError(f"constructions have sizes {sizes}: give each size of a series once")
+def _check(counts, scores, tokens, lengths, columns: list[str]) -> None:
+    """That the arrays of a full pool fit each other and the bytes that keep them."""
+    shapes = [counts.shape, scores.shape, tokens.shape, lengths.shape]
+    fit = counts.ndim == scores.ndim == tokens.ndim == 3 and len({shape[:2] for shape in shapes}) == 1
+    mend = "(P, N, F), (P, N, C), (P, N, T) and (P, N)"
+    require(fit, "shapes of gold_counts, scores, tokens, lengths", shapes, mend)
+    C = scores.shape[2]
+    require(C == len(columns), "labels in columns", len(columns), f"{C}, one a member of scores")
+    _finite("scores", scores)
+    for name, values, most in (("gold_counts", counts, 255), ("lengths", lengths, min(255, tokens.shape[2]))):
+        off = next((int(x) for x in (values.min(initial=0), values.max(initial=0)) if not 0 <= x <= most), 0)
+        require(off == 0, name, off, f"numbers from 0 to {most}: they must fit a byte, and lengths tokens")
 
 
-def _thin(rules: np.ndarray, keep: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Rankings (R, N) to the kept answers (keep,) and their weights, which sum to N."""
-    N = rules.shape[1]
-    place = np.empty(rules.shape, np.int64)
-    np.put_along_axis(place, np.argsort(-rules, 1, kind="stable"), np.arange(1, N + 1)[None], 1)
-    best = place.min(0)
-    low, high = 0.0, float(N)
-    for _ in range(60):  # the c at which `keep` answers are kept
-        c = (low + high) / 2
-        low, high = (c, high) if np.minimum(1, c / best).sum() < keep else (low, c)
-    chance = np.minimum(1, high / best)
-    sure = np.flatnonzero(chance >= 1)[:keep]
-    rest = np.setdiff1d(np.arange(N), sure)
-    rest = rest[np.argsort(rules[:, rest].mean(0), kind="stable")]
-    reach = np.cumsum(chance[rest])
-    reach *= (keep - len(sure)) / reach[-1]
-    marks = rng.random() + np.arange(keep - len(sure))  # evenly along the score: one draw places all
-    drawn = rest[np.minimum(np.searchsorted(reach, marks), len(rest) - 1)]
-    stands = 1 / chance[drawn]
-    stands *= (N - len(sure)) / max(stands.sum(), 1e-300)
-    return np.append(sure, drawn), np.append(np.ones(len(sure)), stands)
+def _finite(name: str, values) -> None:
+    values = np.asarray(values)
+    for place in np.argwhere(~np.isfinite(values))[:1].tolist():
+        require(False, f"{name}{place}", float(values[tuple(place)]), "a finite number")
+
+
+def _known(ensembles: list[dict], C: int) -> None:
+    for ensemble in ensembles:
+        name, members = ensemble["name"], ensemble["members"]
+        plain = re.fullmatch(r"[\w-]+", name) is not None  # it goes into the page's address
+        require(plain, "name of an ensemble", name, "letters, digits, _ and - only")
+        within = bool(members) and set(members) <= set(range(C))
+        require(within, f"members of ensemble {name!r}", members, f"columns below {C}")
+    sizes = [(e["series"], len(e["members"])) for e in ensembles if e.get("series")]
+    require(len(set(sizes)) == len(sizes), "sizes of ensembles", sizes, "each size of a series once")

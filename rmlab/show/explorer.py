@@ -3,14 +3,17 @@
     from rmlab.show.explorer import Explorer
     from rmlab.show.rows import pool
 
-    Explorer(pool(), construction="finetune", how="min")
+    Explorer(pool(), ensemble="finetune", aggregator="min")
 
-The page carries a compact pool; `explorer_math.mjs` aggregates and sorts, a test holding its numbers equal
-to `CompactPool`'s, and `explorer.mjs` draws.
+The page carries a compact pool. Five JavaScript modules, joined into one, do the rest: `explorer_math.mjs`
+aggregates and sorts, a test holding its numbers equal to `CompactPool`'s; `explorer_state.mjs` makes the traits
+sound and computes the curves; `explorer_plot.mjs` and `explorer_panels.mjs` draw; `explorer.mjs` joins them.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from pathlib import Path
 
@@ -18,17 +21,30 @@ import anywidget
 import traitlets
 
 from rmlab.optimise.compact import CompactPool
+from rmlab.recipe import require
 from rmlab.reward.aggregate import AGGREGATORS, aggregate
 from rmlab.show.style import LOOKS
 
 HERE = Path(__file__).parent
+MODULES = (
+    "explorer_math",
+    "explorer_state",
+    "explorer_plot",
+    "explorer_panels",
+    "explorer",
+)  # in import order
 LIMIT = 800_000  # bytes of data a page may carry
 
 
 def script() -> str:
-    """The arithmetic and the picture as one module, which is all that a widget may have."""
-    math, picture = ((HERE / name).read_text("utf-8") for name in ("explorer_math.mjs", "explorer.mjs"))
-    return math + re.sub(r'^import \{[^}]*\} from "./explorer_math.mjs";$', "", picture, flags=re.M)
+    """The modules as one, which is all that a widget may have."""
+    modules = "".join((HERE / f"{name}.mjs").read_text("utf-8") for name in MODULES)
+    return re.sub(r'^import \{[^}]*\} from "\./explorer_\w+\.mjs";$', "", modules, flags=re.M)
+
+
+def _escaped(meta: dict, widget) -> str:
+    """As JSON text without "<": the prompts' words may hold what ends or begins a script in a page."""
+    return json.dumps(meta).replace("<", "\\u003c")
 
 
 class Explorer(anywidget.AnyWidget):
@@ -37,12 +53,11 @@ class Explorer(anywidget.AnyWidget):
     Parameters
     ----------
     pool : CompactPool, at most 800 KB in the page
-    construction : "single" (one member judges) or the name of one of the pool's constructions; those that
-        share a `series` are one line in the menu, and a slider goes through their sizes
-    members : columns of the pool that judge, from the construction; unless said all of them,
-        the first for "single"
-    how, lam : the aggregator and its strength, as in `rmlab.reward.aggregate.aggregate`, or how="gold";
-        lam is the aggregator's usual one unless said
+    ensemble : "single" (one member judges) or the name of one of the pool's ensembles; those that share a
+        `series` are one line in the menu, and a slider goes through their sizes
+    members : columns of the pool that judge, from the ensemble; unless said all of them, the first for "single"
+    aggregator, strength : as in `rmlab.reward.aggregate.aggregate`, or aggregator="gold"; the strength is the
+        aggregator's usual one unless said
     n : answers to choose from, 1 to the pool's N; 64, or N where that is less
     prompt : which request is shown, from 0
     optimiser : "best_of_n", or "tilt": the exact KL-regularised optimum on the pool, `CompactPool.tilted`
@@ -61,12 +76,12 @@ class Explorer(anywidget.AnyWidget):
 
     _esm = script()
     _css = HERE / "explorer.css"
-    meta = traitlets.Dict().tag(sync=True)
+    meta = traitlets.Dict().tag(sync=True, to_json=_escaped, from_json=lambda text, widget: json.loads(text))
     data = traitlets.Bytes().tag(sync=True)
-    construction = traitlets.Unicode("single").tag(sync=True)
+    ensemble = traitlets.Unicode("single").tag(sync=True)
     members = traitlets.List(traitlets.Int()).tag(sync=True)
-    how = traitlets.Unicode("mean").tag(sync=True)
-    lam = traitlets.Float(1.0).tag(sync=True)
+    aggregator = traitlets.Unicode("mean").tag(sync=True)
+    strength = traitlets.Float(1.0).tag(sync=True)
     n = traitlets.Int(64).tag(sync=True)
     prompt = traitlets.Int(0).tag(sync=True)
     optimiser = traitlets.Unicode("best_of_n").tag(sync=True)
@@ -76,61 +91,63 @@ class Explorer(anywidget.AnyWidget):
     def __init__(
         self,
         pool: CompactPool,
-        construction: str = "single",
+        ensemble: str = "single",
         members: list[int] | None = None,
-        how: str = "mean",
-        lam: float | None = None,
+        aggregator: str = "mean",
+        strength: float | None = None,
         n: int | None = None,
         prompt: int = 0,
         optimiser: str = "best_of_n",
         beta: float = 0.25,
     ):
         size = pool.nbytes_in_page()
-        if size > LIMIT:
-            raise ValueError(
-                f"pool takes {size:,} bytes in the page: give fewer prompts or a smaller keep, for {LIMIT:,}"
-            )
-        families = {"single": list(range(len(pool.columns)))} | {
-            c["name"]: list(c["members"]) for c in pool.constructions
-        }
-        if construction not in families:
-            raise ValueError(f"construction = {construction!r}: give one of {', '.join(families)}")
-        family = families[construction]
-        if members is None:
-            members = family[:1] if construction == "single" else family
-        members = list(members)
-        if not members or not set(members) <= set(family) or (construction == "single" and len(members) > 1):
-            some = "one column" if construction == "single" else "one or more"
-            raise ValueError(f"members = {members}: {construction!r} takes {some} of {family}")
-        if lam is None:
-            lam = AGGREGATORS[how].lam[2] if how in AGGREGATORS and AGGREGATORS[how].lam else 1.0
-        if how != "gold":
-            aggregate([[0.0]], how, lam)  # raises for an unknown name or a lam out of range
+        require(size <= LIMIT, "bytes of pool", size, f"at most {LIMIT}: fewer prompts, or a smaller keep")
         n = min(64, pool.N) if n is None else n
-        if not 1 <= n <= pool.N:
-            raise ValueError(f"n = {n}: give 1 to {pool.N}, the answers in the pool")
-        if not 0 <= prompt < len(pool.prompts):
-            raise ValueError(f"prompt = {prompt}: give 0 to {len(pool.prompts) - 1}")
-        if optimiser not in ("best_of_n", "tilt"):
-            raise ValueError(f"optimiser = {optimiser!r}: give 'best_of_n' or 'tilt'")
-        if not 0 < beta < float("inf"):
-            raise ValueError(f"beta = {beta}: give a finite price of a nat above 0")
+        require(1 <= n <= pool.N, "n", n, f"1 to {pool.N}, the answers in the pool")
+        require(0 <= prompt < len(pool.prompts), "prompt", prompt, f"0 to {len(pool.prompts) - 1}")
+        require(optimiser in ("best_of_n", "tilt"), "optimiser", optimiser, "'best_of_n' or 'tilt'")
+        require(0 < beta < math.inf, "beta", beta, "a finite price of a nat above 0")
         meta, data = pool.packed()
-        meta["looks"] = {name: _look(name) for name in families} | {
-            c["name"]: _look(c["name"], c.get("series")) for c in pool.constructions
-        }
+        meta["looks"] = {"single": _look("single")}
+        meta["looks"] |= {e["name"]: _look(e["name"], e.get("series")) for e in pool.ensembles}
         super().__init__(
             meta=meta,
             data=data,
-            construction=construction,
-            members=members,
-            how=how,
-            lam=float(lam),
+            ensemble=ensemble,
+            members=_members(pool, ensemble, members),
+            aggregator=aggregator,
+            strength=_strength(aggregator, strength),
             n=n,
             prompt=prompt,
             optimiser=optimiser,
             beta=float(beta),
         )
+
+
+def _members(pool: CompactPool, ensemble: str, members: list[int] | None) -> list[int]:
+    """The columns that judge: those of the ensemble that were asked for, or the usual ones."""
+    single = {"single": list(range(len(pool.columns)))}
+    ensembles = single | {e["name"]: list(e["members"]) for e in pool.ensembles}
+    require(ensemble in ensembles, "ensemble", ensemble, f"one of {', '.join(ensembles)}")
+    columns = ensembles[ensemble]
+    if members is None:
+        return columns[:1] if ensemble == "single" else columns
+    members, most = list(members), 1 if ensemble == "single" else len(columns)
+    fits = members and set(members) <= set(columns) and len(members) <= most
+    require(fits, "members", members, f"1 to {most} of {columns}, the columns of {ensemble!r}")
+    return members
+
+
+def _strength(aggregator: str, strength: float | None) -> float:
+    """The aggregator's strength, its usual one unless said."""
+    if aggregator == "gold":
+        return 1.0 if strength is None else float(strength)
+    require(aggregator in AGGREGATORS, "aggregator", aggregator, f"one of {', '.join(AGGREGATORS)}, or gold")
+    *_, span = AGGREGATORS[aggregator]  # lowest, highest and usual strength, or None
+    if strength is None:
+        strength = span[2] if span else 1.0
+    aggregate([[0.0]], aggregator, strength)  # raises for a strength out of range
+    return float(strength)
 
 
 def _look(*names: str | None) -> list[str]:

@@ -16,25 +16,25 @@ export const AGGREGATORS = { // label, and the slider of λ: least, most, step, 
   gold: ["gold itself", null],
 };
 
-export function aggregate(s, how, lam) { // K member scores -> one score
+export function aggregate(s, aggregator, strength) { // K member scores -> one score
   const k = s.length;
   let mean = 0, low = Infinity, high = -Infinity, spread = 0;
   for (let i = 0; i < k; i++) { mean += s[i] / k; low = Math.min(low, s[i]); high = Math.max(high, s[i]); }
-  if (how === "mean") return mean;
-  if (how === "min") return low;
-  if (how === "max") return high;
-  if (how === "median" || how === "quantile") {
-    const t = new Float64Array(s).sort(), at = (how === "median" ? 0.5 : lam) * (k - 1), i = Math.floor(at);
+  if (aggregator === "mean") return mean;
+  if (aggregator === "min") return low;
+  if (aggregator === "max") return high;
+  if (aggregator === "median" || aggregator === "quantile") {
+    const t = new Float64Array(s).sort(), at = (aggregator === "median" ? 0.5 : strength) * (k - 1), i = Math.floor(at);
     return at > i ? t[i] + (at - i) * (t[i + 1] - t[i]) : t[i];
   }
-  if (how === "entropic") {
-    for (let i = 0; i < k; i++) spread += Math.expm1((low - s[i]) / lam) / k;
-    return low - lam * Math.log1p(spread);
+  if (aggregator === "entropic") {
+    for (let i = 0; i < k; i++) spread += Math.expm1((low - s[i]) / strength) / k;
+    return low - strength * Math.log1p(spread);
   }
   for (let i = 0; i < k; i++) spread += (s[i] - mean) ** 2 / k; // ddof = 0
-  if (how === "mean_std") return mean - lam * Math.sqrt(spread);
-  if (how === "uwo") return mean - lam * spread;
-  throw new Error("unknown aggregator " + how);
+  if (aggregator === "mean_std") return mean - strength * Math.sqrt(spread);
+  if (aggregator === "uwo") return mean - strength * spread;
+  throw new Error("unknown aggregator " + aggregator);
 }
 
 export function goldOf(counts, bill) { // one answer's counts (F) -> what each term adds to its gold (F)
@@ -45,7 +45,8 @@ export function goldOf(counts, bill) { // one answer's counts (F) -> what each t
 }
 
 export async function unpack(meta, bytes) { // CompactPool.packed() -> d
-  const raw = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const raw = await new Response(stream).arrayBuffer();
   const types = { "<f4": Float32Array, "<i2": Int16Array, "|u1": Uint8Array }, d = { ...meta };
   let at = 0;
   for (const [name, kind, size] of meta.layout) { d[name] = new types[kind](raw, at, size); at += d[name].byteLength; }
@@ -64,19 +65,20 @@ export function columnOf(d, c) { // a member's scores of all P * M answers, made
 export const wordsOf = (d, i) => Array.from(d.tokens.subarray(d.start[i], d.start[i + 1]), (t) => d.vocab[t]).join(" ");
 
 // One a prompt: the answers' proxy `s`, the answers in its order, and ascending groups of equal proxy: where each
-// starts in the order, its log U, mean gold and mean proxy. This holds for every n: it is made once for (members, how, lam).
-export function ladders(d, members, how, lam) {
+// starts in the order, its log U, mean gold and mean proxy. This holds for every n: it is made once for
+// (members, aggregator, strength).
+export function ladders(d, members, aggregator, strength) {
   const own = new Float64Array(members.length), columns = members.map((c) => columnOf(d, c));
   d.orders ??= Array.from({ length: d.P }, () => [...Array(d.M).keys()]); // the last order asked for: close to the next
   return d.orders.map((sorted, p) => {
     const base = p * d.M, s = new Float64Array(d.M);
     for (let i = 0; i < d.M; i++) {
       for (let k = 0; k < own.length; k++) own[k] = columns[k][base + i];
-      s[i] = how === "gold" ? d.gold[base + i] : aggregate(own, how, lam);
+      s[i] = aggregator === "gold" ? d.gold[base + i] : aggregate(own, aggregator, strength);
     }
     const order = Int32Array.from(sorted.sort((a, b) => s[a] - s[b] || a - b)), start = [];
     order.forEach((i, place) => { if (!place || s[i] - s[order[place - 1]] > TIE) start.push(place); });
-    const size = start.length, w = new Float64Array(size), gold = new Float64Array(size), proxy = new Float64Array(size);
+    const size = start.length, [w, gold, proxy] = [0, 1, 2].map(() => new Float64Array(size));
     start.push(d.M);
     let total = 0, above = 0;
     for (let g = 0; g < size; g++) {
@@ -92,7 +94,8 @@ export function ladders(d, members, how, lam) {
   });
 }
 
-export function expected({ logU, gold, proxy }, n) { // [gold, proxy] of best-of-n on one prompt: a group wins with U^n - U'^n
+// [gold, proxy] of best-of-n on one prompt: a group wins with U^n - U'^n
+export function expected({ logU, gold, proxy }, n) {
   let u = 1, goldAt = 0, proxyAt = 0;
   for (let g = logU.length - 1; g >= 0 && u > 0; g--) {
     const x = g ? n * logU[g - 1] : -Infinity, below = x < -40 ? 0 : Math.exp(x); // under 1e-17
@@ -105,12 +108,12 @@ export function bestOf(rows, ns) { // {gold, proxy}: for each n a list over prom
   const at = ns.map((n) => rows.map((l) => expected(l, n)));
   return { gold: at.map((r) => r.map((x) => x[0])), proxy: at.map((r) => r.map((x) => x[1])) };
 }
-export function curve(d, members, how, lam, ns) { // the same, and the ladders
-  const rows = ladders(d, members, how, lam);
+export function curve(d, members, aggregator, strength, ns) { // the same, and the ladders
+  const rows = ladders(d, members, aggregator, strength);
   return { rows, ...bestOf(rows, ns) };
 }
 
-export function typicalWinner({ order, start, logU }, n) { // of one ladder: the median winner, the first with U^n >= 1/2
+export function typicalWinner({ order, start, logU }, n) { // of one ladder: the first answer with U^n >= 1/2
   const g = logU.findIndex((u) => n * u >= -Math.LN2 - 1e-12);
   return Math.min(...order.subarray(start[g], start[g + 1]));
 }
@@ -132,7 +135,8 @@ export function tilts(d, rows, betas) { // {gold, proxy, kl, ess}: for each beta
   return Object.fromEntries(["gold", "proxy", "kl", "ess"].map((k) => [k, at.map((r) => r.map((x) => x[k]))]));
 }
 
-export function prices(d, rows) { // round betas, eight an octave, falling: their mean KL rises from about 0 to where best-of-n's bound ends
+// Round betas, eight an octave, falling: their mean KL rises from about 0 to where best-of-n's bound ends.
+export function prices(d, rows) {
   const all = [...new Set(Array.from({ length: 193 }, (_, k) => +(2 ** (10 - k / 8)).toPrecision(2)))];
   const kl = (beta) => average(rows.map((l, p) => tilted(d, p, l.s, beta).kl));
   const past = (level) => {
@@ -147,7 +151,9 @@ export function prices(d, rows) { // round betas, eight an octave, falling: thei
 export function typicalTilted(d, p, { s, order, start }, beta) { // the median by the proxy
   const { mass, total } = tilted(d, p, s, beta);
   let g = -1, below = 0;
-  do { for (let place = start[++g]; place < start[g + 1]; place++) below += mass[order[place]]; } while (below < (0.5 - 1e-12) * total);
+  do {
+    for (let place = start[++g]; place < start[g + 1]; place++) below += mass[order[place]];
+  } while (below < (0.5 - 1e-12) * total);
   return Math.min(...order.subarray(start[g], start[g + 1]));
 }
 
@@ -164,7 +170,8 @@ export function correlation(d, members, tail) {
       for (let held = 0; last < d.M - 1 && (held += w[order[last]]) < room * (1 - TIE);) last++;
       const end = mean[order[last]];
       w.forEach((x, i) => { if (mean[i] > end + TIE) above += x; else if (mean[i] >= end - TIE) level += x; });
-      w.forEach((x, i) => { w[i] = mean[i] > end + TIE ? x : mean[i] >= end - TIE ? (x * (room - above)) / level : 0; });
+      const share = (room - above) / level; // of those at the end
+      w.forEach((x, i) => { w[i] = x * (mean[i] > end + TIE ? 1 : mean[i] >= end - TIE ? share : 0); });
     }
     const kept = [...w.keys()].filter((i) => w[i]), total = w.reduce((a, b) => a + b, 0);
     const centred = columns.map((s) => {

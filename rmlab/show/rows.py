@@ -43,11 +43,11 @@ def own(table: str) -> pd.DataFrame | None:
     return None
 
 
-def pool(name: str = "explorer"):
+def pool(name: str = "full"):
     """A shipped compact pool, for the explorer: that of the full study, or "constructions"."""
     from rmlab.optimise.compact import CompactPool
 
-    where = f"{data_folder()}/pool/{name}.npz"
+    where = f"{data_folder()}/{name}/explorer.npz"
     if where.startswith("http"):
         from urllib.request import urlretrieve
 

@@ -30,7 +30,7 @@ class Tokens:
             for i, x in enumerate(("token", "KL, nats", "value", "advantage"))
         )
         return (
-            f'<div class="ink" style="max-width:44rem"><p style="margin:.2rem 0 .4rem;font-weight:600">{self.said}</p><p style="margin:0">{words}</p>'
+            f'<div class="ink" style="max-width:44rem"><p style="margin:.2rem 0 .4rem;font-weight:600">{html.escape(self.said)}</p><p style="margin:0">{words}</p>'
             f'<details style="margin:.2rem 0 .6rem"><summary>every token</summary><table style="margin:.3rem 0"><thead><tr>{names}</tr></thead><tbody>{lines}</tbody>'
             f"<tfoot>{_line('all', [signed(self.kl), '', ''])}</tfoot></table></details></div>"
         )

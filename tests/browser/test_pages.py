@@ -141,7 +141,7 @@ def test_lambda_moves_the_curve_and_the_sentence(page, site, name):
     page.goto(site + name + ".html")
     page.get_by_label("judges").select_option("pretrain")
     page.get_by_label("aggregator").select_option("mean_std")
-    slider = page.locator(".rmx input[id$=-lam]")
+    slider = page.locator(".rmx input[id$=-strength]")
     slider.press("Home")  # 0: the mean
     page.wait_for_timeout(100)
     drawn, said = page.evaluate(GOLD), page.evaluate(SAID)

@@ -1,12 +1,14 @@
 """A compact pool: the curves of the full one, the same bytes each time."""
 
+import re
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rmlab.optimise.compact import CompactPool, bill_total, n_grid
+from rmlab.optimise.compact import CompactPool, bill_total, curve_ns
 from rmlab.optimise.tilt import tilt
 from rmlab.reward.aggregate import aggregate
 
@@ -15,7 +17,7 @@ fake = module_from_spec(_spec)
 _spec.loader.exec_module(fake)
 
 P, N = 8, 512
-HOWS = [
+RULES = [
     ("mean", 1.0),
     ("min", 1.0),
     ("max", 1.0),
@@ -36,11 +38,11 @@ def pool(full):
     return CompactPool.from_pool(**full, keep=160)
 
 
-def full_curve(full, members, how, lam, ns, scores=None):
+def full_curve(full, members, aggregator, strength, ns, scores=None):
     """(P, len(ns)) gold of n draws from all N answers: rank r wins with (r/N)^n - ((r-1)/N)^n, ties share."""
     gold = bill_total(full["gold_counts"], full["bill"])
     scores = full["scores"] if scores is None else scores
-    score = gold if how == "gold" else aggregate(scores[..., members], how, lam)
+    score = gold if aggregator == "gold" else aggregate(scores[..., members], aggregator, strength)
     out = np.zeros((len(gold), len(ns)))
     for p in range(len(gold)):
         _, group = np.unique(np.round(score[p], 8), return_inverse=True)
@@ -56,24 +58,26 @@ def spread(full):
     return bill_total(full["gold_counts"], full["bill"]).std()
 
 
-@pytest.mark.parametrize("how,lam", HOWS)
+@pytest.mark.parametrize("aggregator,strength", RULES)
 @pytest.mark.parametrize("members", [[0], [0, 3, 6]])
-def test_keeping_everything_is_exact(full, members, how, lam):
+def test_keeping_everything_is_exact(full, members, aggregator, strength):
     """Given the scores as int16 keeps them, which are half a step off at most."""
     pool = CompactPool.from_pool(**full, keep=N)
     np.testing.assert_array_equal(pool.weight, 1)
     np.testing.assert_array_less(np.abs(pool.member_scores - full["scores"]).max((0, 1)), 0.51 * pool.scale)
-    ns = n_grid(N)
-    want = full_curve(full, members, how, lam, ns, pool.member_scores)
-    np.testing.assert_allclose(pool.curve(members, how, lam, ns)["gold"], want, atol=1e-9)
+    ns = curve_ns(N)
+    want = full_curve(full, members, aggregator, strength, ns, pool.member_scores)
+    np.testing.assert_allclose(pool.curve(members, aggregator, strength, ns)["gold"], want, atol=1e-9)
 
 
-@pytest.mark.parametrize("how,lam", HOWS)
+@pytest.mark.parametrize("aggregator,strength", RULES)
 @pytest.mark.parametrize("members", [[0], [1], [0, 1, 2], [0, 3, 6], [9, 10, 11]])
-def test_a_third_of_the_pool_tracks_all_of_it(full, pool, members, how, lam):
+def test_a_third_of_the_pool_tracks_all_of_it(full, pool, members, aggregator, strength):
     """Within a thirtieth of gold's standard deviation, averaged over prompts, at every n."""
-    ns = n_grid(N)
-    off = pool.curve(members, how, lam, ns)["gold"].mean(0) - full_curve(full, members, how, lam, ns).mean(0)
+    ns = curve_ns(N)
+    off = pool.curve(members, aggregator, strength, ns)["gold"].mean(0) - full_curve(
+        full, members, aggregator, strength, ns
+    ).mean(0)
     assert np.abs(off).max() < spread(full) / 30
 
 
@@ -86,7 +90,7 @@ def test_weights_sum_to_the_pool(full, keep):
 
 
 def test_proxy_rises_with_n_and_n_one_is_the_mean(pool):
-    curve = pool.curve([0, 3, 6], "min", 1.0, n_grid(N))
+    curve = pool.curve([0, 3, 6], "min", 1.0, curve_ns(N))
     assert (np.diff(curve["proxy"], axis=1) >= -1e-12).all()
     np.testing.assert_allclose(
         curve["gold"][:, 0],
@@ -118,11 +122,11 @@ def test_typical_winner_is_the_median_winner(pool):
             assert (best <= score[p, i[p]] + 1e-12).mean() >= 0.5 - 0.04
 
 
-@pytest.mark.parametrize("how,lam", HOWS)
-def test_tilt_of_everything_is_the_exact_one(full, how, lam):
+@pytest.mark.parametrize("aggregator,strength", RULES)
+def test_tilt_of_everything_is_the_exact_one(full, aggregator, strength):
     pool = CompactPool.from_pool(**full, keep=N)
-    score, betas = pool.aggregated([0, 3, 6], how, lam), [np.inf, 3.0, 0.25, 0.01]
-    got = pool.tilted([0, 3, 6], how, lam, betas)
+    score, betas = pool.aggregated([0, 3, 6], aggregator, strength), [np.inf, 3.0, 0.25, 0.01]
+    got = pool.tilted([0, 3, 6], aggregator, strength, betas)
     want = tilt(score, np.stack([pool.gold, score], -1), betas, floor=0)
     np.testing.assert_allclose(got["gold"], want.values[..., 0], atol=1e-9)
     np.testing.assert_allclose(got["proxy"], want.values[..., 1], atol=1e-9)
@@ -200,7 +204,7 @@ def test_correlation_of_equal_and_of_constant_members(full):
 def test_a_series_has_each_size_once(full):
     twice = [{"name": x, "label": x, "members": [9, 10], "series": "heads"} for x in "ab"]
     with pytest.raises(ValueError, match="each size of a series once"):
-        CompactPool.from_pool(**dict(full, constructions=twice))
+        CompactPool.from_pool(**dict(full, ensembles=twice))
 
 
 def test_texts_are_the_pool_s(full):
@@ -231,20 +235,51 @@ def test_size_in_the_page(pool):
 
 
 def test_bad_input_is_named(full, pool, tmp_path):
-    with pytest.raises(ValueError, match="keep = 0"):
-        CompactPool.from_pool(**full, keep=0)
-    with pytest.raises(ValueError, match="must agree"):
-        CompactPool.from_pool(**dict(full, lengths=full["lengths"][:, :5]))
-    with pytest.raises(ValueError, match="fit a byte"):
-        CompactPool.from_pool(**dict(full, gold_counts=full["gold_counts"] + 300))
+    cases = [
+        ({"keep": 0}, "keep = 0"),
+        ({"lengths": full["lengths"][:, :5]}, "shapes of gold_counts, scores, tokens, lengths"),
+        ({"lengths": full["lengths"] + 300}, "lengths = "),
+        ({"gold_counts": full["gold_counts"] + 300}, "gold_counts = 30[0-9]: give numbers from 0 to 255"),
+        ({"gold_counts": full["gold_counts"] - 1}, "gold_counts = -1"),
+        ({"columns": full["columns"][:-1]}, "labels in columns = 26: give 27"),
+        ({"vocab": full["vocab"][:-1]}, "tokens = [0-9]+: give ids below"),
+        ({"vocab": full["vocab"] * 9}, "words of vocab = "),
+        ({"ensembles": [{"name": "x", "label": "x", "members": [40]}]}, r"members of ensemble 'x' = \[40\]"),
+        ({"ensembles": [{"name": "a~b", "label": "x", "members": [1]}]}, "name of an ensemble = 'a~b'"),
+    ]
+    for fields, message in cases:
+        with pytest.raises(ValueError, match=message):
+            CompactPool.from_pool(**{**full, **fields})
     with pytest.raises(ValueError, match=r"members = \[99\]"):
         pool.curve([99], "mean", 1.0, [1])
-    with pytest.raises(ValueError, match="at least 1"):
-        pool.curve([0], "mean", 1.0, [0])
+    for ns in ([0], [float("nan")], 1):
+        with pytest.raises(ValueError, match="at least 1"):
+            pool.curve([0], "mean", 1.0, ns)
     for betas in ([0.0], [-1.0], [float("nan")], 1.0):
         with pytest.raises(ValueError, match="each above 0"):
             pool.tilted([0], "mean", 1.0, betas)
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match="that exists"):
         CompactPool.load(tmp_path / "none.npz")
-    with pytest.raises(ValueError, match="construction 'x'"):
-        CompactPool.from_pool(**dict(full, constructions=[{"name": "x", "label": "x", "members": [40]}]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused(full, pool, value):
+    scores = full["scores"].copy()
+    scores[2, 7, 3] = value
+    message = re.escape(f"scores[2, 7, 3] = {value}: give a finite number")
+    with pytest.raises(ValueError, match=message):
+        CompactPool.from_pool(**{**full, "scores": scores}, keep=160)
+    for name in ("weight", "scale", "offset"):
+        values = getattr(pool, name).copy()
+        values.flat[1] = value
+        place = [0, 1] if name == "weight" else [1]
+        with pytest.raises(ValueError, match=re.escape(f"{name}{place} = {value}: give a finite number")):
+            replace(pool, **{name: values})
+    with pytest.raises(ValueError, match=r"scores\[0, 0, 0\] = "):
+        replace(pool, scores=np.full(pool.scores.shape, value))
+
+
+def test_weights_are_shares_of_the_pool(pool):
+    for change, message in ((1.01, "sum of a row of weight = 517"), (-1.0, "weight = -")):
+        with pytest.raises(ValueError, match=message):
+            replace(pool, weight=pool.weight * change)

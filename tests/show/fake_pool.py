@@ -57,9 +57,18 @@ def full_pool(P=8, N=512, seed=0):
     styled = lambda rate: rng.poisson(rng.gamma(4.0, rate * (0.3 + 1.7 * warm) / 4.0))  # noqa: E731
     right = rng.binomial(3, 0.25 + 0.6 * skill)
     counts = np.stack(
-        [right, rng.binomial(3 - right, 0.5 * (1 - skill)), styled(0.15), styled(0.8), styled(0.5),
-         styled(0.3), rng.poisson(0.5 * (1.2 - warm)), styled(0.25)], -1,
-    ).clip(0, 12)  # fmt: skip
+        [
+            right,
+            rng.binomial(3 - right, 0.5 * (1 - skill)),
+            styled(0.15),
+            styled(0.8),
+            styled(0.5),
+            styled(0.3),
+            rng.poisson(0.5 * (1.2 - warm)),
+            styled(0.25),
+        ],
+        -1,
+    ).clip(0, 12)
     base = np.array([1.1, -0.8, -0.1, 0.2, 0.15, 0.1, -0.5, 0.1])
     scores = np.zeros((P, N, 27))
     twin = rng.normal(0, 0.35, (P, N))  # what the heads of one encoder share
@@ -92,22 +101,37 @@ def full_pool(P=8, N=512, seed=0):
     tokens = np.zeros((P * N, width), np.uint8)
     for row, text in zip(tokens, texts, strict=True):
         row[: len(text)] = text
-    seeds = [{"name": "finetune", "label": "3 finetuning seeds", "members": [0, 1, 2]},
-             {"name": "pretrain", "label": "3 pretraining seeds", "members": [0, 3, 6]},
-             {"name": "heads", "label": "3 heads on one encoder", "members": [9, 10, 11], "series": "heads"},
-             {"name": "average", "label": "the average of 3 models' weights", "members": [4]},
-             {"name": "mixed", "label": "2 pretraining seeds, 2 heads", "members": [0, 3, 9, 10]}]  # fmt: skip
+    seeds = [
+        {"name": "finetune", "label": "3 finetuning seeds", "members": [0, 1, 2]},
+        {"name": "pretrain", "label": "3 pretraining seeds", "members": [0, 3, 6]},
+        {"name": "heads", "label": "3 heads on one encoder", "members": [9, 10, 11], "series": "heads"},
+        {"name": "average", "label": "the average of 3 models' weights", "members": [4]},
+        {"name": "mixed", "label": "2 pretraining seeds, 2 heads", "members": [0, 3, 9, 10]},
+    ]
     columns = [f"p{g} f{k}" for g in range(3) for k in range(3)] + [f"head {k}" for k in range(3)]
     for size in (8, 1, 2, 4):  # in no order
         at, words = len(columns), "1 head" if size == 1 else f"{size} heads"
-        seeds.append({"name": f"heads_{size}", "label": f"{words} on one encoder", "series": "heads",
-                      "members": list(range(at, at + size))})  # fmt: skip
+        seeds.append(
+            {
+                "name": f"heads_{size}",
+                "label": f"{words} on one encoder",
+                "series": "heads",
+                "members": list(range(at, at + size)),
+            }
+        )
         columns += [f"{size}h {k}" for k in range(size)]
     lengths = np.array([len(t) for t in texts]).reshape(P, N)
     return {
-        "gold_counts": counts, "bill": BILL, "scores": scores, "columns": columns, "constructions": seeds,
-        "tokens": tokens.reshape(P, N, width), "lengths": lengths, "prompts": prompts, "vocab": vocab,
-    }  # fmt: skip
+        "gold_counts": counts,
+        "bill": BILL,
+        "scores": scores,
+        "columns": columns,
+        "ensembles": seeds,
+        "tokens": tokens.reshape(P, N, width),
+        "lengths": lengths,
+        "prompts": prompts,
+        "vocab": vocab,
+    }
 
 
 def fake_pool(P=8, N=512, keep=160, seed=0) -> CompactPool:

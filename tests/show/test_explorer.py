@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from base64 import b64encode
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmlab.optimise.compact import CompactPool, n_grid
+from rmlab.optimise.compact import CompactPool, curve_ns
 
 pytest.importorskip("anywidget", reason="the explorer needs anywidget")
 api = pytest.importorskip("playwright.sync_api", reason="the browser checks need playwright")
@@ -22,12 +23,28 @@ browsing = pytest.mark.skipif(CHROMIUM is None, reason="the browser checks need 
 SHOW = Path(__file__).parents[2] / "rmlab" / "show"
 LOADER = Path(__file__).parents[2] / "book" / "_assets" / "anywidget-offline.js"
 MIME = "application/vnd.jupyter.widget-"
-HOWS = [("mean", 1.0), ("median", 1.0), ("min", 1.0), ("max", 1.0), ("mean_std", 1.5), ("mean_std", 0.0),
-        ("uwo", 0.7), ("quantile", 0.3), ("entropic", 0.4), ("gold", 1.0)]  # fmt: skip
+RULES = [
+    ("mean", 1.0),
+    ("median", 1.0),
+    ("min", 1.0),
+    ("max", 1.0),
+    ("mean_std", 1.5),
+    ("mean_std", 0.0),
+    ("uwo", 0.7),
+    ("quantile", 0.3),
+    ("entropic", 0.4),
+    ("gold", 1.0),
+]
 ARGS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
 
 
-def _fake():
+PAGE = """<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf-8"><title>page</title>
+<meta name="viewport" content="width=device-width"><style>body {{ color: {ink}; background: {ground} }}</style>
+<main>{views}</main><script type="{mime}state+json">{state}</script><script>{loader}</script></html>"""
+
+
+@pytest.fixture(scope="module")
+def pool() -> CompactPool:
     spec = spec_from_file_location("fake_pool", Path(__file__).with_name("fake_pool.py"))
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -35,55 +52,49 @@ def _fake():
 
 
 @pytest.fixture(scope="module")
-def pool() -> CompactPool:
-    return _fake()
-
-
-@pytest.fixture(scope="module")
-def chrome():
+def tab():
+    """One tab for every test, and what goes wrong on it."""
     with api.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield browser
+        page, faults = browser.new_context().new_page(), []
+        page.set_default_timeout(10_000)
+        page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: faults.append(str(e)))
+        inside = ("file:", "blob:", "data:")
+        page.on("request", lambda r: None if r.url.startswith(inside) else faults.append(r.url))
+        yield page, faults
         browser.close()
 
 
 @pytest.fixture
-def show(chrome, tmp_path):
-    """show(*widgets): an open page that embeds them as the book does; nothing may go wrong on it."""
+def show(tab, tmp_path):
+    """show(*widgets): the tab, on a page that embeds them as the book does; nothing may go wrong on it."""
     from ipywidgets import embed
 
-    faults = []
+    page, faults = tab
+    faults.clear()
 
     def open_page(*widgets, width=1000, dark=False, fragment=""):
-        views = "".join(
-            f'<script type="{MIME}view+json">{json.dumps({"model_id": w.model_id})}</script>' for w in widgets
-        )
-        state = json.dumps({"state": embed.dependency_state(list(widgets), drop_defaults=False)}).replace(
-            "</", "<\\/"
-        )
+        views = [json.dumps({"model_id": w.model_id}) for w in widgets]
+        state = {"state": embed.dependency_state(list(widgets), drop_defaults=False)}
         theme, ink, ground = ("dark", "#ced6dd", "#121212") if dark else ("light", "#222", "#fff")
-        path = tmp_path / "page.html"
-        path.write_text(
-            f'<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf-8"><title>page</title>'
-            f'<meta name="viewport" content="width=device-width">'
-            f"<style>body{{color:{ink};background:{ground}}}</style><main>{views}</main>"
-            f'<script type="{MIME}state+json">{state}</script><script>{LOADER.read_text()}</script></html>',
-            encoding="utf-8",
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.html"
+        text = PAGE.format(
+            theme=theme,
+            ink=ink,
+            ground=ground,
+            mime=MIME,
+            views="".join(f'<script type="{MIME}view+json">{view}</script>' for view in views),
+            state=json.dumps(state),  # bare: no embedder need know of our text
+            loader=LOADER.read_text(encoding="utf-8"),
         )
-        page = chrome.new_page(viewport={"width": width, "height": 900})
-        page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda e: faults.append(str(e)))
-        page.on(
-            "request",
-            lambda r: None if r.url.startswith(("file:", "blob:", "data:")) else faults.append(r.url),
-        )
+        path.write_text(text, encoding="utf-8")
+        page.set_viewport_size({"width": width, "height": 900})
         page.goto(path.as_uri() + fragment)
-        page.wait_for_function(f"document.querySelectorAll('.rmx svg').length === {len(widgets)}")
+        page.wait_for_function(f"document.querySelectorAll('.rmx-svg').length === {len(widgets)}")
         return page
 
     yield open_page
-    for context in chrome.contexts:
-        context.close()
     assert not faults
 
 
@@ -92,92 +103,96 @@ def settle(page):
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
+def plain(text):
+    """With plain spaces: "n = 64" is not broken over two lines."""
+    return text.replace("\u00a0", " ")
+
+
 def said(page, which=0):
-    """The sentence that is seen, once the one for a screen reader has caught up."""
+    """The sentence that is seen, once the changes are drawn."""
     settle(page)
-    page.wait_for_function(
-        "k => { const [say, status] = ['say', 'status'].map((c) => document.querySelectorAll('.rmx-' + c)[k].textContent);"
-        " return say && status.startsWith(say); }",
-        arg=which,
-    )
-    return page.locator(".rmx-say").nth(which).text_content()
+    return plain(page.locator(".rmx-say").nth(which).text_content())
 
 
 @pytest.fixture(scope="module")
-def math(pool, chrome):
-    """A page on which `m` is the explorer's arithmetic and `d` the pool."""
-    page = chrome.new_page()
+def worker(pool, tab):
+    """The explorer's script where there is no page, as `m`, and the pool as `d`."""
+    page = tab[0].context.browser.new_page()
+    with page.expect_worker() as started:
+        page.evaluate("window.worker = new Worker(URL.createObjectURL(new Blob(['']))), 0")
     meta, data = pool.packed()
-    page.evaluate(
+    started.value.evaluate(
         """async ([source, meta, data]) => {
-            window.m = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
-            window.d = await m.unpack(meta, new Uint8Array(data)); }""",
-        [(SHOW / "explorer_math.mjs").read_text(encoding="utf-8"), meta, list(data)],
+            globalThis.m = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+            globalThis.d = await m.unpack(meta, Uint8Array.from(atob(data), (c) => c.charCodeAt(0))); }""",
+        [script(), meta, b64encode(data).decode()],
     )
-    yield page
+    yield started.value
     page.close()
 
 
 @browsing
-def test_numbers_equal_python(pool, math):
-    ns = n_grid(pool.N)
-    np.testing.assert_allclose(math.evaluate("Array.from(d.gold)"), pool.gold.ravel(), atol=1e-9)
+def test_numbers_equal_python(pool, worker):
+    ns = curve_ns(pool.N)
+    np.testing.assert_allclose(worker.evaluate("Array.from(d.gold)"), pool.gold.ravel(), atol=1e-9)
     for members in ([0], [0, 3, 6], [0, 1], list(range(9))):
-        for how, lam in HOWS:
-            got = math.evaluate(
-                "([c, how, lam, ns]) => { const { gold, proxy, rows } = m.curve(d, c, how, lam, ns);"
+        for aggregator, strength in RULES:
+            got = worker.evaluate(
+                "([c, aggregator, strength, ns]) => { const { gold, proxy, rows } = m.curve(d, c, aggregator, strength, ns);"
                 " const won = [1, 7, 512].map((n) => rows.map((l) => m.typicalWinner(l, n)));"
                 " return { gold, proxy, won }; }",
-                [members, how, lam, ns],
+                [members, aggregator, strength, ns],
             )
-            want = pool.curve(members, how, lam, ns)
+            want = pool.curve(members, aggregator, strength, ns)
             for name in ("gold", "proxy"):
                 np.testing.assert_allclose(
-                    np.transpose(got[name]), want[name], atol=1e-6, err_msg=f"{name} {how} {members}"
+                    np.transpose(got[name]), want[name], atol=1e-6, err_msg=f"{name} {aggregator} {members}"
                 )
-            won = [pool.typical_winner(members, how, lam, n) for n in (1, 7, 512)]
-            np.testing.assert_array_equal(got["won"], won, err_msg=f"{how} {members}")
+            won = [pool.typical_winner(members, aggregator, strength, n) for n in (1, 7, 512)]
+            np.testing.assert_array_equal(got["won"], won, err_msg=f"{aggregator} {members}")
 
 
 @browsing
 @pytest.mark.parametrize("members", [[0], [0, 3, 6], list(range(9))])
-def test_tilt_equals_python(pool, math, members):
+def test_tilt_equals_python(pool, worker, members):
     betas = [64.0, 1.0, 0.25, 0.11, 0.01]
-    for how, lam in HOWS:
-        got = math.evaluate(
-            "([c, how, lam, betas]) => { const rows = m.ladders(d, c, how, lam);"
+    for aggregator, strength in RULES:
+        got = worker.evaluate(
+            "([c, aggregator, strength, betas]) => { const rows = m.ladders(d, c, aggregator, strength);"
             " const typical = betas.map((b) => rows.map((l, p) => m.typicalTilted(d, p, l, b)));"
             " return { ...m.tilts(d, rows, betas), typical }; }",
-            [members, how, lam, betas],
+            [members, aggregator, strength, betas],
         )
-        want = pool.tilted(members, how, lam, betas)
+        want = pool.tilted(members, aggregator, strength, betas)
         for name in ("gold", "proxy", "kl", "ess"):
             np.testing.assert_allclose(
-                np.transpose(got[name]), want[name], rtol=1e-9, atol=1e-9, err_msg=f"{name} {how}"
+                np.transpose(got[name]), want[name], rtol=1e-9, atol=1e-9, err_msg=f"{name} {aggregator}"
             )
-        typical = [pool.typical_tilted(members, how, lam, b) for b in betas]
-        np.testing.assert_array_equal(got["typical"], typical, err_msg=how)
+        typical = [pool.typical_tilted(members, aggregator, strength, b) for b in betas]
+        np.testing.assert_array_equal(got["typical"], typical, err_msg=aggregator)
 
 
 @browsing
-def test_prices_go_from_no_kl_to_where_best_of_n_ends(pool, math):
-    for how, lam in HOWS:
-        betas = math.evaluate("([h, l]) => m.prices(d, m.ladders(d, [0, 3, 6], h, l))", [how, lam])
-        kl = pool.tilted([0, 3, 6], how, lam, betas)["kl"].mean(0)
-        most = pool.tilted([0, 3, 6], how, lam, [1e-6])["kl"].mean()
+def test_prices_go_from_no_kl_to_where_best_of_n_ends(pool, worker):
+    for aggregator, strength in RULES:
+        betas = worker.evaluate(
+            "([h, l]) => m.prices(d, m.ladders(d, [0, 3, 6], h, l))", [aggregator, strength]
+        )
+        kl = pool.tilted([0, 3, 6], aggregator, strength, betas)["kl"].mean(0)
+        most = pool.tilted([0, 3, 6], aggregator, strength, [1e-6])["kl"].mean()
         assert (np.diff(betas) < 0).all() and kl[0] < 0.01
-        assert 0.85 * min(most, np.log(pool.N) - 1) < kl[-1] <= np.log(pool.N) - 1 + 1 / pool.N, how
+        assert 0.85 * min(most, np.log(pool.N) - 1) < kl[-1] <= np.log(pool.N) - 1 + 1 / pool.N, aggregator
     flat = "m.prices(d, d.orders.map(() => ({ s: new Float64Array(d.M) })))"  # a proxy that does not differ
-    assert len(math.evaluate(flat)) == 1
-    assert math.evaluate("m.along([-1, 0, 0.5, 3, 9], [0, 1, 5], [2, 4, 8])") == [2, 2, 3, 6, 8]
+    assert len(worker.evaluate(flat)) == 1
+    assert worker.evaluate("m.along([-1, 0, 0.5, 3, 9], [0, 1, 5], [2, 4, 8])") == [2, 2, 3, 6, 8]
 
 
 @browsing
 @pytest.mark.parametrize("tail", [False, True])
 @pytest.mark.parametrize("members", [[0, 1], [0, 3, 6], [12, 3, 11, 4], list(range(12, 20))])
-def test_correlation_equals_python(pool, math, members, tail):
+def test_correlation_equals_python(pool, worker, members, tail):
     want = pool.correlation(members, tail)
-    got, (rho, worth) = math.evaluate(
+    got, (rho, worth) = worker.evaluate(
         "([c, tail]) => { const r = m.correlation(d, c, tail); return [r, m.effective(r)]; }", [members, tail]
     )
     np.testing.assert_allclose(got, want, atol=1e-9)
@@ -187,31 +202,159 @@ def test_correlation_equals_python(pool, math, members, tail):
 
 
 @browsing
-def test_fewer_than_no_relation_is_no_more_than_all(math):
-    assert math.evaluate("m.effective([[1, -0.9], [-0.9, 1]])") == pytest.approx([-0.9, 2])
+def test_fewer_than_no_relation_is_no_more_than_all(worker):
+    assert worker.evaluate("m.effective([[1, -0.9], [-0.9, 1]])") == pytest.approx([-0.9, 2])
 
 
-def test_the_two_files_are_one_module():
+def test_the_files_are_one_module():
     whole = script()
     assert "import {" not in whole and 'from "./' not in whole
     assert whole.count("export default") == 1
-    used = re.search(r"import \{([^}]*)\}", (SHOW / "explorer.mjs").read_text(encoding="utf-8"))[1]
-    for name in re.findall(r"\w+", used):
-        assert re.search(rf"^export (async )?(const|function) {name}\b", whole, re.M), name
+    assert max(map(len, whole.splitlines())) <= 120
+    names = re.findall(r"^(?:export )?(?:async )?(?:const|function) (\w+)", whole, re.M)
+    assert len(names) == len(set(names))
+    for file in SHOW.glob("explorer*.mjs"):
+        for used in re.findall(r"import \{([^}]*)\}", file.read_text(encoding="utf-8")):
+            assert set(re.findall(r"\w+", used)) <= set(
+                re.findall(r"^export .*?(?:const|function) (\w+)", whole, re.M)
+            )
+
+
+TRAITS = {
+    "ensemble": "pretrain",
+    "members": [0, 3, 6],
+    "aggregator": "min",
+    "strength": 1.0,
+    "n": 64,
+    "prompt": 2,
+    "optimiser": "best_of_n",
+    "beta": 0.25,
+}
+
+
+@browsing
+def test_the_state_needs_no_page(worker):
+    assert worker.evaluate("[typeof document, typeof window]") == ["undefined", "undefined"]
+    assert worker.evaluate(
+        "Object.keys(m.sound(d, m.choicesOf(d), t => t) ?? {})".replace("t => t", json.dumps(TRAITS))
+    )
+
+
+@browsing
+@pytest.mark.parametrize(
+    "traits,sound",
+    [
+        ({}, {"at": 64, "members": [0, 3, 6], "prompt": 2, "tilt": False}),
+        ({"ensemble": "nobody"}, {"members": [0]}),  # one model
+        ({"members": []}, {"members": [0, 3, 6]}),
+        ({"members": [3, 99]}, {"members": [0, 3, 6]}),
+        ({"members": [6, 0]}, {"members": [6, 0]}),
+        ({"ensemble": "single", "members": [4, 5]}, {"members": [0]}),
+        ({"aggregator": "vote"}, {"aggregator": "mean"}),
+        ({"aggregator": "quantile", "strength": 7}, {"strength": 1}),
+        ({"aggregator": "entropic", "strength": 0}, {"strength": 1e-3}),
+        ({"strength": -1}, {"strength": 0}),
+        ({"n": 0}, {"n": 1, "at": 1}),
+        ({"n": 1e9}, {"n": 512}),
+        ({"prompt": 99}, {"prompt": 7}),
+        ({"optimiser": "tilt"}, {"tilt": True, "at": 0.25, "n": 64}),
+    ],
+)
+def test_traits_are_made_sound(worker, traits, sound):
+    state = worker.evaluate(
+        "t => { const s = m.sound(d, m.choicesOf(d), t); return { ...s, ensemble: s.ensemble.name }; }",
+        {**TRAITS, **traits},
+    )
+    assert sound.items() <= state.items()
+
+
+@browsing
+def test_an_address_is_read_as_it_was_written(worker):
+    through = """([t, place]) => { const s = m.sound(d, m.choicesOf(d), t), text = m.toAddress(s, place);
+        return [text, m.fromAddress(text, place), m.fromAddress(text, place + 1)]; }"""
+    for traits in (
+        TRAITS,
+        {**TRAITS, "optimiser": "tilt"},
+        {**TRAITS, "ensemble": "heads_8", "members": [14, 12]},
+    ):
+        text, again, other = worker.evaluate(through, [traits, 1])
+        unsaid = {"n", "beta"} if traits["optimiser"] == "best_of_n" else {"n"}
+        assert {k: v for k, v in again.items() if k not in unsaid} == {
+            k: v for k, v in traits.items() if k not in unsaid
+        }
+        assert text.startswith("#x=1~") and other is None
+    for stray in (
+        "",
+        "#a",
+        "#x=",
+        "#x=1~pretrain~0~min~1~64",
+        "#x=1~pretrain~0~vote~1~64~0",
+        "#x=1~pretrain~0~min~x~64~0",
+    ):
+        assert worker.evaluate("text => m.fromAddress(text, 1)", stray) is None
+    assert worker.evaluate("m.fromAddress('#x=0~nobody~9.99~min~1~%~0', 0)") is None
+
+
+@browsing
+@pytest.mark.parametrize("optimiser", ["best_of_n", "tilt"])
+def test_curves_are_the_means_that_python_computes(pool, worker, optimiser):
+    now, point, rivals, late = worker.evaluate(
+        """t => { const choices = m.choicesOf(d), store = m.storeOf(d, choices), s = m.sound(d, choices, t);
+            const now = m.curvesOf(store, s), late = m.rivalsOf(store, s, -1);
+            if (m.curvesOf(store, { ...s, prompt: 0, n: 1 }) !== now) throw new Error("computed again");
+            const { rows, ...rest } = { ...now, grid: now.grid.map((x) => (isFinite(x) ? x : null)) };
+            return [rest, m.pointOf(store, now, s), m.rivalsOf(store, s), late]; }""",
+        {**TRAITS, "optimiser": optimiser},
+    )
+    tilt = optimiser == "tilt"
+    grid = [np.inf if x is None else x for x in now["grid"]]
+    curves = pool.tilted if tilt else pool.curve
+    python = curves([0, 3, 6], "min", 1.0, grid)
+    np.testing.assert_allclose(now["gold"], python["gold"].mean(0), atol=1e-9)
+    np.testing.assert_allclose(now["proxy"], python["proxy"].mean(0), atol=1e-9)
+    gain = python["gold"] - python["gold"][:, :1]
+    np.testing.assert_allclose(now["se"], gain.std(0, ddof=1) / np.sqrt(len(gain)), atol=1e-9)
+    few = 1 / (1 / python["ess"]).mean(0) < 10 if tilt else np.zeros(len(grid), bool)
+    assert now["last"] == np.flatnonzero(~few).max()
+    assert now["peak"] == python["gold"].mean(0)[: now["last"] + 1].argmax()
+    at = curves([0, 3, 6], "min", 1.0, [0.25 if tilt else 64])
+    assert point["gold"] == pytest.approx(at["gold"].mean()) and point["proxy"] == pytest.approx(
+        at["proxy"].mean()
+    )
+    assert late["waiting"] and late["alone"] is None and len(rivals["oracle"]) == len(rivals["at"])
+    if not tilt:
+        alone = np.mean([pool.curve([c], "mean", 1.0, grid)["gold"].mean(0) for c in (0, 3, 6)], 0)
+        np.testing.assert_allclose(rivals["alone"], alone, atol=1e-9)
+        np.testing.assert_allclose(
+            rivals["oracle"], pool.curve([], "gold", 1.0, grid)["gold"].mean(0), atol=1e-9
+        )
+
+
+@browsing
+def test_words_of_the_state(worker):
+    say = "- price : fair ! i know it . trust me , friend"
+    assert worker.evaluate("m.readable", say) == "– price: fair! I know it. Trust me, friend"
+    assert worker.evaluate("[m.num(-0.001), m.num(-1.234, 1), m.signed(0.5), m.signed(-0.5)]") == [
+        "0.00",
+        "−1.2",
+        "+0.50",
+        "−0.50",
+    ]
+    called = worker.evaluate("[m.called(false, 1024), m.called(true, 0.2468), m.called(true, Infinity)]")
+    assert list(map(plain, called)) == ["n = 1,024", "β = 0.25", "β = ∞"]
 
 
 @browsing
 def test_sentence_and_readout_say_what_python_computes(pool, show):
-    page = show(Explorer(pool, construction="pretrain", how="min", n=64))
+    page = show(Explorer(pool, ensemble="pretrain", aggregator="min", n=64))
     gold = pool.curve([0, 3, 6], "min", 1.0, [1, 64])["gold"].mean(0)
-    assert (
-        f"gold {gold[1]:.2f} (+{gold[1] - gold[0]:.2f} over a uniform pick)"
-        in page.locator(".rmx-readout").inner_text()
+    assert f"gold {gold[1]:.2f} (+{gold[1] - gold[0]:.2f} over a uniform pick)" in plain(
+        page.locator(".rmx-readout").inner_text()
     )
     assert f"gold is {gold[1]:.2f}" in said(page)
-    whole = pool.curve([0, 3, 6], "min", 1.0, n_grid(pool.N))["gold"].mean(0)
-    peak = f"best was n = {n_grid(pool.N)[whole.argmax()]}: {whole.max():.2f}"
-    assert peak in page.locator(".rmx-readout").inner_text()
+    whole = pool.curve([0, 3, 6], "min", 1.0, curve_ns(pool.N))["gold"].mean(0)
+    peak = f"best was n = {curve_ns(pool.N)[whole.argmax()]}: {whole.max():.2f}"
+    assert peak in plain(page.locator(".rmx-readout").inner_text())
 
 
 @browsing
@@ -255,7 +398,7 @@ def test_arrow_keys_reach_every_n(pool, show):
 @browsing
 def test_jupyterlab_leaves_the_keys_to_the_controls(pool, show):
     """Its shortcuts on a focused element (arrows, Enter) stop only at this attribute on the element itself."""
-    page = show(Explorer(pool, construction="finetune"))
+    page = show(Explorer(pool, ensemble="finetune"))
     page.get_by_text("Do these members differ?").click()
     bare = ".rmx :is(button, input, select, summary):not([data-lm-suppress-shortcuts=true])"
     assert page.locator(bare).count() == 0
@@ -274,16 +417,16 @@ def test_handle_is_dragged_on_the_plot(pool, show):
 
 @browsing
 def test_the_tilt_says_what_python_computes(pool, show):
-    page = show(Explorer(pool, construction="pretrain", how="min", optimiser="tilt", beta=0.8))
+    page = show(Explorer(pool, ensemble="pretrain", aggregator="min", optimiser="tilt", beta=0.8))
     at = {k: v.mean(0) for k, v in pool.tilted([0, 3, 6], "min", 1.0, [np.inf, 0.8]).items()}
     numbers = f"the tilt at beta = 0.8: KL {at['kl'][1]:.2f} nats, gold is {at['gold'][1]:.2f}, "
     sentence = said(page)
     assert numbers in sentence and "effective" not in sentence
     assert f"the proxy is {at['proxy'][1]:.2f}." in sentence.replace("−", "-")
-    readout = page.locator(".rmx-readout").inner_text()
+    readout = plain(page.locator(".rmx-readout").inner_text())
     assert f"β = 0.8 · KL {at['kl'][1]:.2f} · gold {at['gold'][1]:.2f}" in readout
     i = pool.typical_tilted([0, 3, 6], "min", 1.0, 0.8)[0]
-    assert "median answer by the proxy at β = 0.8" in page.locator(".rmx-panels").inner_text()
+    assert "median answer by the proxy at β = 0.8" in plain(page.locator(".rmx-panels").inner_text())
     total = page.locator(".rmx-total .rmx-value").inner_text().replace("−", "-")
     assert float(total) == pytest.approx(pool.gold[0, i], abs=0.006)
 
@@ -331,7 +474,7 @@ def test_few_effective_answers_are_said_and_dotted(pool, show):
 
 @browsing
 def test_last_member_stays(pool, show):
-    page = show(Explorer(pool, construction="finetune", members=[1]))
+    page = show(Explorer(pool, ensemble="finetune", members=[1]))
     page.get_by_label("p0 f1").click()
     settle(page)
     assert page.get_by_label("p0 f1").is_checked()
@@ -339,26 +482,30 @@ def test_last_member_stays(pool, show):
 
 @browsing
 def test_address_keeps_the_state_and_only_after_a_touch(pool, show):
-    page = show(Explorer(pool))
-    settle(page)
+    widget = Explorer(pool)
+    page = show(widget)
+    untouched = said(page)
+    page.wait_for_timeout(350)  # the address follows after 300 ms
     assert "#" not in page.url
-    page.get_by_role("button", name="several, the worst").click()
-    page.wait_for_function("location.hash.startsWith('#x=0~')")
-    sentence, fragment = said(page), page.url[page.url.index("#") :]
-    assert said(show(Explorer(pool), fragment=fragment)) == sentence
-    page.get_by_role("button", name="tilt").click()
-    page.wait_for_function("location.hash.endsWith('~0.25')")
-    sentence, fragment = said(page), page.url[page.url.index("#") :]
-    assert "tilt" in sentence and said(show(Explorer(pool), fragment=fragment)) == sentence
-    for stray in ("#x=0~nobody~9.99~min~NaN~~", "#100%", "#x=%E0%A4%A", "#a-section"):
-        assert said(show(Explorer(pool), fragment=stray)) == said(show(Explorer(pool)))
+    saved = {}
+    for button, end in (("several, the worst", "~512~0"), ("tilt", "~0.25")):
+        page.get_by_role("button", name=button).click()
+        page.wait_for_function("x => location.hash.startsWith('#x=0~') && location.hash.endsWith(x)", arg=end)
+        saved[page.url[page.url.index("#") :]] = said(page)
+    assert len({untouched, *saved.values()}) == 3
+    first, second = saved
+    page = show(widget, fragment=first)
+    assert said(page) == saved[first]
+    for fragment in (second, "#x=0~nobody~9.99~min~NaN~~", "#100%", "#x=%E0%A4%A", "#a-section"):
+        page.evaluate("x => { location.hash = x; }", fragment)
+        assert said(page) == saved[second]  # kept by those that are strays
 
 
 @browsing
 def test_two_on_one_page_do_not_clash(pool, show):
     page = show(
         Explorer(pool),
-        Explorer(pool, construction="heads", how="min"),
+        Explorer(pool, ensemble="heads", aggregator="min"),
         fragment="#x=1~finetune~0.2~max~1~32~3",
     )
     assert "One judge" in said(page, 0) and "from 32 answers" in said(page, 1)
@@ -371,7 +518,7 @@ def test_two_on_one_page_do_not_clash(pool, show):
 
 @browsing
 def test_the_menu_has_a_series_once_and_a_slider_goes_through_it(pool, show):
-    page = show(Explorer(pool, construction="heads"))
+    page = show(Explorer(pool, ensemble="heads"))
     menu = page.get_by_label("judges", exact=True)
     assert menu.locator("option").all_inner_texts() == [
         "one reward model",
@@ -403,7 +550,7 @@ def test_the_menu_has_a_series_once_and_a_slider_goes_through_it(pool, show):
 
 @browsing
 def test_the_members_slider_takes_the_first(pool, show):
-    page = show(Explorer(pool, construction="mixed", how="min"))
+    page = show(Explorer(pool, ensemble="mixed", aggregator="min"))
     slider, out = page.get_by_label("members", exact=True), page.locator(".rmx-count output")
     slider.press("Home")
     assert "One judge (p0 f0)" in said(page) and out.inner_text() == "1 of 4"
@@ -421,7 +568,7 @@ def test_the_members_slider_takes_the_first(pool, show):
 
 @browsing
 def test_a_family_of_one_and_one_of_many_columns(pool, show):
-    page = show(Explorer(pool, construction="average"))
+    page = show(Explorer(pool, ensemble="average"))
     for gone in (".rmx-count", ".rmx-members", ".rmx-alike"):
         assert page.locator(gone).is_hidden()
     page.get_by_label("judges", exact=True).select_option("single")
@@ -429,17 +576,21 @@ def test_a_family_of_one_and_one_of_many_columns(pool, show):
     assert page.locator(".rmx-count").is_hidden()
     one = page.get_by_label("which one")
     groups = one.locator("optgroup").evaluate_all("all => all.map((g) => [g.label, g.children.length])")
-    assert groups == [["3 finetuning seeds", 3], ["3 pretraining seeds", 2], ["heads", 18],
-                      ["the average of 3 models' weights", 1]]  # fmt: skip
+    assert groups == [
+        ["3 finetuning seeds", 3],
+        ["3 pretraining seeds", 2],
+        ["heads", 18],
+        ["the average of 3 models' weights", 1],
+    ]
     assert one.locator("option").count() == len(pool.columns)  # each once
     one.select_option(label="4h 2")
     assert "One judge (4h 2)" in said(page)
 
 
 @browsing
-def test_a_pool_without_constructions(pool, show):
-    page = show(Explorer(replace(pool, constructions=[])))
-    assert page.locator(".rmx-construction").is_hidden()  # nothing to pick from
+def test_a_pool_without_ensembles(pool, show):
+    page = show(Explorer(replace(pool, ensembles=[])))
+    assert page.locator(".rmx-ensemble").is_hidden()  # nothing to pick from
     assert page.locator(".rmx-presets button").all_inner_texts() == ["one judge", "ask gold"]
     page.get_by_label("which one").select_option("1")
     assert "One judge (p0 f1)" in said(page)
@@ -448,7 +599,7 @@ def test_a_pool_without_constructions(pool, show):
 @browsing
 @pytest.mark.parametrize("width", [390, 1000])
 def test_the_plot_stays_while_the_heads_are_dragged(pool, show, width):
-    page = show(Explorer(pool, construction="heads"), width=width)
+    page = show(Explorer(pool, ensemble="heads"), width=width)
     heads, tops = page.get_by_label("heads", exact=True), set()
     heads.press("Home")
     for _ in range(5):
@@ -460,8 +611,8 @@ def test_the_plot_stays_while_the_heads_are_dragged(pool, show, width):
 
 @browsing
 def test_the_pool_may_say_which_one_is_single(pool, show):
-    given = [{"name": "single", "label": "the best of five", "members": [4]}, *pool.constructions]
-    page = show(Explorer(replace(pool, constructions=given)))
+    ensembles = [{"name": "single", "label": "the best of five", "members": [4]}, *pool.ensembles]
+    page = show(Explorer(replace(pool, ensembles=ensembles)))
     assert "One judge (p1 f1)" in said(page)
     assert page.get_by_label("judges", exact=True).locator("option").first.inner_text() == "the best of five"
     page.get_by_role("button", name="several, the worst").click()
@@ -471,7 +622,7 @@ def test_the_pool_may_say_which_one_is_single(pool, show):
 
 @browsing
 def test_do_these_members_differ(pool, show):
-    page = show(Explorer(pool, construction="heads_8"))
+    page = show(Explorer(pool, ensemble="heads_8"))
     assert page.locator(".rmx-matrix").count() == 0
     page.get_by_text("Do these members differ?").press("Enter")
     page.wait_for_selector(".rmx-matrix")
@@ -504,9 +655,11 @@ def test_do_these_members_differ(pool, show):
 @browsing
 def test_the_live_region_waits_until_the_hand_rests(pool, show):
     page = show(Explorer(pool, n=1))
-    said(page)
+    words = [f"document.querySelector('.rmx-{name}').textContent" for name in ("status", "say")]
+    page.wait_for_function(f"{words[0]}.startsWith({words[1]})")
     page.evaluate(
-        "() => { window.heard = 0; new MutationObserver(() => heard++).observe(document.querySelector('.rmx-status'), { childList: true }); }"
+        """() => { window.heard = 0;
+            new MutationObserver(() => heard++).observe(document.querySelector('.rmx-status'), { childList: true }); }"""
     )
     box = page.locator(".rmx-svg").bounding_box()
     page.mouse.move(box["x"] + 60, box["y"] + 100)
@@ -515,22 +668,22 @@ def test_the_live_region_waits_until_the_hand_rests(pool, show):
     for step in range(8):
         page.mouse.move(box["x"] + 60 + 50 * step, box["y"] + 100)
         settle(page)
-        seen.add(page.locator(".rmx-readout").inner_text())
+        seen.add(plain(page.locator(".rmx-readout").inner_text()))
     assert len(seen) == 8
     page.mouse.up()
-    said(page)
-    assert page.evaluate("heard") <= 2  # a slow machine may rest once on the way
+    page.wait_for_function(f"{words[0]}.startsWith({words[1]})")
+    assert 1 <= page.evaluate("heard") <= 2  # a slow machine may rest once on the way
 
 
 @browsing
 def test_a_frame_draws_once_however_many_changes(pool, show):
-    page = show(Explorer(pool, construction="pretrain", how="mean_std"))
+    page = show(Explorer(pool, ensemble="pretrain", aggregator="mean_std"))
     settle(page)
     drawn = page.evaluate(
         """async () => {
             let drawn = 0;
             new MutationObserver(() => drawn++).observe(document.querySelector('.rmx-plot'), { childList: true });
-            const box = document.querySelector('.rmx-lam input');
+            const box = document.querySelector('.rmx-strength input');
             for (let k = 0; k < 20; k++) { box.value = k / 10; box.dispatchEvent(new Event('input')); }
             await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
             return drawn; }"""
@@ -548,32 +701,154 @@ def test_bill_adds_up(pool, show):
     assert sum(values[:-1]) == pytest.approx(values[-1], abs=0.005 * len(values))
 
 
+# every label of the picture that leaves it, or that covers another; the peak's own is inside, on a halo
+MISPLACED = """[...document.querySelectorAll('.rmx-svg')].flatMap((picture) => {
+    const { width, height } = picture.viewBox.baseVal, out = [];
+    const all = [...picture.querySelectorAll('text')].map((e) => [e.textContent, e.getBBox(), e.matches('.rmx-halo')]);
+    all.forEach(([words, a, halo], k) => {
+        if (a.x < -1 || a.y < -1 || a.x + a.width > width + 1 || a.y + a.height > height + 1) out.push(words + ' is cut');
+        for (const [other, b, above] of all.slice(0, halo ? 0 : k)) {
+            const apart = a.x + a.width <= b.x || b.x + b.width <= a.x || a.y + a.height <= b.y + 1 || b.y + b.height <= a.y + 1;
+            if (!apart && !above) out.push(words + ' covers ' + other);
+        }
+    });
+    return out; })"""
+FONTS = {
+    "narrow": "font-family: 'DejaVu Sans Condensed', sans-serif; letter-spacing: -.02em",
+    "wide": "font-family: 'DejaVu Sans Mono', monospace; letter-spacing: .12em",
+    "large": "font-family: 'DejaVu Sans', sans-serif; font-size: 19px !important",
+}
+
+
 @browsing
-@pytest.mark.parametrize(
-    "construction,optimiser",
-    [("single", "best_of_n"), ("pretrain", "best_of_n"), ("heads_8", "best_of_n"), ("pretrain", "tilt")],
-)
-@pytest.mark.parametrize("width", [360, 375, 1280])
-@pytest.mark.parametrize("dark", [False, True])
-def test_accessible_and_never_wider_than_the_page(pool, show, construction, optimiser, width, dark):
-    axe = pytest.importorskip("axe_playwright_python", reason="the axe check needs axe-playwright-python")
-    widget = Explorer(pool, construction=construction, how="uwo", optimiser=optimiser)
-    page = show(widget, width=width, dark=dark)
-    for fold in page.locator(".rmx summary:visible").all():
-        fold.click()
+def test_no_font_pushes_a_label_out_or_over_another(pool, show):
+    states = [
+        {"aggregator": "gold"},
+        {"optimiser": "tilt"},
+        {"ensemble": "pretrain", "aggregator": "min"},
+        {"ensemble": "pretrain", "aggregator": "uwo", "optimiser": "tilt"},
+        {"ensemble": "heads_8", "aggregator": "max"},
+    ]
+    page, labels = show(*(Explorer(pool, **state) for state in states)), set()
+    style = page.add_style_tag(content="/* a font */")
+    for font, rule in FONTS.items():
+        style.evaluate("(e, rule) => { e.textContent = rule; }", f".rmx-plot text {{ {rule} }}")
+        for width in (320, 360, 1000):
+            page.set_viewport_size({"width": width, "height": 900})
+            settle(page)
+            settle(page)  # the first two measure the new font and width
+            assert not page.evaluate(MISPLACED), (font, width)
+            labels |= set(map(plain, page.locator(".rmx-svg text").all_text_contents()))
+    words = " ".join(labels)
+    assert {
+        "gold",
+        "proxy",
+        "gold reward",
+        "n = 1",
+        "β = ∞",
+        "uniform pick",
+        "uniform",
+    } <= labels  # wrapped or not
+    assert all(x in words for x in ("alone", "oracle", "↑", "peak", "KL", "judges say"))
+
+
+@browsing
+def test_another_font_moves_the_labels(pool, show):
+    page = show(Explorer(pool, ensemble="pretrain", aggregator="min"), width=360)
+    edge = "document.querySelector('.rmx-start').x1.baseVal.value"
+    before = page.evaluate(edge)
+    page.add_style_tag(content=f".rmx-plot text {{ {FONTS['wide']} }}")
+    page.wait_for_function(f"{edge} >= {before} + 3", timeout=5000)
+    assert not page.evaluate(MISPLACED)
+
+
+@browsing
+def test_a_label_is_measured_once(pool, show):
+    page = show(Explorer(pool, ensemble="pretrain", aggregator="mean_std"))
     settle(page)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    over = "([t, box]) => t.filter((x) => x.right > box.right + 1 || x.left < box.left - 1).length"
-    rects = "[[...document.querySelectorAll('.rmx-svg text')].map((e) => e.getBoundingClientRect()), document.querySelector('.rmx').getBoundingClientRect()]"
-    assert page.evaluate(f"({over})({rects})") == 0  # no label is cut off
-    small = page.evaluate(
-        "[...document.querySelectorAll('.rmx :is(button, select, summary, [type=range], label:has(input))')]"
-        ".filter((e) => e.checkVisibility() && e.getBoundingClientRect().height < 40).map((e) => e.outerHTML.slice(0, 80))"
+    page.evaluate(
+        """() => { const own = SVGTextContentElement.prototype, length = own.getComputedTextLength;
+            window.measured = [];
+            own.getComputedTextLength = function () { measured.push(this.textContent); return length.call(this); }; }"""
     )
-    assert not small
+    box = page.get_by_label("n, answers to choose from")
+    for key in ("End", "Home", "ArrowRight"):
+        box.press(key)
+        settle(page)
+    assert page.evaluate("measured") == []  # no word of the picture depends on n
+    for key in ("End", "Home", "End", "Home"):
+        page.get_by_label("λ").press(key)
+        settle(page)
+    measured = page.evaluate("measured")
+    assert measured and len(measured) == len(set(measured))
+
+
+SMALL = """[...document.querySelectorAll('.rmx :is(button, select, summary, [type=range], label:has(input))')]
+    .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height < 40).map((e) => e.outerHTML.slice(0, 80))"""
+
+
+@browsing
+@pytest.mark.parametrize("dark,widths", [(False, (1280, 375, 360)), (True, (360, 1280))])
+def test_accessible_and_never_wider_than_the_page(pool, show, dark, widths):
+    """axe looks at the last width: light on a phone, dark on a wide screen."""
+    axe = pytest.importorskip("axe_playwright_python", reason="the axe check needs axe-playwright-python")
+    states = [
+        ("single", "best_of_n"),
+        ("pretrain", "best_of_n"),
+        ("heads_8", "best_of_n"),
+        ("pretrain", "tilt"),
+    ]
+    widgets = [Explorer(pool, ensemble=c, aggregator="uwo", optimiser=optimiser) for c, optimiser in states]
+    page = show(*widgets, dark=dark)
+    page.evaluate("document.querySelectorAll('.rmx details').forEach((fold) => { fold.open = true; })")
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 900})
+        settle(page)
+        settle(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+        assert not page.evaluate(MISPLACED), width
+        assert not page.evaluate(SMALL), width
+    assert page.locator(".rmx-matrix").count() == 3  # open, and so looked at
     page.add_script_tag(path=Path(axe.__file__).with_name("axe.min.js"))
-    found = page.evaluate("axe.run('main', { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'] })")
-    assert not [(v["id"], v["nodes"][0]["target"]) for v in found["violations"]]
+    rules = "{ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'], resultTypes: ['violations'] }"
+    report = page.evaluate(f"axe.run('main', {rules})")
+    assert report["passes"]
+    assert not [(v["id"], v["nodes"][0]["target"]) for v in report["violations"]]
+
+
+@browsing
+def test_text_is_text_and_words_of_any_length_wrap(pool, show):
+    """Whoever embeds the state: nothing in it ends or begins a script, and no word is wider than a phone."""
+    hostile = ["</script>", "</SCRIPT >", "<!--<script>", "<b>bold</b>", "&lt;", "w" * 400]
+    columns = [f"p0 {hostile[c % 6]}{c}" for c in range(len(pool.columns))]
+    bill = [{**term, "label": x} for term, x in zip(pool.bill, hostile + ["a", "b"], strict=True)]
+    ensembles = [{**e, "label": hostile[k % 6]} for k, e in enumerate(pool.ensembles)]
+    vocab = [hostile[k % 6] + word for k, word in enumerate(pool.vocab)]
+    texts = [" ".join(hostile)] * len(pool.prompts)
+    other = replace(pool, prompts=texts, vocab=vocab, columns=columns, bill=bill, ensembles=ensembles)
+    page = show(Explorer(other, ensemble="pretrain"), Explorer(other), width=360)
+    page.evaluate("document.querySelectorAll('.rmx details').forEach((fold) => { fold.open = true; })")
+    settle(page)
+    assert page.locator(".rmx b:has-text('bold'), .rmx script").count() == 0
+    request = page.locator(".rmx-request").first.text_content()
+    assert all(x.lower() in request.lower() for x in hostile)
+    i = other.typical_winner([0, 3, 6], "mean", 1.0, 64)[0]
+    assert (
+        page.locator(".rmx blockquote").first.text_content().split()[-1].lower()
+        == other.text(0, i).split()[-1].lower()
+    )
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert not page.evaluate(MISPLACED)
+    assert page.locator(".rmx-matrix th[scope=row]").first.bounding_box()["width"] < 200
+
+
+def test_meta_crosses_to_the_browser_and_back(pool):
+    other = replace(pool, prompts=["</SCRIPT><!--<script>"] * len(pool.prompts))
+    wid = Explorer(other)
+    state = wid.get_state("meta")
+    assert "<" not in state["meta"] and json.loads(state["meta"]) == wid.meta
+    wid.set_state(state)
+    assert wid.meta["prompts"] == other.prompts
 
 
 def test_colours_show_on_light_and_dark():
@@ -593,27 +868,36 @@ def test_colours_show_on_light_and_dark():
 
 def test_bad_state_is_named(pool):
     cases = [
-        ({"construction": "lora"}, "construction = 'lora'"), ({"members": [0, 1]}, "members = "),
+        ({"ensemble": "lora"}, "ensemble = 'lora'"),
+        ({"members": [0, 1]}, "members = "),
         ({"members": []}, "members = "),
-        ({"construction": "finetune", "members": [7]}, "members = "), ({"how": "vote"}, "how = 'vote'"),
-        ({"how": "entropic", "lam": 0.0}, "lam = 0.0"), ({"n": 0}, "n = 0"), ({"n": 513}, "n = 513"),
-        ({"prompt": 8}, "prompt = 8"), ({"optimiser": "ppo"}, "optimiser = 'ppo'"),
-        ({"beta": 0.0}, "beta = 0.0"), ({"beta": float("inf")}, "beta = inf"),
-    ]  # fmt: skip
+        ({"ensemble": "finetune", "members": [7]}, "members = "),
+        ({"aggregator": "vote"}, "aggregator = 'vote'"),
+        ({"aggregator": "entropic", "strength": 0.0}, " = 0.0"),
+        ({"n": 0}, "n = 0"),
+        ({"n": 513}, "n = 513"),
+        ({"prompt": 8}, "prompt = 8"),
+        ({"optimiser": "ppo"}, "optimiser = 'ppo'"),
+        ({"beta": 0.0}, "beta = 0.0"),
+        ({"beta": float("inf")}, "beta = inf"),
+    ]
     for state, words in cases:
         with pytest.raises(ValueError, match=re.escape(words)):
             Explorer(pool, **state)
 
 
 def test_state_is_traits(pool):
-    wid = Explorer(pool, construction="heads")
-    assert Explorer(pool, how="quantile").lam == 0.25 and Explorer(pool, how="uwo").lam == 1.0
+    wid = Explorer(pool, ensemble="heads")
+    assert (
+        Explorer(pool, aggregator="quantile").strength == 0.25
+        and Explorer(pool, aggregator="uwo").strength == 1.0
+    )
     assert wid.members == [9, 10, 11] and Explorer(pool).members == [0] and Explorer(pool).n == 64
     assert set(wid.get_state()) >= {
-        "construction",
+        "ensemble",
         "members",
-        "how",
-        "lam",
+        "aggregator",
+        "strength",
         "n",
         "prompt",
         "optimiser",

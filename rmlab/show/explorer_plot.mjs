@@ -1,0 +1,235 @@
+// The explorer's picture. Every label is measured in the page's own font and placed by its size: whatever the font,
+// none leaves the picture and none covers another.
+
+import { klBound } from "./explorer_math.mjs";
+import { called, num } from "./explorer_state.mjs";
+
+// ---- nodes
+
+export function make(node, attrs, kids) {
+  for (const [k, v] of Object.entries(attrs)) {
+    if (k === "on") for (const [event, f] of Object.entries(v)) node.addEventListener(event, f);
+    else if (v !== false && v != null) node.setAttribute(k, v === true ? "" : v);
+  }
+  node.append(...kids.flat(Infinity).filter((x) => x != null && x !== false));
+  return node;
+}
+const svg = (tag, attrs = {}, ...kids) =>
+  make(document.createElementNS("http://www.w3.org/2000/svg", tag), attrs, kids);
+
+function ticks(low, high, most = 5) {
+  const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20].find((s) => (high - low) / s <= most) ?? 50, out = [];
+  for (let k = Math.ceil(low / step); k * step <= high + 1e-9; k++) out.push(k * step);
+  return out;
+}
+
+const within = (x, low, high) => Math.max(low, Math.min(high, x));
+
+// ---- the size of words
+
+// Measures words in the plot's font, each once. `sample` changes its size when the font does: `renewed` says so, and
+// forgets them.
+export function rulerIn(plot) {
+  const mixed = ["Äg−↑β∞ ", svg("tspan", { class: "rmx-strong" }, "Äg−↑β∞")], sample = svg("text", {}, mixed);
+  const texts = [svg("text"), svg("text", { class: "rmx-strong" })], known = new Map();
+  plot.append(svg("svg", { class: "rmx-ruler", "aria-hidden": "true" }, sample, texts));
+  function width(words, strong = false) {
+    const key = `${+strong}${words}`;
+    if (!known.has(key)) {
+      texts[+strong].textContent = words;
+      const length = texts[+strong].getComputedTextLength();
+      if (!length) return 7 * words.length; // not on the page: nobody sees it, and nothing is kept
+      known.set(key, length);
+    }
+    return known.get(key);
+  }
+  const extent = () => (sample.getComputedTextLength() ? sample.getBBox() : { y: -11, width: 0, height: 14 });
+  let seen = extent();
+  function renewed() {
+    const last = seen;
+    seen = extent();
+    if (seen.width === last.width && seen.height === last.height) return false;
+    known.clear();
+    return true;
+  }
+  return { width, renewed, sample, line: () => ({ up: -seen.y, down: seen.height + seen.y }) }; // about a line's base
+}
+
+function wrap(ruler, words, most, strong) { // into lines no wider than `most`, which a single word may be
+  const lines = [];
+  for (const word of words.split(" ")) {
+    const longer = lines.length ? `${lines.at(-1)} ${word}` : word;
+    if (lines.length && ruler.width(longer, strong) <= most) lines[lines.length - 1] = longer;
+    else lines.push(word);
+  }
+  return lines;
+}
+const fitting = (ruler, forms, most, strong) => // the first form that is narrow enough, or else the last, wrapped
+  wrap(ruler, forms.find((words) => ruler.width(words, strong) <= most) ?? forms.at(-1), most, strong);
+const widest = (ruler, lines, strong) => Math.max(...lines.map((words) => ruler.width(words, strong)));
+
+function apart(labels, low, high) { // blocks `h` high at `y`, moved between low and high so that none covers another
+  labels.sort((a, b) => a.y - b.y);
+  let edge = low;
+  for (const l of labels) { l.y = Math.max(l.y, edge + l.h / 2); edge = l.y + l.h / 2; }
+  edge = high;
+  for (const l of [...labels].reverse()) { l.y = Math.min(l.y, edge - l.h / 2); edge = l.y - l.h / 2; }
+  return labels;
+}
+
+// ---- where things are
+
+function levels({ range, gold, se, proxy, peak }) { // what both panels show
+  const all = [...range, ...gold.flatMap((g, k) => [g - se[k], g + se[k]])];
+  const lo = Math.min(...all), hi = Math.max(...all), pad = Math.max(0.3, hi - lo), plo = Math.min(...proxy);
+  return { lo: lo - 0.06 * pad, hi: hi + 0.14 * pad, top: gold[peak], plo, phi: Math.max(...proxy, plo + 0.5) };
+}
+
+function endings(ruler, W, { aggregator }, { gold, oracle, alone }, { hi }) { // the labels at the lines' right ends
+  const most = 0.26 * W, ends = [{ level: gold.at(-1), lines: ["gold"], strong: true }];
+  const add = (level, ...forms) => ends.push({ level, lines: fitting(ruler, forms, most) });
+  add(gold[0], "uniform pick");
+  if (aggregator !== "gold") {
+    const far = num(oracle.at(-1), 1);
+    if (oracle.at(-1) <= hi) add(oracle.at(-1), "oracle");
+    else add(Infinity, `oracle, to\u00a0${far}\u00a0↑`, `oracle ↑\u00a0${far}`);
+  }
+  if (alone) add(alone.at(-1), "one alone");
+  return ends;
+}
+
+function geometry(ruler, W, s, curves, N) {
+  const { up, down } = ruler.line(), L = up + down, most = klBound(N) || 1, span = levels(curves);
+  const titles = ["gold reward", s.aggregator === "gold" ? "proxy: gold itself" : "proxy: what the judges say"]
+    .map((words) => wrap(ruler, words, W, true));
+  const grid = ticks(span.lo, span.hi).map((v) => [v, num(v, span.hi - span.lo < 1 ? 2 : 1)]);
+  const scale = [span.plo, span.phi].map((v) => [v, num(v, 1)]);
+  const left = Math.ceil(widest(ruler, [...grid, ...scale].map((x) => x[1]).concat("−0.0"))) + 8;
+  const ends = endings(ruler, W, s, curves, span);
+  const names = [{ lines: ["proxy"], strong: true }, ...ends].map((l) => widest(ruler, l.lines, l.strong));
+  const right = 10 + Math.ceil(Math.max(...names));
+  const wide = W - left - right, room = L * ends.reduce((sum, l) => sum + l.lines.length, 0);
+  const row = titles[0].length * L + 4, t = row + L + 12, mid = t + Math.max(196, room - 8 - L / 2);
+  const title = mid + L / 2 + 4, low = title + titles[1].length * L + L / 2 + 4, end = low + 64;
+  const summit = `${curves.summit}, ${called(s.tilt, curves.grid[curves.peak])}`;
+  const peak = wrap(ruler, summit, wide - 4), above = 8 + peak.length * L; // px that the peak's words need over it
+  const hi = Math.max(span.hi, span.lo + ((span.top - span.lo) * (mid - t)) / (mid - t - above));
+  const long = "KL, upper bound (nats): log n − (n − 1)/n", short = "KL, upper bound (nats)";
+  const axis = fitting(ruler, s.tilt ? ["KL (nats): exact on the pool"] : [long, short], wide + left);
+  const H = Math.ceil(end + 8 + L + 4 + axis.length * L + 1);
+  return {
+    ruler, W, H, up, L, left, wide, row, t, mid, title, low, end, most, titles, grid, scale, ends, peak, axis,
+    x: (nats) => left + (nats / most) * wide,
+    y: (g) => (g === Infinity ? t - 8 : mid - ((g - span.lo) / (hi - span.lo)) * (mid - t)),
+    z: (v) => end - 4 - ((v - span.plo) / (span.phi - span.plo)) * (end - 4 - low),
+  };
+}
+
+// ---- what is drawn
+
+// Lines of words from the top `y`, centred on x or ending or beginning there, held inside the picture.
+function label({ ruler, W, L, up }, x, y, lines, { by = 0, strong, c } = {}) {
+  return lines.map((words, k) => {
+    const room = ruler.width(words, strong), start = within(x - by * room, 0, W - room), base = y + k * L + up;
+    return svg("text", { x: start.toFixed(1), y: base.toFixed(1), class: strong ? "rmx-strong" : c }, words);
+  });
+}
+const rule = (x1, y1, x2, y2, c) => svg("line", { x1, y1, x2, y2, class: c });
+
+function marks({ ruler, W, x }, { tilt }, { kl, grid }, N) { // n, or beta, along the top edge, as many as have room
+  const mark = (v, m, k) => {
+    const words = k ? called(tilt, m).slice(4) : called(tilt, m), half = ruler.width(words) / 2;
+    return { at: x(v), x: within(x(v), half, W - half), half, words };
+  };
+  const clear = (a, b) => b.x - b.half - (a.x + a.half) >= 12;
+  if (tilt) {
+    const row = [mark(kl[0], grid[0], 0)];
+    kl.forEach((v, k) => { const next = mark(v, grid[k], k); if (k && clear(row.at(-1), next)) row.push(next); });
+    return row;
+  }
+  for (let step = 4; ; step *= 4) {
+    const ns = [];
+    for (let n = 1; n <= N / 2; n *= step) ns.push(n);
+    const row = [...ns, N].map((n, k) => mark(klBound(n), n, k));
+    if (row.every((b, k) => !k || clear(row[k - 1], b))) return row;
+    if (step > N) return row.slice(0, 1);
+  }
+}
+
+function axes(g, s, curves, N) {
+  const { L, W, left, wide, x, y, z, t, end } = g, right = left + wide, far = num(g.most, g.most < 2 ? 1 : 0);
+  const nats = ticks(0, g.most, Math.max(1, Math.min(5, Math.floor(wide / (g.ruler.width(far) + 12)))));
+  const level = (height, words) =>
+    [rule(left, height, right, height, "rmx-grid"), label(g, left - 7, height - L / 2, [words], { by: 1 })];
+  const mark = (v, top, bottom, below, words) =>
+    [rule(v, top, v, bottom, "rmx-tick"), label(g, v, below, [words], { by: 0.5 })];
+  return [
+    label(g, 0, 0, g.titles[0], { strong: true }),
+    label(g, 0, g.title, g.titles[1], { strong: true }),
+    marks(g, s, curves, N).map((m) => mark(m.at, t - 8, t - 3, g.row, m.words)),
+    g.grid.map(([v, words]) => level(y(v), words)), g.scale.map(([v, words]) => level(z(v), words)),
+    nats.map((v) => mark(x(v), end, end + 5, end + 8, num(v, g.most < 2 ? 1 : 0))),
+    rule(left, end, right, end, "rmx-tick"),
+    label(g, Math.min(left + wide / 2, W / 2), end + 8 + L + 4, g.axis, { by: 0.5 }),
+  ];
+}
+
+function lines({ x, y, z, left, wide }, id, curves) {
+  const { kl, gold, proxy, se, last, at, oracle, alone } = curves;
+  const points = (ys, f, xs) => ys.map((v, k) => `${x(xs[k]).toFixed(1)} ${f(v).toFixed(1)}`);
+  const path = (ys, f, c, xs) =>
+    svg("path", { d: "M" + points(ys, f, xs).join("L"), class: c, "clip-path": `url(#${id}clip)` });
+  const main = (ys, f, c) => [path(ys.slice(0, last + 1), f, c, kl),
+    last < ys.length - 1 && path(ys.slice(last), f, c + " rmx-thin", kl.slice(last))];
+  const edge = (by) => points(gold.slice(0, last + 1).map((g, k) => g + by * se[k]), y, kl);
+  return [
+    svg("path", { d: `M${[...edge(1), ...edge(-1).reverse()].join("L")}Z`, class: "rmx-band" }),
+    rule(left, y(gold[0]), left + wide, y(gold[0]), "rmx-start"),
+    oracle && path(oracle, y, "rmx-oracle", at), alone && path(alone, y, "rmx-alone", at),
+    main(gold, y, "rmx-gold"), main(proxy, z, "rmx-proxy"),
+  ];
+}
+
+function names(g, curves) { // of the lines, at their right ends, and of the peak
+  const { x, y, z, L, left, wide } = g, edge = left + wide + 9;
+  const px = x(curves.kl[curves.peak]), py = y(curves.gold[curves.peak]), half = widest(g.ruler, g.peak) / 2;
+  const over = { by: 0.5, c: "rmx-halo" };
+  const ends = g.ends.map((l) => ({ ...l, y: y(l.level), h: L * l.lines.length }));
+  return [
+    apart(ends, g.t - 8, g.mid + L / 2).map((l) => label(g, edge, l.y - l.h / 2, l.lines, { strong: l.strong })),
+    label(g, edge, z(curves.proxy.at(-1)) - L / 2, ["proxy"], { strong: true }),
+    svg("circle", { cx: px, cy: py, r: 5, class: "rmx-peak" }),
+    label(g, within(px, left + 4 + half, left + wide - half), py - 8 - L * g.peak.length, g.peak, over),
+  ];
+}
+
+function handle({ x, y, z, t, end }, { kl, gold, proxy }) {
+  const at = x(kl);
+  return svg("g", { class: "rmx-handle", "aria-hidden": "true" }, rule(at, t - 3, at, end, "rmx-cursor"),
+    svg("circle", { cx: at, cy: y(gold), r: 5, class: "rmx-at" }),
+    svg("circle", { cx: at, cy: z(proxy), r: 4, class: "rmx-at rmx-at-proxy" }),
+    svg("rect", { x: at - 8, y: end - 12, width: 16, height: 20, rx: 5, class: "rmx-grip" }),
+    [-2.5, 2.5].map((dx) => rule(at + dx, end - 7, at + dx, end + 3, "rmx-ridge")));
+}
+
+function described({ tilt }, { grid, gold, proxy, peak, summit }) { // the picture in words
+  const name = (k) => called(tilt, grid.at(k));
+  return `Gold goes from ${num(gold[0])} at ${name(0)} to its ${summit}, ${num(gold[peak])}, at ${name(peak)}, and is `
+    + `${num(gold.at(-1))} at ${name(-1)}; the proxy rises from ${num(proxy[0])} to ${num(proxy.at(-1))}.`;
+}
+
+// Draws `curves` and the handle at `here`; returns the nats under a pointer's clientX.
+export function drawPlot({ d, id, plot, ruler, width }, s, curves, here) {
+  const W = within(width || 640, 280, 800), g = geometry(ruler, W, s, curves, d.N), { left, wide, t, H } = g;
+  const [colour, dash] = s.aggregator === "gold" ? ["var(--gold)", "none"] : d.looks[s.ensemble.name];
+  const size = { viewBox: `0 0 ${W} ${H}`, width: W, height: H }, style = `--ensemble:${colour};--dash:${dash}`;
+  const picture = svg("svg", { ...size, role: "img", "aria-label": described(s, curves), class: "rmx-svg", style },
+    svg("clipPath", { id: id + "clip" }, svg("rect", { x: left - 2, y: t - 8, width: wide + 4, height: H })),
+    axes(g, s, curves, d.N), lines(g, id, curves), names(g, curves), handle(g, here));
+  plot.querySelector(".rmx-svg")?.remove();
+  plot.append(picture);
+  return (clientX) => {
+    const r = picture.getBoundingClientRect();
+    return ((((clientX - r.left) * W) / r.width - left) / wide) * g.most;
+  };
+}
