@@ -147,15 +147,18 @@ class _Reader(ast.NodeVisitor):
         self.reached: set[_Definition] = set()
 
     def visit_Name(self, node: ast.Name) -> None:
+        """A name that is read."""
         if isinstance(node.ctx, ast.Load):
             self.follow(node.id, ())
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        """`x += 1` reads x too."""
         if isinstance(node.target, ast.Name):
             self.follow(node.target.id, ())
         self.generic_visit(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
+        """`a.b.c` is followed as far as its parts are modules."""
         rest: tuple[str, ...] = ()
         while isinstance(node, ast.Attribute):
             node, rest = node.value, (node.attr, *rest)
@@ -165,6 +168,7 @@ class _Reader(ast.NodeVisitor):
             self.visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        """A scope of its own; decorators and defaults stand outside."""
         decorators, arguments = getattr(node, "decorator_list", []), node.args
         for expression in filter(None, [*decorators, *arguments.defaults, *arguments.kw_defaults]):
             self.visit(expression)
@@ -180,7 +184,8 @@ class _Reader(ast.NodeVisitor):
     visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
 
     def visit_ListComp(self, node: ast.ListComp) -> None:
-        self.visit(node.generators[0].iter)  # the one part that runs outside the comprehension's scope
+        """A scope of its own, but for the first iterable."""
+        self.visit(node.generators[0].iter)
         self.enter(bound([g.target for g in node.generators]), ast.iter_child_nodes(node))
 
     visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp

@@ -59,10 +59,12 @@ class Task:
 
     @property
     def label(self) -> str:
+        """What people call it."""
         return self.name or self.stage.__name__
 
     @property
     def parents(self) -> list[Task]:
+        """The tasks whose folders the stage receives."""
         return [t for value in self.inputs.values() for t in _listed(value)]
 
     @functools.cached_property
@@ -91,6 +93,7 @@ class Task:
 
     @property
     def input_keys(self) -> dict[str, str | list[str]]:
+        """The inputs, each as the keys of its artifacts."""
         return {n: [t.key for t in v] if isinstance(v, list) else v.key for n, v in self.inputs.items()}
 
     def refuse_edited(self) -> None:
@@ -113,6 +116,7 @@ class Store:
         self.root = Path(root)
 
     def path(self, task: Task) -> Path:
+        """Where a task's artifact is or will be."""
         return self.root / f"{task.stage.__name__}-{task.key}"
 
     def has(self, task: Task) -> bool:

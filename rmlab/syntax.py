@@ -127,6 +127,7 @@ class _WithoutWords(ast.NodeTransformer):
         self.package, self.in_class = package, False
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        """`from .x import y` as `from package.x import y`."""
         if node.level:
             parts = self.package.split(".")
             above = parts[: len(parts) - node.level + 1]
@@ -134,9 +135,11 @@ class _WithoutWords(ast.NodeTransformer):
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        """Annotations make fields in it."""
         return self.within(node, True)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """Takes out what it says it returns."""
         node.returns = None
         return self.within(node, False)
 
@@ -150,29 +153,35 @@ class _WithoutWords(ast.NodeTransformer):
         return node
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
+        """Takes out what an argument is said to be."""
         node.annotation = None
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        """`x: int = 1` as `x = 1`; in a class it stays a field, of no type."""
         self.generic_visit(node)
-        if self.in_class:  # the annotation makes it a field; the type that it names is for readers
+        if self.in_class:
             node.annotation = ast.Constant(None)
             return node
         return node.value and ast.Assign([node.target], node.value)
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        """Takes out docstrings."""
         return None if _is_text(node.value) else self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        """Keeps an error's type."""
         if isinstance(node.exc, ast.Call):
             node.exc = node.exc.func
         return self.generic_visit(node)
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        """Keeps the condition."""
         node.msg = None
         return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Takes out arguments that are words."""
         name = _last_name(node.func)
         if name == "require":
             node.args, node.keywords = node.args[:1], [k for k in node.keywords if k.arg == "ok"]

@@ -36,6 +36,7 @@ class Summary:
 
     @property
     def text(self) -> str:
+        """Counts in a line, then a line for each that failed."""
         counts = f"{self.done} done, {self.cached} cached, {len(self.failed)} failed, {self.skipped} skipped"
         return "\n".join([f"{counts}, {self.seconds / 60:.1f} minutes", *self.failed])
 

@@ -21,10 +21,10 @@ class Progress:
         self.lines = not quiet and not console.is_terminal
         self.bar = _bar(console) if not quiet and console.is_terminal else None
         self.last, self.done = "none yet", 0
+        self.began = self.said = time.perf_counter()
         self.start_line = f"{schedule.total} tasks to run, {cached} cached, {workers} workers, about {self.minutes():.1f} minutes"
 
     def __enter__(self) -> Progress:
-        self.began = self.said = time.perf_counter()
         if self.lines:
             print(self.start_line, flush=True)
         if self.bar:

@@ -58,8 +58,9 @@ class Worker:
             if code == UNGUARDED:
                 refuse = 'this script starts processes while it is read: put the call under if __name__ == "__main__":'
                 raise RuntimeError(refuse) from None
-            how = f"signal {-code}" if code < 0 else f"exit status {code}"
-            outcome = Outcome(f"its process ended with {how}")
+            outcome = Outcome(
+                f"its process ended with {f'signal {-code}' if code < 0 else f'exit status {code}'}"
+            )
             self.end()
         if outcome.error and self.log.exists():
             lines = self.log.read_text(errors="replace").splitlines()
@@ -125,9 +126,11 @@ def _outcome(store: Store, task: Task) -> Outcome:
     """Run a task."""
     try:
         store.run(task)
+    except SourcesEdited as error:
+        return Outcome(str(error), edited=True)
     except BaseException as error:
-        line = traceback.format_exception_only(error)[-1].strip()
-        return Outcome(line, traceback.format_exc(), isinstance(error, SourcesEdited))
+        lines = "".join(traceback.format_exception_only(error)).splitlines()
+        return Outcome("; ".join(lines), traceback.format_exc())
     return Outcome()
 
 
