@@ -57,6 +57,11 @@ class Task:
             tasks = all(isinstance(t, Task) for t in _listed(value))
             require(tasks, f"inputs of {self.label}", name, "a task or a list of tasks for each")
 
+    def __getstate__(self) -> dict:
+        """What travels to another process: the key as it is here, and no `code`, which that process need not import."""
+        kept = {"key": self.key, "code_and_sources": self.code_and_sources}
+        return {**self.__dict__, **kept, "code": ()}
+
     @property
     def label(self) -> str:
         """What people call it."""

@@ -201,6 +201,15 @@ def test_a_device_is_known_by_kind(monkeypatch):
     assert device_kind() == "cuda"
 
 
+def test_a_task_travels_with_its_key_and_without_code(monkeypatch):
+    first = Task(write, Text(), code=(Other.gold,))
+    second = Task(double, Text(), {"source": first}, code=("rmlab.noise",))
+    there = pickle.loads(pickle.dumps(second))
+    monkeypatch.setattr(module, "versions", lambda: {name: "9.9.9" for name in versions()})
+    assert there.key == second.key and there.parents[0].key == first.key and there.code == ()
+    assert there.code_and_sources == second.code_and_sources and len(there.code_and_sources) == 2
+
+
 def test_what_cannot_be_a_task_is_refused():
     for settings in ({"text": "a"}, Text, None):
         with pytest.raises(ValueError, match=r"^settings of write = .*: give a frozen dataclass"):

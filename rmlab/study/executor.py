@@ -113,6 +113,8 @@ def _run(schedule: Schedule, store: Store, count: int, devices: list[str], progr
                     _settle(*worker.finish(), schedule, progress)
                 progress.show()
         finally:
+            for worker in crew:  # all of them, before any is waited for
+                worker.kill()
             for worker in crew:
                 worker.end()
             store.sweep()

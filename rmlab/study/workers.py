@@ -58,22 +58,26 @@ class Worker:
             if code == UNGUARDED:
                 refuse = 'this script starts processes while it is read: put the call under if __name__ == "__main__":'
                 raise RuntimeError(refuse) from None
-            outcome = Outcome(
-                f"its process ended with {f'signal {-code}' if code < 0 else f'exit status {code}'}"
-            )
+            ending = f"signal {-code}" if code < 0 else f"exit status {code}"
+            outcome = Outcome(f"its process ended with {ending}")
             self.end()
         if outcome.error and self.log.exists():
             lines = self.log.read_text(errors="replace").splitlines()
             outcome = outcome._replace(log="\n".join(lines[-LOG_LINES:]))
         return task, outcome
 
-    def end(self) -> None:
-        """End the process, whatever it does."""
-        if self.process is not None:
+    def kill(self) -> None:
+        """End the process, whatever it does, without waiting for its end."""
+        if self.process is not None and self.process.pid is not None:
             self.process.kill()
+
+    def end(self) -> None:
+        """End the process and what belongs to it."""
+        self.kill()
+        if self.process is not None and self.process.pid is not None:
             self.process.join()
             self.connection.close()
-            self.process = None
+        self.process = None
 
     def _start(self) -> None:
         self.log.unlink(missing_ok=True)
