@@ -1,142 +1,265 @@
-"""Where results live: artifacts by content hash, written whole or not at all.
+"""Where results live: artifacts by content hash, written whole or not at all, checked before they are read again.
 
-An artifact's key hashes what decides its bytes: the stage's own code and that of every rmlab module it
-imports (comments and docstrings aside), its settings, and the keys of its inputs. A change invalidates
-what depends on it and nothing else, and a run that was killed goes on where it stopped.
+An artifact's key hashes what decides its bytes: the code that computes them, its settings, the keys of its inputs, the
+versions of what computes and the kind of device. A change invalidates what depends on it and nothing else, and a run that
+was killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import ast
+import contextlib
+import dataclasses
 import functools
-import inspect
 import json
 import os
 import platform
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rmlab.recipe import digest
+from rmlab.files import part_folder, seal, sweep, sync_folder, sync_folders, write_atomic
+from rmlab.fingerprint import code_fingerprint, source_stamps
+from rmlab.recipe import digest, require
 
-PACKAGE = Path(__file__).parent
+KEYED_VERSIONS = ("torch", "transformers", "numpy")
 
 
-@dataclass(frozen=True)
+class SourcesEdited(RuntimeError):
+    """Code was edited after keys were made from it: what runs now may not be what the keys say."""
+
+
+@dataclass(frozen=True, eq=False)
 class Task:
-    """A stage to run: `stage(out, **settings, **inputs)` writes files into the folder `out`.
+    """A stage to run: `stage(out, settings, **inputs)` writes files into the folder `out`.
 
-    `inputs` maps argument names to tasks or lists of tasks; the stage receives their folders. `cost` is a
-    guess in seconds, for the progress bar alone.
+    stage : a function of a module
+    settings : a frozen dataclass of numbers, text, tuples and further dataclasses
+    inputs : argument names to tasks or lists of tasks; the stage receives their folders
+    code : further functions, methods or classes, or their names "rmlab.reward.heads:train", whose code decides the bytes
+        although the stage's own does not name them
+    cost : a guess in seconds, for the order and the progress alone
+    name : what progress and reports call it, the stage's name unless said; no part of the key
     """
 
     stage: Callable
-    settings: dict
+    settings: object
     inputs: dict[str, Task | list[Task]] = field(default_factory=dict)
+    code: tuple = ()
     cost: float = 1.0
+    name: str | None = None
 
-    @functools.cached_property
-    def key(self) -> str:
-        known = {name: [t.key for t in _listed(given)] for name, given in self.inputs.items()}
-        return digest([self.stage.__name__, fingerprint(self.stage), self.settings, known])[:20]
+    def __post_init__(self) -> None:
+        frozen = dataclasses.is_dataclass(self.settings) and self.settings.__dataclass_params__.frozen
+        where = f"settings of {self.label}"
+        require(frozen and not isinstance(self.settings, type), where, self.settings, "a frozen dataclass")
+        for name, value in self.inputs.items():
+            tasks = all(isinstance(t, Task) for t in _listed(value))
+            require(tasks, f"inputs of {self.label}", name, "a task or a list of tasks for each")
+
+    def __getstate__(self) -> dict:
+        """What travels to another process: the key as it is here, and no `code`, which that process need not import."""
+        kept = {"key": self.key, "code_and_sources": self.code_and_sources}
+        return {**self.__dict__, **kept, "code": ()}
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return self.name or self.stage.__name__
 
     @property
     def parents(self) -> list[Task]:
-        return [t for given in self.inputs.values() for t in _listed(given)]
+        """The tasks whose folders the stage receives."""
+        return [t for value in self.inputs.values() for t in _listed(value)]
+
+    @functools.cached_property
+    def key(self) -> str:
+        """20 hexadecimal digits."""
+        known = versions()
+        parts = {
+            "stage": self.stage.__name__,
+            "code": [fingerprint for fingerprint, _ in self.code_and_sources],
+            "settings": self.plain_settings,
+            "inputs": self.input_keys,
+            "versions": {name: known[name] for name in KEYED_VERSIONS},
+            "device": device_kind(),
+        }
+        return digest(parts)[:20]
+
+    @functools.cached_property
+    def code_and_sources(self) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+        """Fingerprint and files of the stage and of all `code`; kept, so that a task takes them to another process."""
+        return [(code_fingerprint(target), source_stamps(target)) for target in (self.stage, *self.code)]
+
+    @property
+    def plain_settings(self) -> dict:
+        """The settings as JSON takes them, with the class of every dataclass."""
+        return _plain(self.settings, f"settings of {self.label}")
+
+    @property
+    def input_keys(self) -> dict[str, str | list[str]]:
+        """The inputs, each as the keys of its artifacts."""
+        return {n: [t.key for t in v] if isinstance(v, list) else v.key for n, v in self.inputs.items()}
+
+    def refuse_edited(self) -> None:
+        """Raise `SourcesEdited` if a file that the key read is not as it was then."""
+        for path, stamp in [entry for _, files in self.code_and_sources for entry in files.items()]:
+            with contextlib.suppress(OSError):
+                status = os.stat(path)
+                if (status.st_mtime_ns, status.st_size) == stamp:
+                    continue
+            raise SourcesEdited(
+                f"{path} was edited after the keys of this run were made: {self.label} is not filed under a key of "
+                "other code. Start the run again, in a new process; what is finished stays."
+            )
 
 
 class Store:
-    """Artifacts under a folder, `<stage>-<key>/`; a folder that exists is complete."""
+    """Artifacts under a folder, `<stage>-<key>/`; one with its `done.json` is complete."""
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
 
     def path(self, task: Task) -> Path:
+        """Where a task's artifact is or will be."""
         return self.root / f"{task.stage.__name__}-{task.key}"
 
     def has(self, task: Task) -> bool:
-        return self.path(task).is_dir()
+        """Whether it is complete; `verify` says whether it is still what was written."""
+        return (self.path(task) / "done.json").is_file()
 
-    def run(self, task: Task) -> Path:
-        """Run a task whose inputs exist, in a folder aside, and move it into place when it is whole."""
-        final = self.path(task)
-        if final.is_dir():
-            return final
-        self.root.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".part-", dir=self.root))
-        inputs = {
-            name: [self.path(t) for t in given] if isinstance(given, list) else self.path(given)
-            for name, given in task.inputs.items()
-        }
-        started = time.perf_counter()
+    def facts(self, task: Task) -> dict:
+        """What its `done.json` says: stage, key, settings, inputs, versions, device, seconds, files; {} if it is not there."""
+        return json.loads((self.path(task) / "done.json").read_bytes()) if self.has(task) else {}
+
+    def verify(self, task: Task) -> str | None:
+        """None if every file is as it was written, else one line: which artifact, which file, what is wrong."""
+        folder = self.path(task)
         try:
-            task.stage(aside, **task.settings, **inputs)
-            facts = {
-                "stage": task.stage.__name__,
-                "key": task.key,
-                "seconds": round(time.perf_counter() - started, 2),
-            }
-            (aside / "done.json").write_text(json.dumps(facts))
-            os.replace(aside, final)
-        except OSError:
-            if not final.is_dir():  # another process may have finished the same artifact first
-                raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        return final
-
-    def seconds(self, task: Task) -> float:
-        """How long the task took when it ran."""
-        return json.loads((self.path(task) / "done.json").read_text())["seconds"]
+            facts = json.loads((folder / "done.json").read_bytes())
+            whole = facts.pop("digest") == digest(facts) and facts["key"] == task.key
+        except (OSError, ValueError, AttributeError, KeyError, TypeError):
+            return f"{folder.name}: done.json is missing or cannot be read"
+        if not whole:
+            return f"{folder.name}: done.json is not as it was written"
+        files = set(_files(folder))
+        for name, written in facts["files"].items():
+            if name not in files:
+                return f"{folder.name}: {name} is missing"
+            try:
+                now = seal(folder / name)
+            except OSError as error:
+                return f"{folder.name}: {name} cannot be read ({error.strerror})"
+            if now["size"] != written["size"]:
+                return f"{folder.name}: {name} has {now['size']} bytes where {written['size']} were written"
+            if now["sha256"] != written["sha256"]:
+                return f"{folder.name}: {name} has other bytes than were written"
+        extra = sorted(files - set(facts["files"]))
+        return f"{folder.name}: {extra[0]} was not written by its stage" if extra else None
 
     def sweep(self) -> None:
-        """Remove what a killed run left half done."""
-        for part in self.root.glob(".part-*"):
-            shutil.rmtree(part, ignore_errors=True)
+        """Remove what dead processes of this host left half done."""
+        sweep(self.root)
 
+    def discard(self, task: Task) -> None:
+        """Remove an artifact, at once for whoever looks."""
+        with part_folder(self.root) as aside, contextlib.suppress(FileNotFoundError):
+            os.replace(self.path(task), aside / "discarded")
 
-@functools.cache
-def fingerprint(stage: Callable) -> str:
-    """Hash of a stage's code and of every rmlab definition it reaches, without comments and docstrings.
+    def run(self, task: Task) -> Path:
+        """Run a task whose inputs are here, in a folder aside, and file it when it is whole."""
+        if self.has(task):
+            return self.path(task)
+        for parent in task.parents:
+            if not self.has(parent):
+                raise FileNotFoundError(
+                    f"{self.path(parent).name}, an input of {task.label}, is not in the store"
+                )
+        task.refuse_edited()
+        folders = {
+            name: [self.path(t) for t in value] if isinstance(value, list) else self.path(value)
+            for name, value in task.inputs.items()
+        }
+        with part_folder(self.root) as out:
+            held = os.open(out, os.O_RDONLY)  # while it is held, no other folder can have its number
+            try:
+                began = time.perf_counter()
+                task.stage(out, task.settings, **folders)
+                seconds = round(time.perf_counter() - began, 2)
+                if not out.is_dir() or not os.path.samestat(os.fstat(held), os.stat(out)):
+                    raise RuntimeError(
+                        f"the folder `out` of {task.label} was removed while it ran: nothing is filed"
+                    )
+            finally:
+                os.close(held)
+            self._file(task, out, seconds)
+        return self.path(task)
 
-    A stage names what it depends on by importing it in its own body. `from rmlab.x import y` reaches y and
-    what y uses; `from rmlab import x` reaches all of x.
-    """
-    tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(stage)))
-    seen: dict[tuple[str, str], str] = {}
-    todo = list(_imports(tree).values())
-    while todo:
-        module, name = todo.pop()
-        if (module, name) in seen or (path := _module_path(module)) is None:
-            continue
-        if name != "*" and _module_path(f"{module}.{name}"):
-            todo.append((f"{module}.{name}", "*"))
-            continue
-        known = _definitions(path)
-        if name == "*":
-            seen[module, name] = ""
-            todo += [(module, n) for n in known]
-            continue
-        outside = _imports(ast.parse(path.read_text(encoding="utf-8")), deep=False)
-        nodes = known.get(name, [])
-        seen[module, name] = " ".join(_essence(n) for n in nodes)
-        for node in nodes:
-            todo += _imports(node).values()
-            used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-            todo += [(module, n) for n in used if n in known] + [outside[n] for n in used if n in outside]
-        if name in outside:
-            todo.append(outside[name])
-    return digest([_essence(tree), sorted((*where, code) for where, code in seen.items())])
+    def _file(self, task: Task, out: Path, seconds: float) -> None:
+        """Seal what a stage wrote and move it into place."""
+        facts = {
+            "stage": task.stage.__name__,
+            "key": task.key,
+            "settings": task.plain_settings,
+            "inputs": task.input_keys,
+            "versions": versions(),
+            "device": device_kind(),
+            "seconds": seconds,
+            "files": {name: seal(out / name, sync=True) for name in _files(out)},
+        }
+        write_atomic(out / "done.json", json.dumps({**facts, "digest": digest(facts)}, indent=1))
+        sync_folders(out)
+        task.refuse_edited()
+        try:
+            os.replace(out, self.path(task))
+        except OSError:
+            if self.has(task):  # another process was first: its bytes are as good
+                return
+            self.discard(task)  # a folder without its done.json stands there
+            os.replace(out, self.path(task))
+        sync_folder(self.root)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides numbers, for provenance."""
+    """Versions of what decides numbers: those of `KEYED_VERSIONS` are part of every key, all are noted down."""
+    return dict(_versions())
+
+
+def device_kind() -> str:
+    """Where stages compute, "cpu" or "cuda": the variable `RMLAB_DEVICE`, or CUDA where there is one."""
+    name = os.environ.get("RMLAB_DEVICE", "auto").split(":")[0]
+    return ("cuda" if _has_cuda() else "cpu") if name == "auto" else name
+
+
+def _listed(value: Task | list[Task]) -> list[Task]:
+    return value if isinstance(value, list) else [value]
+
+
+def _plain(value: object, name: str) -> object:
+    """A setting as JSON takes it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **{k: _plain(v, f"{name}: {k}") for k, v in parts.items()}}
+    if isinstance(value, dict):
+        return {str(k): _plain(v, f"{name}: {k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, name) for v in value]
+    simple = value is None or type(value) in (bool, int, float, str)
+    require(simple, name, value, "numbers, text, None, tuples, dicts and dataclasses")
+    return value
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of an artifact's files, without its done.json."""
+    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    return sorted(name for name in names if name != "done.json")
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    names = ("torch", "transformers", "numpy", "pandas", "scipy")
+    names = (*KEYED_VERSIONS, "pandas", "scipy")
     return {
         "python": platform.python_version(),
         **{n: version(n) for n in names},
@@ -144,67 +267,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def write_atomic(path: str | Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(aside, path)
-
-
-def _listed(given: Task | list[Task]) -> list[Task]:
-    return given if isinstance(given, list) else [given]
-
-
-def _imports(tree: ast.AST, deep: bool = True) -> dict[str, tuple[str, str]]:
-    """Names that rmlab imports bind, in a tree (or at its top level): {bound name: (module, name or "*")}."""
-    found = {}
-    for node in ast.walk(tree) if deep else ast.iter_child_nodes(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rmlab":
-            found |= {a.asname or a.name: (node.module, a.name) for a in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {
-                a.asname or a.name: (a.name, "*") for a in node.names if a.name.split(".")[0] == "rmlab"
-            }
-    return found
-
-
 @functools.cache
-def _definitions(path: Path) -> dict[str, list[ast.AST]]:
-    """A module's top-level names and the statements that make each: definitions, assignments, item assignments."""
-    found: dict[str, list[ast.AST]] = {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names = {node.name}
-        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names = {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
-        else:
-            continue
-        for name in names:
-            found.setdefault(name, []).append(node)
-    return found
+def _has_cuda() -> bool:
+    if "+cpu" in _versions()["torch"]:  # a build without CUDA: no need to load it
+        return False
+    import torch
 
-
-def _module_path(name: str) -> Path | None:
-    inside = PACKAGE.parent / Path(*name.split("."))
-    for path in (inside.with_suffix(".py"), inside / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
-
-
-def _essence(tree: ast.AST) -> str:
-    """The tree's code without docstrings; comments are gone already."""
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            if isinstance(body[0].value.value, str):
-                node.body = body[1:] or [ast.Pass()]
-    return ast.dump(tree)
+    return torch.cuda.is_available()
