@@ -69,6 +69,7 @@ def build(size: Size, vocab: int, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
+        model.generation_config.suppress_tokens = [0, 1, 3, 4]
         for (
             name,
             weight,
