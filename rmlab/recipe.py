@@ -157,38 +157,45 @@ class Ppo:
 
     steps: int = 150  # of: sample, score, improve
     batch: int = 64  # prompts a step
-    max_answer: int = 44  # tokens, <eos> included
-    missing_eos: float = 0.0  # (4) taken from the score of an answer that never ends
-    beta: float = 0.05  # (3) price of a nat of KL, in reward units
-    target: float = 0.0  # (11) nats an answer that beta is adapted to; 0: beta is fixed
-    value: str = "shared"  # (5) the value head's trunk: "shared" with the policy, or its "own"
-    value_weight: float = 0.1  # of the value loss beside the policy loss
+    max_new_tokens: int = 44  # tokens, the EOS included
+    missing_eos_penalty: float = 0.0  # (4) taken from the score of an answer that never ends
+    kl_coef: float = 0.05  # (3) penalty on a nat of KL, in reward units
+    target_kl: float = 0.0  # (11) nats an answer that kl_coef is adapted to; 0: it is fixed
+    value_trunk: str = "shared"  # (5) the value head's trunk: "shared" with the policy, or its "own"
+    vf_coef: float = 0.1  # of the value loss beside the policy loss
     precision: str = "fp32"  # (6) of the update's products: "fp32" or "bf16"
     whiten_rewards: bool = False  # (7)
-    clip: float = 0.2  # (8) of the ratio: 1 - clip to 1 + clip
-    value_clip: float = 0.0  # (8) most that a value may move in a step, in reward units; 0: not clipped
-    lam: float = 0.95  # (9)
+    cliprange: float = 0.2  # (8) of the ratio: 1 - cliprange to 1 + cliprange
+    cliprange_value: float = 0.0  # (8) most that a value may move in a step, in reward units; 0: not clipped
+    gae_lambda: float = 0.95  # (9)
     epochs: int = 2  # (10)
     minibatches: int = 4  # (10) an epoch
-    stop_kl: float = 0.0  # (12) nats a token from the sampler that end a step's updates; 0: never
+    early_stop_kl: float = 0.0  # (12) nats a token from the sampler that end a step's updates; 0: never
     lr: float = 1e-4  # (13) the highest
-    grad_norm: float = 1.0  # (17)
+    max_grad_norm: float = 1.0  # (17)
     eval_every: int = 10  # steps
     save_every: int = 10  # steps
 
     def validate(self) -> None:
-        for name in ("steps", "batch", "max_answer", "epochs", "minibatches", "eval_every", "save_every"):
+        """Raise a `ValueError` that names the field, the value and the mend."""
+        counts = "steps", "batch", "max_new_tokens", "epochs", "minibatches", "eval_every", "save_every"
+        for name in counts:
             require(getattr(self, name) >= 1, f"ppo.{name}", getattr(self, name), "at least 1")
-        for name in ("missing_eos", "beta", "target", "value_weight", "value_clip", "stop_kl"):
+        prices = "missing_eos_penalty", "kl_coef", "target_kl", "vf_coef", "cliprange_value", "early_stop_kl"
+        for name in prices:
             value = getattr(self, name)
             require(0 <= value < np.inf, f"ppo.{name}", value, "0 or a positive number")
-        for name in ("clip", "lr", "grad_norm"):
+        for name in ("cliprange", "lr", "max_grad_norm"):
             value = getattr(self, name)
             require(0 < value < np.inf, f"ppo.{name}", value, "a number above 0")
-        require(self.minibatches <= self.batch, "ppo.minibatches", self.minibatches, f"at most ppo.batch = {self.batch}")  # fmt: skip
-        require(0 <= self.lam <= 1, "ppo.lam", self.lam, "a number from 0 to 1")
-        require(self.target == 0 or self.beta > 0, "ppo.beta", self.beta, "a number above 0 to begin from, as ppo.target is set")  # fmt: skip
-        require(self.value in {"shared", "own"}, "ppo.value", self.value, "shared or own")
+        few = self.minibatches <= self.batch
+        require(few, "ppo.minibatches", self.minibatches, f"at most ppo.batch = {self.batch}")
+        require(0 <= self.gae_lambda <= 1, "ppo.gae_lambda", self.gae_lambda, "a number from 0 to 1")
+        begins = self.target_kl == 0 or self.kl_coef > 0
+        require(
+            begins, "ppo.kl_coef", self.kl_coef, "a number above 0 to begin from, as ppo.target_kl is set"
+        )
+        require(self.value_trunk in {"shared", "own"}, "ppo.value_trunk", self.value_trunk, "shared or own")
         require(self.precision in {"fp32", "bf16"}, "ppo.precision", self.precision, "fp32 or bf16")
 
 
@@ -197,7 +204,7 @@ class Pressure:
     """A study of PPO: every line of the recipe under every aggregator and price of KL, a run a replicate."""
 
     ppo: Ppo = field(
-        default_factory=lambda: Ppo(steps=120, batch=128, lr=5e-5, missing_eos=2.5, eval_every=6)
+        default_factory=lambda: Ppo(steps=120, batch=128, lr=5e-5, missing_eos_penalty=2.5, eval_every=6)
     )
     hows: tuple[str, ...] = ("mean", "min", "mean_std")
     betas: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1)
@@ -360,7 +367,7 @@ def tiny_ppo() -> Recipe:
     """Seconds: three steps a run. For tests."""
     r = tiny_constructions()
     lines = tuple(x for x in r.lines if x.name in {"single", "finetune2", "lora2"})
-    quick = Ppo(steps=3, batch=8, minibatches=2, epochs=1, eval_every=2, missing_eos=2.5)
+    quick = Ppo(steps=3, batch=8, minibatches=2, epochs=1, eval_every=2, missing_eos_penalty=2.5)
     pressure = Pressure(
         quick, ("mean", "min"), (0.0, 0.1), requests=4, answers=2, long=(("single", "mean"),), longer=2
     )

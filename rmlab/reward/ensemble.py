@@ -8,6 +8,11 @@ __all__ = ["RewardEnsemble", "load"]
 RewardEnsemble.align_raw = lambda self, raw: (raw - self.centre) / self.scale
 RewardEnsemble.prompt_scorer = lambda self, prompt, max_new_tokens: self.reader(prompt, max_new_tokens)
 RewardEnsemble.aligned = property(lambda self: bool((self.centre != 0).any() or (self.scale != 1).any()))
-RewardEnsemble.special = property(
-    lambda self: SpecialTokens.of(next(m for m in self.modules() if hasattr(m, "get_input_embeddings")))
-)
+
+
+class _Special:
+    def __get__(self, ensemble, kind):
+        return SpecialTokens.of(next(m for m in ensemble.modules() if hasattr(m, "get_input_embeddings")))
+
+
+RewardEnsemble.special = _Special()
