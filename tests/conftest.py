@@ -30,6 +30,7 @@ def tiny_neox():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = GPTNeoXForCausalLM(config).eval()
+        model.generation_config.suppress_tokens = [0, 1, 3, 4]
         for weight in model.parameters():  # biases and gains at their usual 0 and 1 would hide a mistake
             weight.data += 0.1 * torch.randn_like(weight)
         return model
@@ -47,7 +48,9 @@ def tiny_qwen():
                          intermediate_size=48, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Qwen2ForCausalLM(config).eval()
+        model = Qwen2ForCausalLM(config).eval()
+        model.generation_config.suppress_tokens = [0, 1, 3, 4]
+        return model
 
 
 @pytest.fixture(scope="session")

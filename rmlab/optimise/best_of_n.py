@@ -12,13 +12,16 @@ Letters: P prompts, N answers a prompt, V values of an answer, L values of n.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rmlab.recipe import require
 
 KL_NAME = "log n - (n-1)/n (upper bound)"
 
 
-def best_of_n(proxy, values, ns, mask=None) -> np.ndarray:
+def best_of_n(
+    proxy: ArrayLike, values: ArrayLike, ns: ArrayLike, mask: ArrayLike | None = None
+) -> np.ndarray:
     """Expected values of the answer that best-of-n keeps, unbiased, per prompt.
 
     Parameters
@@ -41,7 +44,7 @@ def best_of_n(proxy, values, ns, mask=None) -> np.ndarray:
     ------
     ValueError : shapes that do not fit, n out of range, NaN in proxy, non-finite values
     """
-    proxy, values = np.asarray(proxy), np.asarray(values, np.float64)
+    proxy, values = as_floats(proxy, "proxy"), as_floats(values, "values")
     require(proxy.ndim == 2, "proxy's shape", proxy.shape, "scores (P, N)")
     fits = values.ndim in (2, 3) and values.shape[:2] == proxy.shape
     require(fits, "values' shape", values.shape, f"(P, N) or (P, N, V) over the proxy's {proxy.shape}")
@@ -75,7 +78,7 @@ def best_of_n(proxy, values, ns, mask=None) -> np.ndarray:
     return out[..., 0] if values.ndim == 2 else out
 
 
-def winner_weights(N: int, ns) -> np.ndarray:
+def winner_weights(N: int, ns: ArrayLike) -> np.ndarray:
     """Chance that the i-th lowest of N answers is the best of n drawn without replacement.
 
     C(i-1, n-1) / C(N, n), by the recursion w_N = n/N, w_{i-1} = w_i (i-n)/(i-1), summed in logarithms from
@@ -100,7 +103,7 @@ def winner_weights(N: int, ns) -> np.ndarray:
     return weights
 
 
-def ess(N: int, ns) -> np.ndarray:
+def ess(N: int, ns: ArrayLike) -> np.ndarray:
     """Effective sample size behind each point of a best-of-n curve, per prompt: 1 / sum of squared weights.
 
     N at n = 1 and 1 at n = N; about (2 - a) / a at n = a N. A point with a size near 1 rests on one answer a
@@ -113,7 +116,7 @@ def ess(N: int, ns) -> np.ndarray:
     return 1.0 / (winner_weights(N, ns) ** 2).sum(0)
 
 
-def kl_bound(n):
+def kl_bound(n: ArrayLike) -> np.ndarray:
     """KL from the policy to its best-of-n, `log n - (n-1)/n` in nats: an upper bound, not an equality.
 
     Stiennon et al. 2009.01325, Appendix G.3, give the formula; Beirami et al. 2401.01879 show that it only
@@ -130,7 +133,15 @@ def n_grid(N: int) -> np.ndarray:
     return 2 ** np.arange(int(N).bit_length(), dtype=np.int64)
 
 
-def _check_ns(N: int, ns) -> list[int]:
+def as_floats(x: ArrayLike, name: str) -> np.ndarray:
+    """x as float64, or a `ValueError` that names it."""
+    try:
+        return np.asarray(x, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} cannot be read ({error}): give one table of float32 or float64") from error
+
+
+def _check_ns(N: int, ns: ArrayLike) -> list[int]:
     ns = np.atleast_1d(np.asarray(ns))
     whole = ns.ndim == 1 and ns.size > 0 and bool((ns == np.floor(ns)).all())
     require(whole and ns.min() >= 1 and ns.max() <= N, "ns", ns.tolist(), f"whole numbers from 1 to N = {N}")

@@ -1,4 +1,7 @@
-"""What a policy does, seen from its own sampler: judges, gold, KL, styles, and a few answers as text."""
+"""What a policy does, seen from its own sampler: reward models, gold, KL, gold's terms, and a few answers as text.
+
+Letters: P prompts, N answers a prompt, B = P x N answers, T tokens, K members, F terms of gold's bill.
+"""
 
 from __future__ import annotations
 
@@ -6,61 +9,108 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rmlab.optimise.ppo import Run, draw, gae, token_rewards
+from rmlab.optimise.ppo import Batch, Run, collect, describe, gae, token_rewards
+from rmlab.optimise.reward import check_shape
 from rmlab.recipe import stream_seed
 from rmlab.reward.aggregate import aggregate
-from rmlab.sources.sandbox import gold
-from rmlab.sources.sandbox.world import VOCAB, Request
-from rmlab.tokens import EOS, pad_right
+from rmlab.sources.base import Prompt, Source
+from rmlab.tokens import pad_right
 
-SHOWN = 3  # answers kept as text, each to another request
+SHOWN = 3  # answers kept as text, each to another prompt
 
 
-def watch(requests: Sequence[Request], answers: int, members: Callable, how: str, lam: float, seed: int, texts: list) -> Callable[[Run], dict]:  # fmt: skip
-    """For `ppo.train`: a function from a run to numbers about `answers` sampled answers to each of P requests.
+def evaluate(
+    source: Source,
+    prompts: Sequence[Prompt],
+    answers: int,
+    members: Callable[[list, list], np.ndarray],
+    aggregator: str,
+    strength: float,
+    seed: int,
+    texts: list[dict],
+) -> Callable[[Run], dict]:
+    """For `rmlab.optimise.ppo.train`: a function from a run to numbers about N sampled answers to each of P prompts.
 
     Parameters
     ----------
-    members : (prompts, answers) -> (B, K) aligned scores
-    how, lam : the aggregator that the policy is trained against
-    texts : a list that gains a few answers at each look, with their scores and, token by token, the KL that the token adds,
-        the critic's value and the advantage
+    source : gives gold and its terms, where it has them, and writes ids as text
+    answers : N
+    members : (prompts, answers), B lists of ids each -> (B, K) aligned scores
+    aggregator, strength : what the policy is trained against
+    seed : of the evaluations; each step's answers have a stream of their own
+    texts : a list that gains a few answers at each evaluation: `step`, `prompt` and `answer` as text, `gold`, `proxy`, and
+        `tokens`, a list a token of its text, the KL that it adds (nats), the critic's value and the advantage
 
     Returns
     -------
-    The function. Its numbers are means over answers: `proxy` and `gold`; `member_0`, ...; `disagreement`, the members' standard
-    deviation; `watched_k1` and `watched_k3`, nats an answer; `watched_length`, `watched_ended`; every term of gold's
-    bill by its name, counts an answer; `gold_by_request` and `proxy_by_request`, lists of P.
+    The function. Its numbers are means over answers: `proxy` and `gold`; `member_0`, ...; `disagreement`, the members'
+    standard deviation; `eval_k1` and `eval_k3`, nats an answer; `eval_length`, tokens; `eval_ended`; `gold_<term>`, how
+    often a term of gold's bill occurs in an answer; `gold_by_prompt` and `proxy_by_prompt`, lists of P. A source
+    without gold gives no column of it.
     """
-    prompts = [r.ids() for r in requests]
-    truth = gold.Truth.of(list(requests)).rows(np.repeat(np.arange(len(prompts)), answers))
-    names = [VOCAB[t] for t in range(len(VOCAB))]
+    ids = [list(prompt.ids) for prompt in prompts]
+    rows = [prompt for prompt in prompts for _ in range(answers)]  # (B,)
 
-    def look(run: Run) -> dict:
-        batch = draw(run, prompts, answers, stream_seed(seed, run.step))
-        ids, _ = pad_right(batch.answers, length=run.settings.max_answer)
-        scores = members(batch.prompts, batch.answers)
-        proxy = aggregate(scores, how, lam)
-        counts = gold.count(ids, truth)
-        worth, lr = gold.total(counts), batch.logp - batch.ref
-        paid = proxy - run.settings.missing_eos * ~batch.ended - run.origin
-        gains = gae(
-            token_rewards(paid, batch, run.beta, run.settings), batch.values, batch.mask, run.settings.lam
-        )
-        for i in range(0, min(SHOWN, len(prompts)) * answers, answers):
-            tokens = [[names[t], *(round(float(x[i, j]), 3) for x in (lr, batch.values, gains))] for j, t in enumerate(batch.answers[i])]  # fmt: skip
-            words = " ".join(names[t] for t in batch.answers[i] if t != EOS)
-            texts.append({"step": run.step, "request": requests[i // answers].text, "answer": words, "gold": float(worth[i]), "proxy": float(proxy[i]), "tokens": tokens})  # fmt: skip
-        by_request = (len(prompts), answers)
-        return {
-            "proxy": float(proxy.mean()), "gold": float(worth.mean()),
-            **{f"member_{k}": float(m) for k, m in enumerate(scores.mean(0))},
-            "disagreement": float(scores.std(1).mean()),
-            "watched_k1": float(lr.sum(1).mean()), "watched_k3": float((np.expm1(-lr) + lr).sum(1).mean()),
-            "watched_length": float(batch.mask.sum(1).mean()), "watched_ended": float(batch.ended.mean()),
-            **{name: float(c) for name, c in zip(gold.TERMS, counts.mean(0), strict=True)},
-            "gold_by_request": worth.reshape(by_request).mean(1).round(4).tolist(),
-            "proxy_by_request": proxy.reshape(by_request).mean(1).astype(float).round(4).tolist(),
-        }  # fmt: skip
+    def evaluate_run(run: Run) -> dict:
+        batch = collect(run, ids, answers, stream_seed(seed, run.step))
+        scores = np.asarray(members(batch.prompts, batch.answers))
+        check_shape(scores, len(rows))
+        proxy = aggregate(scores, aggregator, strength)
+        padded, _ = pad_right(batch.answers, source.special.pad, run.settings.max_new_tokens)
+        gold = source.gold(rows, padded)
+        shown = range(0, min(SHOWN, len(prompts)) * answers, answers)
+        advantages = _advantages(run, batch, proxy)
+        for i in shown:
+            entry = {"step": run.step, "prompt": rows[i].text, "answer": source.text(batch.answers[i])}
+            entry |= {} if gold is None else {"gold": float(gold[i])}
+            tokens = _token_rows(source, batch, advantages, i)
+            texts.append(entry | {"proxy": float(proxy[i]), "tokens": tokens})
+        columns = {"proxy": float(proxy.mean()), **_spread(scores), **_shape(batch)}
+        columns["proxy_by_prompt"] = _by_prompt(proxy, answers)
+        if gold is not None:
+            columns |= {"gold": float(gold.mean()), "gold_by_prompt": _by_prompt(gold, answers)}
+            columns |= _terms(source, rows, padded)
+        return columns
 
-    return look
+    return evaluate_run
+
+
+def _advantages(run: Run, batch: Batch, proxy: np.ndarray) -> np.ndarray:
+    """Advantages (B, T) as an update would have them, from the proxy (B,), before they are whitened."""
+    scores = proxy - run.settings.missing_eos_penalty * ~batch.ended - run.origin
+    rewards = token_rewards(scores, batch, run.kl_coef, run.settings)
+    return gae(rewards, batch.values, batch.mask, run.settings.gae_lambda)
+
+
+def _token_rows(source: Source, batch: Batch, advantages: np.ndarray, i: int) -> list[list]:
+    """A list a token of answer i: its text, the KL it adds, the critic's value, the advantage."""
+    words = ["<eos>" if t in source.special.eos else source.text([t]) for t in batch.answers[i]]
+    columns = batch.logprobs[i] - batch.ref_logprobs[i], batch.values[i], advantages[i]
+    return [[word, *(round(float(x[j]), 3) for x in columns)] for j, word in enumerate(words)]
+
+
+def _spread(scores: np.ndarray) -> dict:
+    """The members' means and their standard deviation over an answer, on average, from scores (B, K)."""
+    means = {f"member_{k}": float(mean) for k, mean in enumerate(scores.mean(0))}
+    return {**means, "disagreement": float(scores.std(1).mean())}
+
+
+def _shape(batch: Batch) -> dict:
+    """KL, length and share that ended, under names that a rollout's own columns leave free."""
+    names = "k1", "k3", "length", "ended"
+    columns = describe(batch)
+    return {f"eval_{name}": float(columns[name]) for name in names}
+
+
+def _terms(source: Source, rows: Sequence[Prompt], padded: np.ndarray) -> dict:
+    """How often each term of gold's bill occurs in an answer, on average."""
+    counts = source.gold_terms(rows, padded)
+    if counts is None:
+        return {}
+    names = [f"gold_{term['name']}" for term in source.bill]
+    return {name: float(mean) for name, mean in zip(names, counts.mean(0), strict=True)}
+
+
+def _by_prompt(values: np.ndarray, answers: int) -> list[float]:
+    """Each prompt's mean (P,) of the values of its N answers (B,), to four digits."""
+    return np.asarray(values, np.float64).reshape(-1, answers).mean(1).round(4).tolist()

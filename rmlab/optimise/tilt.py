@@ -18,12 +18,13 @@ read a point beside its effective sample size. Letters: P prompts, N answers a p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from rmlab.optimise.best_of_n import winner_weights
+from rmlab.optimise.best_of_n import as_floats, winner_weights
 from rmlab.recipe import require
 
 KL_NAME = "exact on the pool"
@@ -56,7 +57,13 @@ class Frontier:
         return self.ess >= self.floor
 
 
-def tilt(proxy, values, betas, ended=None, floor: float = ESS_FLOOR) -> Frontier:
+def tilt(
+    proxy: ArrayLike,
+    values: ArrayLike,
+    betas: ArrayLike,
+    ended: ArrayLike | None = None,
+    floor: float = ESS_FLOOR,
+) -> Frontier:
     """The tilted policy at every beta: the frontier of KL-regularised optimisation against a proxy.
 
     Parameters
@@ -72,7 +79,9 @@ def tilt(proxy, values, betas, ended=None, floor: float = ESS_FLOOR) -> Frontier
     return frontier((tilted_weights(proxy, b, ended) for b in betas), values, betas, floor)
 
 
-def frontier(policies: Iterable[np.ndarray], values, strengths, floor: float = ESS_FLOOR) -> Frontier:
+def frontier(
+    policies: Iterable[np.ndarray], values: ArrayLike, strengths: ArrayLike, floor: float = ESS_FLOOR
+) -> Frontier:
     """The frontier of any optimiser: its weights (P, N), one array a strength, against the values.
 
     frontier((best_of_n_weights(proxy, n, ended) for n in ns), gold, ns)
@@ -87,9 +96,9 @@ def frontier(policies: Iterable[np.ndarray], values, strengths, floor: float = E
     return Frontier(strengths, value, divergence, size, float(floor))
 
 
-def expected(w, values) -> np.ndarray:
+def expected(w: ArrayLike, values: ArrayLike) -> np.ndarray:
     """Mean of the values (P, N) or (P, N, V) under the weights: (P,) or (P, V), in the values' unit."""
-    w, values = _policy(w), np.asarray(values, np.float64)
+    w, values = _policy(w), as_floats(values, "values")
     fits = values.ndim in (2, 3) and values.shape[:2] == w.shape
     require(fits, "values' shape", values.shape, f"(P, N) or (P, N, V) over the weights' {w.shape}")
     finite = bool(np.isfinite(values).all())
@@ -97,7 +106,7 @@ def expected(w, values) -> np.ndarray:
     return np.einsum("pn,pn...->p...", w, values)
 
 
-def kl(w) -> np.ndarray:
+def kl(w: ArrayLike) -> np.ndarray:
     """KL(pi || pi0) = sum_i w_i log(N w_i) in nats, (P,): exact on the pool, from 0 to log N.
 
     pi0 is the whole pool: with M of N answers not disqualified, no policy costs less than log(N / M).
@@ -106,12 +115,12 @@ def kl(w) -> np.ndarray:
     return np.maximum((w * np.log(np.where(w > 0, w.shape[1] * w, 1.0))).sum(1), 0.0)
 
 
-def ess(w) -> np.ndarray:
+def ess(w: ArrayLike) -> np.ndarray:
     """Effective sample size 1 / sum_i w_i^2 in answers, (P,): N for the plain mean, 1 for a single answer."""
     return 1.0 / (_policy(w) ** 2).sum(1)
 
 
-def tilted_weights(proxy, beta, ended=None) -> np.ndarray:
+def tilted_weights(proxy: ArrayLike, beta: ArrayLike, ended: ArrayLike | None = None) -> np.ndarray:
     """The KL-regularised optimum, w_i proportional to exp(r_i / beta): Rafailov et al. 2305.18290, Eq. 4.
 
     `beta` is one number or one a prompt (P,), in the proxy's unit, from 0 to infinity, both included.
@@ -123,7 +132,9 @@ def tilted_weights(proxy, beta, ended=None) -> np.ndarray:
     return _gibbs(_gaps(score), beta.reshape(-1, 1))
 
 
-def beta_for_kl(proxy, kl_target: float, ended=None, per_prompt: bool = False):
+def beta_for_kl(
+    proxy: ArrayLike, kl_target: float, ended: ArrayLike | None = None, per_prompt: bool = False
+) -> float | np.ndarray:
     """The beta at which the tilted policy has a given KL, so that aggregators are compared at equal KL.
 
     The KL falls in beta, since dKL/d(1/beta) = Var(r) / beta >= 0; bisection on log beta.
@@ -141,27 +152,29 @@ def beta_for_kl(proxy, kl_target: float, ended=None, per_prompt: bool = False):
     """
     gaps = _gaps(_scores(proxy, ended))
 
-    def price(beta):  # (P, 1) or (1, 1), as beta is
+    def price(beta: np.ndarray) -> np.ndarray:  # (P, 1) or (1, 1), as beta is
         each = kl(_gibbs(gaps, beta))[:, None]
         return each if per_prompt else each.mean(keepdims=True)
 
     shape = (len(gaps) if per_prompt else 1, 1)
     low, high = price(np.full(shape, np.inf)).max(), price(np.zeros(shape)).min()
-    whose = "every prompt of this pool" if per_prompt else "this pool"
-    mend = f"a number above {low:.6g} and below {high:.6g} nats, what {whose} can represent"
+    pool = "every prompt of this pool" if per_prompt else "this pool"
+    mend = f"a number above {low:.6g} and below {high:.6g} nats, what {pool} can represent"
     require(bool(low < kl_target < high), "kl_target", kl_target, mend)
     steps = np.where(np.isfinite(gaps) & (gaps < 0), -gaps, np.nan)  # what separates an answer from the best
     over = {"axis": 1, "keepdims": True} if per_prompt else {"keepdims": True}
     cold, hot = np.log(np.nanmin(steps, **over) / 100), np.log(np.nanmax(steps, **over) * 1e8)
     for _ in range(64):
         middle = (cold + hot) / 2
-        dear = price(np.exp(middle)) > kl_target
-        cold, hot = np.where(dear, middle, cold), np.where(dear, hot, middle)
+        above = price(np.exp(middle)) > kl_target
+        cold, hot = np.where(above, middle, cold), np.where(above, hot, middle)
     beta = np.exp((cold + hot) / 2)[:, 0]
     return beta if per_prompt else float(beta[0])
 
 
-def best_of_n_weights(proxy, n: int, ended=None, replace: bool = True) -> np.ndarray:
+def best_of_n_weights(
+    proxy: ArrayLike, n: int, ended: ArrayLike | None = None, replace: bool = True
+) -> np.ndarray:
     """Best-of-n: draw n answers, keep the best by the proxy, ties at random.
 
     With replacement it is best-of-n of pi0 itself, P(max <= u) = u^n on the proxy's quantile u, and its KL is
@@ -182,7 +195,7 @@ def best_of_n_weights(proxy, n: int, ended=None, replace: bool = True) -> np.nda
     return _normal(np.stack(rows) / np.maximum(upto - below, 1))
 
 
-def poisson_weights(proxy, mu: float, ended=None) -> np.ndarray:
+def poisson_weights(proxy: ArrayLike, mu: float, ended: ArrayLike | None = None) -> np.ndarray:
     """Best-of-Poisson: best-of-n with n = 1 + Poisson(mu) drawn anew for every answer; mu >= 0.
 
     Khalaf et al. 2506.19248: density (mu u + 1) exp(mu (u - 1)) on the proxy's quantile u. Derived: averaging
@@ -192,7 +205,9 @@ def poisson_weights(proxy, mu: float, ended=None) -> np.ndarray:
     return _by_rank(*_ranks(_scores(proxy, ended)), lambda u: u * np.exp(mu * (u - 1)))
 
 
-def soft_best_of_n_weights(proxy, n: int, tau: float, ended=None) -> np.ndarray:
+def soft_best_of_n_weights(
+    proxy: ArrayLike, n: int, tau: float, ended: ArrayLike | None = None
+) -> np.ndarray:
     """Soft best-of-n: draw n answers, keep the i-th with chance exp(r_i / tau) / sum_j exp(r_j / tau).
 
     Verdun et al. 2505.03156. tau -> 0 is best-of-n, n -> infinity the tilted policy with beta = tau; n = 1 and
@@ -201,8 +216,8 @@ def soft_best_of_n_weights(proxy, n: int, tau: float, ended=None) -> np.ndarray:
 
         w_i = n/M integral_0^inf a_i exp(-t a_i) phi(t)^(n-1) dt,    phi(t) = mean_j exp(-t a_j)
 
-    by the trapezoid rule in s = log t. The integrand is analytic where the imaginary part of s is below pi/2, which bounds the relative
-    error of every w_i by about 2 exp(-pi^2 / h) at step h: rounding, at h = 1/4.
+    by the trapezoid rule in s = log t. The integrand is analytic where the imaginary part of s is below pi/2, which
+    bounds the relative error of every w_i by about 2 exp(-pi^2 / h) at step h: rounding, at h = 1/4.
     """
     require(n >= 1 and float(n).is_integer(), "n", n, "a whole number of answers, 1 or more")
     require(tau > 0, "tau", tau, "a temperature above 0; its limit at 0 is best_of_n_weights")
@@ -214,8 +229,8 @@ def soft_best_of_n_weights(proxy, n: int, tau: float, ended=None) -> np.ndarray:
     return _normal(w)
 
 
-def chi_square_weights(proxy, beta: float, ended=None) -> np.ndarray:
-    """Chi-square pessimism, M w_i = max(0, (r_i - lam) / beta) with lam such that the weights sum to 1.
+def chi_square_weights(proxy: ArrayLike, beta: float, ended: ArrayLike | None = None) -> np.ndarray:
+    """Chi-square pessimism, M w_i = max(0, (r_i - c) / beta) with c such that the weights sum to 1.
 
     InferenceTimePessimism, Huang et al. 2503.21878. Derived: it maximises E_w[r] - beta D(w) with
     D = 1/2 mean_i (M w_i - 1)^2 over the M answers that are not disqualified (without the 1/2, double beta),
@@ -235,9 +250,9 @@ def chi_square_weights(proxy, beta: float, ended=None) -> np.ndarray:
         return _normal(np.maximum(1 / active + (gaps - mean) / (beta * total), 0.0))
 
 
-def _scores(proxy, ended) -> np.ndarray:
+def _scores(proxy: ArrayLike, ended: ArrayLike | None) -> np.ndarray:
     """The proxy (P, N) float64, -inf where disqualified; a prompt with nothing else ties throughout."""
-    proxy = np.asarray(proxy, np.float64)
+    proxy = as_floats(proxy, "proxy")
     require(proxy.ndim == 2 and proxy.size > 0, "proxy's shape", proxy.shape, "scores (P, N)")
     ended = np.ones(proxy.shape, bool) if ended is None else np.asarray(ended)
     fits = ended.shape == proxy.shape and ended.dtype == bool
@@ -272,7 +287,7 @@ def _ranks(score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.maximum(below, 0), upto, score.shape[1] - out
 
 
-def _by_rank(below, upto, total, cdf) -> np.ndarray:
+def _by_rank(below: np.ndarray, upto: np.ndarray, total: np.ndarray, cdf: Callable) -> np.ndarray:
     """Weights of a rule whose winner has the CDF `cdf` on the proxy's quantile; ties share their chance."""
     return _normal((cdf(upto / total) - cdf(below / total)) / np.maximum(upto - below, 1))
 
@@ -298,7 +313,7 @@ def _normal(w: np.ndarray) -> np.ndarray:
     return w / w.sum(1, keepdims=True)
 
 
-def _policy(w) -> np.ndarray:
+def _policy(w: ArrayLike) -> np.ndarray:
     w = np.asarray(w, np.float64)
     require(w.ndim == 2, "w's shape", w.shape, "weights (P, N)")
     fits = bool((w >= 0).all()) and np.allclose(w.sum(1), 1)

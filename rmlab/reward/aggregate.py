@@ -99,6 +99,12 @@ def aggregate(scores, how: str, lam: float = 1.0):
     return xp.mean(s, -1) - lam * spread(s, -1, **ddof0)
 
 
+def usual_strength(aggregator: str) -> float:
+    """The strength that is taken where none is given; 1.0 where it plays no part."""
+    rule = AGGREGATORS[aggregator]
+    return rule.lam[2] if rule.lam else 1.0
+
+
 def align(scores, reference=None, how: str = "global", scale: bool = True):
     """Member scores on a common footing: Bradley-Terry leaves each member a free offset.
 
