@@ -64,7 +64,7 @@ def study(args: list[str]) -> None:
     try:
         folder = run(recipe, out, options.artifacts, options.workers, options.quiet)
     except StudyFailed as failed:
-        print(failed.summary, file=sys.stderr)
+        print(failed.summary.text, file=sys.stderr)
         raise SystemExit(1) from None
     print(summary(folder))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rmlab.recipe import EnsembleSpec, Recipe, Size
-from rmlab.reward.methods import METHODS, members_of, parts_of
+from rmlab.reward import methods
 
 ADAM = 16  # bytes a trained parameter takes: itself, its gradient and Adam's two moments, in float32
 PROMPT = 24  # tokens of a sandbox request, about
@@ -29,11 +29,11 @@ def estimate(recipe: Recipe, spec: EnsembleSpec) -> dict[str, float]:
     """
     size, source, training, options = recipe.size, recipe.source, recipe.training, dict(spec.options)
     blocks, trunk = matrices(size), trunk_parameters(recipe)
-    train, score, held = METHODS[spec.method].relative_cost(adapter_fraction(recipe), **options)
+    train, score, held = methods.relative_cost(spec.method, options, adapter_fraction(recipe))
     epochs = options.get("epochs") or training.epochs
     if options.get("frozen"):
         epochs = training.epochs  # the features are computed once; their epochs cost next to nothing
-    k, parts = members_of(spec.method, options), parts_of(spec.method, options)
+    k, parts = methods.members_of(spec.method, options), methods.parts_of(spec.method, options)
     at_once = held / max(1, len(parts[0]) + len(parts[1]))
     pair = PROMPT + 2 * source.max_new_tokens
     activations = training.batch * pair * size.layers * (10 * size.hidden + 4 * size.ff) * 4
@@ -60,7 +60,7 @@ def estimates(recipe: Recipe) -> str:
 
 def relative_cost(recipe: Recipe, method: str, options: dict) -> tuple[float, float]:
     """Passes through the trunk that a method takes to train and to score with, in units of one model's."""
-    train, score, _ = METHODS[method].relative_cost(adapter_fraction(recipe), **options)
+    train, score, _ = methods.relative_cost(method, options, adapter_fraction(recipe))
     return train, score
 
 

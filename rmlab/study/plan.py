@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from rmlab.recipe import Labels, Recipe, Size, require
 from rmlab.reward.aggregate import AGGREGATORS, usual_strength
-from rmlab.reward.methods import METHODS, MemberSpec, singles_of
+from rmlab.reward.methods import METHODS, MemberSpec, members_of, singles_of
 from rmlab.store import Task
 from rmlab.study import stages
 from rmlab.study.cost import model_units, relative_cost
@@ -159,7 +159,12 @@ def _member_task(
     }
     train, _ = relative_cost(recipe, spec.method, dict(spec.options))
     cost = model_units(recipe.size) * train * recipe.labels.pairs * recipe.training.epochs / 900
-    return Task(stages.train_member, settings, read, code=(METHODS[spec.method].train,), cost=cost)
+    return Task(stages.train_member, settings, read, code=(training_code(spec.method),), cost=cost)
+
+
+def training_code(method: str) -> str:
+    """The function that trains a scorer, as a key names it: of a single model, or of the method's module."""
+    return "rmlab.reward.single:train_member" if method == SINGLE else f"{METHODS[method].module}:train"
 
 
 def _score_task(recipe: Recipe, shared: SharedInputs, spec: TrainedSpec, member: Task) -> Task:
@@ -228,7 +233,7 @@ def _ppo_tasks(recipe: Recipe, shared: SharedInputs, trained: dict[TrainedSpec, 
     study, out = recipe.ppo_study, []
     prompts = _prompts_task(recipe, ("pressure", "watched"), study.prompts)
     for instance in instances_of(recipe):
-        k = sum(METHODS[p.method].members(**dict(p.options)) for p in instance.parts)
+        k = sum(members_of(p.method, dict(p.options)) for p in instance.parts)
         rules = study.aggregators if k > 1 else ("mean",)
         runs = [(rule, kl_coef, 1) for rule in rules for kl_coef in study.kl_coefs]
         runs += [

@@ -63,7 +63,7 @@ def study_folder(recipe: Recipe) -> str:
 def provenance(recipe: Recipe, last: dict[str, Task], store: Store, seconds: int) -> dict:
     """Where tables come from: the recipe, the keys of their tasks, the versions that made them, and the time it took."""
     tasks = all_tasks(list(last.values()))
-    cards = [store.card(task) for task in tasks]
+    cards = [facts for facts in map(store.facts, tasks) if facts]
     made_with = sorted({json.dumps(card["versions"], sort_keys=True) for card in cards})
     return {
         "study": recipe.name,

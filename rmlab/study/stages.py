@@ -165,6 +165,7 @@ def train_member(
     from rmlab.reward.ensemble import load as load_ensemble
     from rmlab.reward.methods import TrainingInputs, train_ensemble
     from rmlab.reward.model import RewardModel
+    from rmlab.reward.single import train_member as train_single
     from rmlab.reward.training import PairIds, raw_score_pairs, score_pairs
     from rmlab.study.cost import Meter
 
@@ -177,7 +178,7 @@ def train_member(
     inputs = TrainingInputs(models, data, s.training, s.seed, s.draw, s.backbones, trained=trained)
     with Meter() as meter:
         if s.method == "single":
-            ensemble = inputs.single(MemberSpec(0, s.finetune, dict(s.options).get("epochs")))
+            ensemble = train_single(inputs, MemberSpec(0, s.finetune, dict(s.options).get("epochs")))
         else:
             ensemble = train_ensemble(s.method, inputs, **dict(s.options))
     reference = PairIds.load(heldout)
