@@ -81,7 +81,7 @@ def device(out, settings):
     time.sleep(settings.seconds)
     threads = __import__("torch").get_num_threads() if settings.text == "0" else 1
     (out / "text").write_text(f"{os.environ['RMLAB_DEVICE']} {threads} {os.getpid()}")
-'''  # fmt: skip
+'''
 
 
 @pytest.fixture
@@ -299,9 +299,14 @@ class Process:
         path = os.pathsep.join([str(folder), str(Path(__file__).resolve().parents[2])])
         command = [sys.executable, str(folder / "go.py"), str(folder / store), names, "0"]
         self.process = subprocess.Popen(
-            command, env={**os.environ, "PYTHONPATH": path}, start_new_session=True, cwd=folder,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            command,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         self.store = folder / store
 
     def wait_for_tasks(self, count: int) -> None:

@@ -51,7 +51,13 @@ def test_a_worker_outlives_errors_and_is_replaced_when_it_dies(stages, tmp_path,
             assert ended[text][0] is task and worker.task is None
     finally:
         worker.end()
-    assert [outcome.error for _, outcome in ended.values()] == ["", "SystemExit: 3", "", "its process ended with exit status 4", ""]  # fmt: skip
+    assert [outcome.error for _, outcome in ended.values()] == [
+        "",
+        "SystemExit: 3",
+        "",
+        "its process ended with exit status 4",
+        "",
+    ]
     pids = [(store.path(ended[text][0]) / "pid").read_text() for text in "abc"]
     assert pids[0] == pids[1] != pids[2] and str(os.getpid()) not in pids
     assert sorted(ended["leaves"][1].log.splitlines()) == [
