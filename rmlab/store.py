@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import platform
@@ -50,6 +51,7 @@ class Task:
     name: str | None = None
 
     def __post_init__(self) -> None:
+        require(inspect.isfunction(self.stage), "stage", self.stage, "a function of a module")
         frozen = dataclasses.is_dataclass(self.settings) and self.settings.__dataclass_params__.frozen
         where = f"settings of {self.label}"
         require(frozen and not isinstance(self.settings, type), where, self.settings, "a frozen dataclass")

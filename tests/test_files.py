@@ -79,7 +79,13 @@ def test_only_the_parts_of_this_hosts_dead_are_swept(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host, here = socket.gethostname(), files._start_of(os.getpid())
-    kept = [f".part-{host}x-{dead.pid}-1-aa", f".part-{host}-2-{dead.pid}-1-aa", f".part-{host}-{os.getpid()}-{here}-aa", ".part-old", "artifact"]  # fmt: skip
+    kept = [
+        f".part-{host}x-{dead.pid}-1-aa",
+        f".part-{host}-2-{dead.pid}-1-aa",
+        f".part-{host}-{os.getpid()}-{here}-aa",
+        ".part-old",
+        "artifact",
+    ]
     gone = [
         f".part-{host}-{dead.pid}-1-aa",
         f".part-{host}-{os.getpid()}-1-aa",

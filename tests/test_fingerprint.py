@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rmlab import fingerprint, syntax
-from rmlab.fingerprint import Lookup, code_fingerprint, source_stamps
+from rmlab.fingerprint import code_fingerprint, source_stamps
 
 FILES = {
     "__init__.py": """
@@ -393,9 +393,3 @@ print(count, first, time.process_time() - began - first)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     count, first, later = map(float, done.stdout.split())
     assert count > 500 and first < 5.0 and later < 0.2
-
-
-def test_a_lookup_is_a_dict():
-    table = Lookup(a=1)
-    table["b"] = 2
-    assert dict(table) == {"a": 1, "b": 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pickle
 import shutil
@@ -109,13 +110,21 @@ def test_done_json_says_what_an_artifact_is(tmp_path):
     facts = store.facts(task)
     assert facts["stage"] == "join" and facts["key"] == task.key and facts["inputs"] == {"parts": [first.key]}
     assert facts["settings"] == {
-        "class": "Nested", "source": {"class": "Other", "text": "b"}, "sizes": [1, 2.5, None, True], "options": {"rate": 0.1}
-    }  # fmt: skip
+        "class": "Nested",
+        "source": {"class": "Other", "text": "b"},
+        "sizes": [1, 2.5, None, True],
+        "options": {"rate": 0.1},
+    }
     assert facts["versions"] == versions() and facts["device"] == device_kind() and facts["seconds"] >= 0
-    assert facts["files"] == {"text": {"size": 1, "sha256": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"}}  # fmt: skip
+    assert facts["files"] == {
+        "text": {"size": 1, "sha256": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"}
+    }
 
 
-@pytest.mark.parametrize("task", [Task(broken, Text()), Task(full, Text()), Task(moved_away, Text("")), Task(moved_away, Text("again"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "task",
+    [Task(broken, Text()), Task(full, Text()), Task(moved_away, Text("")), Task(moved_away, Text("again"))],
+)
 def test_a_stage_that_fails_leaves_nothing(tmp_path, task):
     with pytest.raises((RuntimeError, OSError), match=r"^no$|No space|was removed while it ran"):
         Store(tmp_path).run(task)
@@ -159,12 +168,24 @@ def test_an_input_that_is_not_there_is_named(tmp_path):
 def test_what_decides_the_bytes_decides_the_key():
     one, two = Task(write, Text("a")), Task(write, Text("b"))
     tasks = [
-        one, two, Task(write, Other("a")), Task(slow, Text("a")), Task(write, Text("a"), code=(Other.gold,)),
-        Task(write, Text("a"), code=(Other.best,)), Task(write, Text("a"), code=(Other,)), Task(write, Text("a"), code=("rmlab.noise",)),
-        Task(double, Text(), {"source": one}), Task(double, Text(), {"source": two}), Task(double, Text(), {"source": [one]}),
-        Task(join, Text(), {"parts": [one, two]}), Task(join, Text(), {"parts": [two, one]}),
-        Task(write, Nested()), Task(write, Nested(Other())), Task(write, Nested(sizes=(1,))), Task(write, Nested(options={"rate": 0.2})),
-    ]  # fmt: skip
+        one,
+        two,
+        Task(write, Other("a")),
+        Task(slow, Text("a")),
+        Task(write, Text("a"), code=(Other.gold,)),
+        Task(write, Text("a"), code=(Other.best,)),
+        Task(write, Text("a"), code=(Other,)),
+        Task(write, Text("a"), code=("rmlab.noise",)),
+        Task(double, Text(), {"source": one}),
+        Task(double, Text(), {"source": two}),
+        Task(double, Text(), {"source": [one]}),
+        Task(join, Text(), {"parts": [one, two]}),
+        Task(join, Text(), {"parts": [two, one]}),
+        Task(write, Nested()),
+        Task(write, Nested(Other())),
+        Task(write, Nested(sizes=(1,))),
+        Task(write, Nested(options={"rate": 0.2})),
+    ]
     assert len({t.key for t in tasks}) == len(tasks)
     assert Task(write, Text("a"), cost=9.0, name="other").key == one.key
     assert Task(write, Text("a"), code=(Other("x").gold,)).key == tasks[4].key
@@ -211,6 +232,9 @@ def test_a_task_travels_with_its_key_and_without_code(monkeypatch):
 
 
 def test_what_cannot_be_a_task_is_refused():
+    for stage in (functools.partial(write), Store, "write"):
+        with pytest.raises(ValueError, match=r"^stage = .*: give a function of a module"):
+            Task(stage, Text())
     for settings in ({"text": "a"}, Text, None):
         with pytest.raises(ValueError, match=r"^settings of write = .*: give a frozen dataclass"):
             Task(write, settings)
@@ -246,7 +270,10 @@ def flip(path: Path, at: int = -1) -> None:
 
 
 CHANGES = {
-    "cut": (lambda f: (f / "in/array.npy").write_bytes((f / "in/array.npy").read_bytes()[:50]), r"in/array\.npy has 50 bytes where 928"),
+    "cut": (
+        lambda f: (f / "in/array.npy").write_bytes((f / "in/array.npy").read_bytes()[:50]),
+        r"in/array\.npy has 50 bytes where 928",
+    ),
     "zeroed": (lambda f: (f / "in/array.npy").write_bytes(bytes(928)), r"in/array\.npy has other bytes"),
     "one bit": (lambda f: flip(f / "in/array.npy"), r"in/array\.npy has other bytes"),
     "emptied file": (lambda f: (f / "text").write_text(""), r"text has 0 bytes where 1 "),
@@ -255,11 +282,20 @@ CHANGES = {
     "an extra file": (lambda f: (f / "in/more").write_text("x"), r"in/more was not written by its stage"),
     "emptied folder": (lambda f: (shutil.rmtree(f), f.mkdir()), r"done\.json is missing or cannot be read"),
     "done.json deleted": (lambda f: (f / "done.json").unlink(), r"done\.json is missing or cannot be read"),
-    "done.json cut": (lambda f: (f / "done.json").write_bytes((f / "done.json").read_bytes()[:100]), r"done\.json is missing or"),
+    "done.json cut": (
+        lambda f: (f / "done.json").write_bytes((f / "done.json").read_bytes()[:100]),
+        r"done\.json is missing or",
+    ),
     "done.json no table": (lambda f: (f / "done.json").write_text("[1]"), r"done\.json is missing or"),
-    "done.json edited": (lambda f: (f / "done.json").write_text((f / "done.json").read_text().replace('"cpu"', '"tpu"')), r"done\.json is not as"),
-    "of another key": (lambda f: (f / "done.json").write_bytes((f.parent / "other.json").read_bytes()), r"done\.json is not as"),
-}  # fmt: skip
+    "done.json edited": (
+        lambda f: (f / "done.json").write_text((f / "done.json").read_text().replace('"cpu"', '"tpu"')),
+        r"done\.json is not as",
+    ),
+    "of another key": (
+        lambda f: (f / "done.json").write_bytes((f.parent / "other.json").read_bytes()),
+        r"done\.json is not as",
+    ),
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)

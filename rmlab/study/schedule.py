@@ -57,12 +57,11 @@ class Schedule:
 
     def start(self) -> Task | None:
         """The costliest task whose inputs are here, now running; None if none can start."""
-        ready = [t for t in self.waiting.values() if all(p.key in self.here for p in t.parents)]
-        if not ready:
-            return None
-        task = max(ready, key=lambda t: t.cost)
-        self.running[task.key] = self.waiting.pop(task.key)
-        return task
+        for task in sorted(self.waiting.values(), key=lambda t: -t.cost):
+            if all(parent.key in self.here for parent in task.parents):
+                self.running[task.key] = self.waiting.pop(task.key)
+                return task
+        return None
 
     def finish(self, task: Task) -> None:
         """A task has run."""
