@@ -48,7 +48,8 @@ class CompactPool:
 
     Raises
     ------
-    ValueError : a shape that does not fit, a number that is not finite, weights that miss N, an unknown member
+    ValueError : a shape that does not fit, a number that is not finite, weights that miss N, an unknown
+        member
     """
 
     prompts: list[str]
@@ -69,6 +70,8 @@ class CompactPool:
         for name, kind in _ARRAYS.items():
             _finite(name, getattr(self, name))
             object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
+        for term in self.bill:
+            _finite(f"bill of {term['name']!r}", [*term["values"], term["slope"]])
         require(len(self.prompts) > 0, "prompts", self.prompts, "at least one")
         P, M, C, F = len(self.prompts), self.weight.shape[-1], len(self.columns), len(self.bill)
         shapes = {
@@ -104,7 +107,7 @@ class CompactPool:
         return self.scores * self.scale.astype(np.float64) + self.offset
 
     def aggregated(self, members: list[int], aggregator: str, strength: float = 1.0) -> np.ndarray:
-        """(P, M) aggregated scores of the columns `members`; `aggregator="gold"` is the oracle: gold itself."""
+        """(P, M) aggregated scores of the columns `members`; by "gold", the oracle: gold itself."""
         if aggregator == "gold":
             return self.gold
         members = list(members)
@@ -182,7 +185,7 @@ class CompactPool:
         return {name: np.reshape(rows, (len(betas), len(score))).T for name, rows in each.items()}
 
     def typical_tilted(self, members: list[int], aggregator: str, strength: float, beta: float) -> np.ndarray:
-        """(P,) index of the tilted policy's median answer: the first, ascending, with half the mass below or at it."""
+        """(P,) index of the tilted policy's median answer: the first, ascending, with half the mass up to it."""
         score = self.aggregated(members, aggregator, strength)
         pi = self._tilt(score, beta)
         out = np.zeros(len(score), np.int64)
@@ -193,10 +196,10 @@ class CompactPool:
         return out
 
     def correlation(self, members: list[int], tail: bool = False) -> np.ndarray:
-        """(K, K) Pearson correlation of the members' scores between the answers to one prompt, averaged over prompts.
+        """(K, K) Pearson correlation of the members' scores among a prompt's answers, averaged over prompts.
 
-        tail : only among the best tenth of each prompt's N answers by the members' mean; answers of equal mean
-            at its end share what is left of it. Choosing by the mean by itself lowers what is found.
+        tail : only among the best tenth of each prompt's N answers by the members' mean; answers of equal
+            mean at its end share what is left of it. Choosing by the mean by itself lowers what is found.
         """
         members = list(members)
         mean = self.aggregated(members, "mean")  # names members that the pool does not have
@@ -286,9 +289,9 @@ class CompactPool:
         Parameters
         ----------
         gold_counts (P, N, F), 0 to 255; tokens (P, N, T) ids below 256; lengths (P, N), `<eos>` not counted
-        scores (P, N, C) : finite, and each member's on one scale. A kept score is rounded to a grid of 65,535
-            steps from the member's lowest to its highest; an answer that must not be chosen needs no more than a
-            score below the others', and one so far off that it would coarsen theirs is refused
+        scores (P, N, C) : finite, and each member's on one scale. A kept score is rounded to a grid of
+            65,535 steps from the member's lowest to its highest; an answer that must not be chosen needs no
+            more than a score below the others', and one so far off that it would coarsen theirs is refused
         bill, columns, ensembles, prompts, vocab : as the fields; keep : M; seed : of the sample
         """
         counts, scores = np.asarray(gold_counts), np.asarray(scores, np.float64)

@@ -1,4 +1,4 @@
-"""What a page keeps of a pool: which answers, how many of the others each stands for, their scores in 16 bits.
+"""What a page keeps of a pool: which answers, how many others each stands for, their scores in 16 bits.
 
 Letters: P prompts, N answers a prompt in the pool, M of them kept, C members (columns), R rankings.
 """
@@ -18,9 +18,9 @@ def thin(scores: np.ndarray, gold: np.ndarray, ensembles: list[dict], keep: int,
     """Keep at most `keep` answers a prompt, those that can win first.
 
     An answer of rank r under a ranking wins best-of-n with probability at most about 1/(e r), whatever n. Its
-    best rank r, over every column, the mean, min and mean - std of every ensemble, and gold, decides how likely
-    it is kept: min(1, c/r), with c such that `keep` are. A kept answer stands for r/c others (at least 1), so
-    the first c of every ranking are exact and the curves have no bias to first order.
+    best rank r, over every column, the mean, min and mean - std of every ensemble, and gold, decides how
+    likely it is kept: min(1, c/r), with c such that `keep` are. A kept answer stands for r/c others (at least
+    1), so the first c of every ranking are exact and the curves have no bias to first order.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ def thin(scores: np.ndarray, gold: np.ndarray, ensembles: list[dict], keep: int,
 def grid(scores: np.ndarray, columns: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores (P, M, C) as whole steps (P, M, C) from -32767 to 32767, with scale and offset (C,) float32.
 
-    A member's steps go from its lowest score to its highest, and a score is step * scale + offset, half a step
-    off at most.
+    A member's steps go from its lowest score to its highest, and a score is step * scale + offset, half a
+    step off at most.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def grid(scores: np.ndarray, columns: list[str]) -> tuple[np.ndarray, np.ndarray
         spans = (np.quantile(scores[..., c], part) for part in MOST)
         bottom, top = next(((a, b) for a, b in spans if b > a), (-np.inf, np.inf))
         far = low[c] if bottom - low[c] > high[c] - top else high[c]
-        mend = f"one closer to the others, most of which lie from {bottom:.3g} to {top:.3g}: it would coarsen them"
+        mend = f"one closer to most others, {bottom:.3g} to {top:.3g}, which it would make coarse"
         require(top - bottom >= STEPS * scale[c], f"a score of {name!r}", float(far), mend)
     return np.clip(np.rint((scores - offset) / scale), -32767, 32767), scale, offset
 

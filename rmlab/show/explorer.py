@@ -6,8 +6,9 @@
     Explorer(pool(), ensemble="finetune", aggregator="min")
 
 The page carries a compact pool. Five JavaScript modules, joined into one, do the rest: `explorer_math.mjs`
-aggregates and sorts, a test holding its numbers equal to `CompactPool`'s; `explorer_state.mjs` makes the traits
-sound and computes the curves; `explorer_plot.mjs` and `explorer_panels.mjs` draw; `explorer.mjs` joins them.
+aggregates and sorts, a test holding its numbers equal to `CompactPool`'s; `explorer_state.mjs` makes the
+traits sound and computes the curves; `explorer_plot.mjs` and `explorer_panels.mjs` draw; `explorer.mjs`
+wires them.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Explorer(anywidget.AnyWidget):
     pool : CompactPool, at most 800 KB in the page
     ensemble : "single" (one member judges) or the name of one of the pool's ensembles; those that share a
         `series` are one line in the menu, and a slider goes through their sizes
-    members : columns of the pool that judge, from the ensemble; unless said all of them, the first for "single"
+    members : columns of the pool that judge, from the ensemble; unless said all of them, the first for
+        "single"
     aggregator, strength : as in `rmlab.reward.aggregate.aggregate`, or aggregator="gold"; the strength is the
         aggregator's usual one unless said
     n : answers to choose from, 1 to the pool's N; 64, or N where that is less
@@ -67,7 +69,8 @@ class Explorer(anywidget.AnyWidget):
     Every parameter but the pool is a trait, synced both ways: set it and the picture follows, move a control
     and it changes; what the pool does not have, the browser sets right. `result` is what the browser
     computed: gold and proxy at n, peak_n and peak_gold, all means over prompts; of the tilt also kl, and ess
-    (harmonic mean), with peak_beta (None: no tilt is best) among what at least 10 effective answers represent.
+    (harmonic mean), with peak_beta (None: no tilt is best) among what at least 10 effective answers
+    represent.
 
     Raises
     ------

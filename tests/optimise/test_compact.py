@@ -275,6 +275,8 @@ def test_what_is_not_finite_is_refused(full, pool, value):
         place = [0, 1] if name == "weight" else [1]
         with pytest.raises(ValueError, match=re.escape(f"{name}{place} = {value}: give a finite number")):
             replace(pool, **{name: values})
+    with pytest.raises(ValueError, match=re.escape("bill of 'very'[1] = ")):
+        replace(pool, bill=[*pool.bill[:-1], {**pool.bill[-1], "values": [0.0, value]}])
     with pytest.raises(ValueError, match=r"scores\[0, 0, 0\] = "):
         replace(pool, scores=np.full(pool.scores.shape, value))
 

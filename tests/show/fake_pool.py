@@ -38,70 +38,88 @@ BILL = [
 
 def full_pool(P=8, N=512, seed=0):
     """The keyword arguments of `CompactPool.from_pool`."""
-    rng = np.random.default_rng(seed)
-    words = dict.fromkeys(
-        [
-            *NAMES,
-            *KINDS,
-            *FACTS,
-            *" ".join(FACTS.values()).split(),
-            *"; . , ! ? : - the is very how are and at".split(),
-        ]
-    )
+    rng, vocab = np.random.default_rng(seed), _vocab()
+    counts = _counts(P, N, rng)
+    scores = _scores(counts, rng)
+    prompts, tokens, lengths = _texts(counts, vocab, rng)
+    columns, ensembles = _ensembles()
+    return {
+        "gold_counts": counts,
+        "bill": BILL,
+        "scores": scores,
+        "columns": columns,
+        "ensembles": ensembles,
+        "tokens": tokens,
+        "lengths": lengths,
+        "prompts": prompts,
+        "vocab": vocab,
+    }
+
+
+def _vocab():
+    words = [*NAMES, *KINDS, *FACTS, *" ".join(FACTS.values()).split()]
+    words += "; . , ! ? : - the is very how are and at".split()
     for lines in PHRASES.values():
-        words.update(dict.fromkeys(" ".join(lines).split()))
-    vocab = list(words)
-    ids = {w: i for i, w in enumerate(vocab)}
+        words += " ".join(lines).split()
+    return list(dict.fromkeys(words))
+
+
+def _counts(P, N, rng):
+    """(P, N, F) of each term of the bill: who is right more is also warmer."""
     skill = rng.beta(2, 1.3, (P, N))
     warm = 0.75 * skill + 0.25 * rng.random((P, N))
-    styled = lambda rate: rng.poisson(rng.gamma(4.0, rate * (0.3 + 1.7 * warm) / 4.0))  # noqa: E731
     right = rng.binomial(3, 0.25 + 0.6 * skill)
-    counts = np.stack(
-        [
-            right,
-            rng.binomial(3 - right, 0.5 * (1 - skill)),
-            styled(0.15),
-            styled(0.8),
-            styled(0.5),
-            styled(0.3),
-            rng.poisson(0.5 * (1.2 - warm)),
-            styled(0.25),
-        ],
-        -1,
-    ).clip(0, 12)
+
+    def styled(rate):
+        return rng.poisson(rng.gamma(4.0, rate * (0.3 + 1.7 * warm) / 4.0))
+
+    counts = [right, rng.binomial(3 - right, 0.5 * (1 - skill))]
+    counts += [styled(rate) for rate in (0.15, 0.8, 0.5, 0.3)]
+    counts += [rng.poisson(0.5 * (1.2 - warm)), styled(0.25)]
+    return np.stack(counts, -1).clip(0, 12)
+
+
+def _scores(counts, rng):
+    """(P, N, 27): three pretraining seeds of three finetuning seeds, then heads, each to mean 0 and std 1."""
+    P, N, _ = counts.shape
     base = np.array([1.1, -0.8, -0.1, 0.2, 0.15, 0.1, -0.5, 0.1])
     scores = np.zeros((P, N, 27))
     twin = rng.normal(0, 0.35, (P, N))  # what the heads of one encoder share
-    for group in range(
-        3
-    ):  # a pretraining seed has its own taste, its finetuning seeds small deviations from it
+    for group in range(3):  # a pretraining seed has its own taste; its finetuning seeds deviate a little
         taste, shared = base + rng.normal(0, 0.1, 8), rng.normal(0, 0.5, (P, N))
         taste[3 + group] += 0.6  # its own soft spot
         for k in range(3):
-            scores[..., 3 * group + k] = (
-                counts @ (taste + rng.normal(0, 0.12, 8)) + shared + rng.normal(0, 0.3, (P, N))
-            )
+            own = counts @ (taste + rng.normal(0, 0.12, 8))
+            scores[..., 3 * group + k] = own + shared + rng.normal(0, 0.3, (P, N))
     for k in range(3):
         scores[..., 9 + k] = scores[..., 0] + twin + rng.normal(0, 0.08, (P, N))
     for c in range(12, 27):  # 1, 2, 4 and 8 heads, each number trained for itself
         scores[..., c] = scores[..., 3] + 0.7 * twin + rng.normal(0, 0.6, (P, N))
-    scores = (scores - scores.mean((0, 1))) / scores.std((0, 1))
-    prompts, texts = [], []
+    return (scores - scores.mean((0, 1))) / scores.std((0, 1))
+
+
+def _texts(counts, vocab, rng):
+    """Prompts, token ids (P, N, T) and lengths (P, N) of answers that have these counts."""
+    P, N, _ = counts.shape
+    ids, prompts, texts = {w: i for i, w in enumerate(vocab)}, [], []
     for p in range(P):
         place, kind = NAMES[rng.integers(12)], KINDS[rng.integers(5)]
         keys = list(rng.permutation(list(FACTS)))
         value = {a: str(rng.choice(FACTS[a].split())) for a in keys}
         record = " ; ".join(f"{a} {value[a]}" for a in keys[:4])
-        prompts.append(
-            f"{place} {kind} ; {record} . how are the {keys[0]} , the {keys[1]} and the {keys[2]} ?"
-        )
-        for i in range(N):
-            texts.append([ids[w] for w in _answer(counts[p, i], keys, value, rng)])
-    width = max(map(len, texts))
-    tokens = np.zeros((P * N, width), np.uint8)
+        question = f"how are the {keys[0]} , the {keys[1]} and the {keys[2]} ?"
+        prompts.append(f"{place} {kind} ; {record} . {question}")
+        texts += [[ids[w] for w in _answer(counts[p, i], keys, value, rng)] for i in range(N)]
+    lengths = np.array([len(text) for text in texts])
+    tokens = np.zeros((P * N, lengths.max()), np.uint8)
     for row, text in zip(tokens, texts, strict=True):
         row[: len(text)] = text
-    seeds = [
+    return prompts, tokens.reshape(P, N, -1), lengths.reshape(P, N)
+
+
+def _ensembles():
+    """Labels of the 27 columns, and the ensembles: heads are a series, whose sizes stand in no order."""
+    ensembles = [
         {"name": "finetune", "label": "3 finetuning seeds", "members": [0, 1, 2]},
         {"name": "pretrain", "label": "3 pretraining seeds", "members": [0, 3, 6]},
         {"name": "heads", "label": "3 heads on one encoder", "members": [9, 10, 11], "series": "heads"},
@@ -109,29 +127,12 @@ def full_pool(P=8, N=512, seed=0):
         {"name": "mixed", "label": "2 pretraining seeds, 2 heads", "members": [0, 3, 9, 10]},
     ]
     columns = [f"p{g} f{k}" for g in range(3) for k in range(3)] + [f"head {k}" for k in range(3)]
-    for size in (8, 1, 2, 4):  # in no order
-        at, words = len(columns), "1 head" if size == 1 else f"{size} heads"
-        seeds.append(
-            {
-                "name": f"heads_{size}",
-                "label": f"{words} on one encoder",
-                "series": "heads",
-                "members": list(range(at, at + size)),
-            }
-        )
+    for size in (8, 1, 2, 4):
+        words = "1 head" if size == 1 else f"{size} heads"
+        ensemble = {"name": f"heads_{size}", "label": f"{words} on one encoder", "series": "heads"}
+        ensembles.append({**ensemble, "members": list(range(len(columns), len(columns) + size))})
         columns += [f"{size}h {k}" for k in range(size)]
-    lengths = np.array([len(t) for t in texts]).reshape(P, N)
-    return {
-        "gold_counts": counts,
-        "bill": BILL,
-        "scores": scores,
-        "columns": columns,
-        "ensembles": seeds,
-        "tokens": tokens.reshape(P, N, width),
-        "lengths": lengths,
-        "prompts": prompts,
-        "vocab": vocab,
-    }
+    return columns, ensembles
 
 
 def fake_pool(P=8, N=512, keep=160, seed=0) -> CompactPool:

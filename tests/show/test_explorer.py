@@ -39,16 +39,19 @@ ARGS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"
 
 
 PAGE = """<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf-8"><title>page</title>
-<meta name="viewport" content="width=device-width"><style>body {{ color: {ink}; background: {ground} }}</style>
+<meta name="viewport" content="width=device-width">
+<style>body {{ color: {ink}; background: {ground} }}</style>
 <main>{views}</main><script type="{mime}state+json">{state}</script><script>{loader}</script></html>"""
+
+
+_spec = spec_from_file_location("fake_pool", Path(__file__).with_name("fake_pool.py"))
+fake = module_from_spec(_spec)
+_spec.loader.exec_module(fake)
 
 
 @pytest.fixture(scope="module")
 def pool() -> CompactPool:
-    spec = spec_from_file_location("fake_pool", Path(__file__).with_name("fake_pool.py"))
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.fake_pool()
+    return fake.fake_pool()
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +141,7 @@ def test_numbers_equal_python(pool, worker):
     for members in ([0], [0, 3, 6], [0, 1], list(range(9))):
         for aggregator, strength in RULES:
             got = worker.evaluate(
-                "([c, aggregator, strength, ns]) => { const { gold, proxy, rows } = m.curve(d, c, aggregator, strength, ns);"
+                "([c, rule, strength, ns]) => { const { gold, proxy, rows } = m.curve(d, c, rule, strength, ns);"
                 " const won = [1, 7, 512].map((n) => rows.map((l) => m.typicalWinner(l, n)));"
                 " return { gold, proxy, won }; }",
                 [members, aggregator, strength, ns],
@@ -397,7 +400,7 @@ def test_arrow_keys_reach_every_n(pool, show):
 
 @browsing
 def test_jupyterlab_leaves_the_keys_to_the_controls(pool, show):
-    """Its shortcuts on a focused element (arrows, Enter) stop only at this attribute on the element itself."""
+    """Its shortcuts on a focused element (arrows, Enter) stop only at this attribute of the element."""
     page = show(Explorer(pool, ensemble="finetune"))
     page.get_by_text("Do these members differ?").click()
     bare = ".rmx :is(button, input, select, summary):not([data-lm-suppress-shortcuts=true])"
@@ -659,7 +662,8 @@ def test_the_live_region_waits_until_the_hand_rests(pool, show):
     page.wait_for_function(f"{words[0]}.startsWith({words[1]})")
     page.evaluate(
         """() => { window.heard = 0;
-            new MutationObserver(() => heard++).observe(document.querySelector('.rmx-status'), { childList: true }); }"""
+            const status = document.querySelector('.rmx-status');
+            new MutationObserver(() => heard++).observe(status, { childList: true }); }"""
     )
     box = page.locator(".rmx-svg").bounding_box()
     page.mouse.move(box["x"] + 60, box["y"] + 100)
@@ -679,16 +683,17 @@ def test_the_live_region_waits_until_the_hand_rests(pool, show):
 def test_a_frame_draws_once_however_many_changes(pool, show):
     page = show(Explorer(pool, ensemble="pretrain", aggregator="mean_std"))
     settle(page)
-    drawn = page.evaluate(
+    frames = page.evaluate(
         """async () => {
-            let drawn = 0;
-            new MutationObserver(() => drawn++).observe(document.querySelector('.rmx-plot'), { childList: true });
+            let count = 0;
+            const plot = document.querySelector('.rmx-plot');
+            new MutationObserver(() => count++).observe(plot, { childList: true });
             const box = document.querySelector('.rmx-strength input');
             for (let k = 0; k < 20; k++) { box.value = k / 10; box.dispatchEvent(new Event('input')); }
             await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-            return drawn; }"""
+            return count; }"""
     )
-    assert drawn == 1
+    assert frames == 1
     assert "mean − 1.90 std" in said(page)
 
 
@@ -701,15 +706,20 @@ def test_bill_adds_up(pool, show):
     assert sum(values[:-1]) == pytest.approx(values[-1], abs=0.005 * len(values))
 
 
-# every label of the picture that leaves it, or that covers another; the peak's own is inside, on a halo
+# every label of the picture that leaves it, that covers another or that lies on the curves; the peak's own is inside
 MISPLACED = """[...document.querySelectorAll('.rmx-svg')].flatMap((picture) => {
     const { width, height } = picture.viewBox.baseVal, out = [];
-    const all = [...picture.querySelectorAll('text')].map((e) => [e.textContent, e.getBBox(), e.matches('.rmx-halo')]);
+    const { x1, x2 } = picture.querySelector('.rmx-start'), [left, edge] = [x1, x2].map((x) => x.baseVal.value);
+    const levels = [...picture.querySelectorAll('.rmx-grid')].map((e) => e.y1.baseVal.value);
+    const texts = [...picture.querySelectorAll('text')], right = (a) => a.x + a.width, below = (a) => a.y + a.height;
+    const all = texts.map((e) => [e.textContent, e.getBBox(), e.matches('.rmx-halo')]);
     all.forEach(([words, a, halo], k) => {
-        if (a.x < -1 || a.y < -1 || a.x + a.width > width + 1 || a.y + a.height > height + 1) out.push(words + ' is cut');
+        if (a.x < -1 || a.y < -1 || right(a) > width + 1 || below(a) > height + 1) out.push(words + ' is cut');
+        const inside = right(a) > left && a.x < edge && levels.some((y) => a.y < y && y < below(a));
+        if (inside && !halo) out.push(words + ' is on the curves');
         for (const [other, b, above] of all.slice(0, halo ? 0 : k)) {
-            const apart = a.x + a.width <= b.x || b.x + b.width <= a.x || a.y + a.height <= b.y + 1 || b.y + b.height <= a.y + 1;
-            if (!apart && !above) out.push(words + ' covers ' + other);
+            const beside = right(a) <= b.x || right(b) <= a.x || below(a) <= b.y + 1 || below(b) <= a.y + 1;
+            if (!beside && !above) out.push(words + ' covers ' + other);
         }
     });
     return out; })"""
@@ -753,6 +763,20 @@ def test_no_font_pushes_a_label_out_or_over_another(pool, show):
 
 
 @browsing
+@pytest.mark.parametrize("N", [1, 2, 3])
+def test_the_smallest_pools_are_shown(show, N):
+    full = fake.full_pool(P=1, N=8)
+    full |= {k: full[k][:, :N] for k in ("gold_counts", "scores", "tokens", "lengths")}
+    page = show(
+        *(Explorer(CompactPool.from_pool(**full), optimiser=x) for x in ("best_of_n", "tilt")), width=360
+    )
+    settle(page)
+    assert not page.evaluate(MISPLACED)
+    assert "NaN" not in page.locator("main").inner_html()
+    assert f"rank of {N}" in page.locator(".rmx-panels").first.inner_text()
+
+
+@browsing
 def test_another_font_moves_the_labels(pool, show):
     page = show(Explorer(pool, ensemble="pretrain", aggregator="min"), width=360)
     edge = "document.querySelector('.rmx-start').x1.baseVal.value"
@@ -769,7 +793,9 @@ def test_a_label_is_measured_once(pool, show):
     page.evaluate(
         """() => { const own = SVGTextContentElement.prototype, length = own.getComputedTextLength;
             window.measured = [];
-            own.getComputedTextLength = function () { measured.push(this.textContent); return length.call(this); }; }"""
+            own.getComputedTextLength = function () {
+                measured.push(this.textContent);
+                return length.call(this); }; }"""
     )
     box = page.get_by_label("n, answers to choose from")
     for key in ("End", "Home", "ArrowRight"):
@@ -784,7 +810,8 @@ def test_a_label_is_measured_once(pool, show):
 
 
 SMALL = """[...document.querySelectorAll('.rmx :is(button, select, summary, [type=range], label:has(input))')]
-    .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height < 40).map((e) => e.outerHTML.slice(0, 80))"""
+    .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height < 40)
+    .map((e) => e.outerHTML.slice(0, 80))"""
 
 
 @browsing
