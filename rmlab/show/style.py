@@ -8,7 +8,10 @@ from __future__ import annotations
 import html
 import io
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
 
 
 class Look(NamedTuple):
@@ -52,10 +55,12 @@ PLAIN = {  # matplotlib's settings
 class Figure:
     """A matplotlib figure as inline SVG that follows the page's theme: near-black becomes the text's colour.
 
-    alt : what is seen, for who cannot see it; ident : a prefix that keeps ids apart on one page
+    fig : matplotlib's, closed here
+    alt : what is seen, for who cannot see it
+    ident : a prefix that keeps ids apart on one page
     """
 
-    def __init__(self, fig, alt: str, ident: str):
+    def __init__(self, fig: Canvas, alt: str, ident: str):
         import matplotlib as mpl
         import matplotlib.pyplot as plt
 
@@ -82,7 +87,10 @@ class Figure:
 
 
 def canvas(columns: int = 1, width: float = 7.2, height: float = 3.6, rows: int = 1, **kw: object) -> tuple:
-    """Fresh axes in the book's style: (fig, axes), inches, `kw` as in `matplotlib.pyplot.subplots`. No title: the caption says it."""
+    """Fresh axes in the book's style: (fig, axes). No title: the caption says it.
+
+    width, height : inches; kw : as in `matplotlib.pyplot.subplots`
+    """
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
