@@ -38,7 +38,7 @@ class Tokens:
         foot = _table_row("all", [signed(self.kl), "", ""])
         return (
             f'<div class="ink" style="max-width:44rem">'
-            f'<p style="margin:.2rem 0 .4rem;font-weight:600">{self.said}</p><p style="margin:0">{words}</p>'
+            f'<p style="margin:.2rem 0 .4rem;font-weight:600">{html.escape(self.said)}</p><p style="margin:0">{words}</p>'
             f'<details style="margin:.2rem 0 .6rem"><summary>every token</summary><table style="margin:.3rem 0">'
             f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody><tfoot>{foot}</tfoot></table></details></div>"
         )

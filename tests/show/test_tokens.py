@@ -92,6 +92,11 @@ def test_words_are_text(word):
     assert not soup.select("script, eos")
 
 
+def test_the_step_is_text():
+    soup = page(step="<script>alert(1)</script>")
+    assert soup.p.get_text().startswith("Step <script>alert(1)</script>: gold") and not soup.select("script")
+
+
 def test_nothing_on_it_needs_a_script_or_the_network():
     viewer = Tokens(row())._repr_html_()
     assert not re.search(r"<script|https?:|url\(|onclick", viewer)
