@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
+
+if TYPE_CHECKING:
+    from rmlab.optimise.compact import CompactPool
 
 ONLINE = "https://raw.githubusercontent.com/rmlab/rmlab/main/data"
 
@@ -18,11 +22,14 @@ def data_folder() -> str:
 
 
 def rows(table: str, study: str = "full") -> pd.DataFrame:
-    """A shipped table of a study, "full", "constructions" or "ppo"; `data/README.md` describes every column.
+    """A shipped table; `data/README.md` describes every column.
 
-    table : of every study `curves` and `comparisons`; of "full" and "ppo" also `replicates` and `ends`; of "full"
-        `transfer`, `agreement`, `accuracy`, `probes` and `fact_sensitivity`; of "constructions" `diversity`, `costs`
-        and `left_out`; of "ppo" `answers`
+    Parameters
+    ----------
+    table : `curves` or `comparisons`; of "full" and "ppo" also `replicates` and `ends`; of "full" `transfer`,
+        `agreement`, `accuracy`, `probes`, `fact_sensitivity`; of "constructions" `diversity`, `costs`, `left_out`; of
+        "ppo" `answers`
+    study : "full", "constructions" or "ppo"
     """
     return pd.read_csv(f"{data_folder()}/{study}/{table}.csv")
 
@@ -46,7 +53,7 @@ def own(table: str) -> pd.DataFrame | None:
     return None
 
 
-def pool(study: str = "full"):
+def pool(study: str = "full") -> CompactPool:
     """A study's shipped compact pool, for the explorer: that of "full", or of "constructions"."""
     from rmlab.optimise.compact import CompactPool
 

@@ -18,10 +18,16 @@ COLUMNS = ("token", "KL, nats", "value", "advantage")
 class Tokens:
     """An answer token by token: the KL that each adds, the critic's value, the advantage; reads without a kernel.
 
+    Parameters
+    ----------
     row : a row of the PPO study's `answers`: `step`, `gold`, `proxy` and `tokens`, JSON of [word, KL in nats, value,
         advantage]
 
-    `tokens` are (word, KL, value, advantage), `kl` their sum in nats, `said` a sentence.
+    Attributes
+    ----------
+    tokens : (word, KL, value, advantage) of each
+    kl : their sum, nats
+    said : a sentence: the step, gold, proxy and KL
     """
 
     def __init__(self, row: Mapping):
