@@ -27,4 +27,6 @@ def test_the_eight_lines_run(tiny_lm, world_pairs, tmp_path, monkeypatch):
     }
     exec(code, names)
     assert names["scores"].shape == (256, 5) and names["proxy"].shape == (256,)
+    np.testing.assert_allclose(names["scores"].mean(0), 0, atol=1e-4)  # aligned on these answers
+    np.testing.assert_allclose(names["scores"].std(0), 1, atol=1e-4)
     assert (tmp_path / "reward" / "config.json").exists()

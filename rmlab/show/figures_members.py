@@ -2,72 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
-from rmlab.show.figures_best_of_n import pick
+from rmlab.show.figures import INK, dotted, interval, legend, limits, pick
 from rmlab.show.style import LOOKS, Figure, canvas
 
-NAMES = {  # of lines, in words
-    "single": "one model", "single_1_epoch": "one model, 1 epoch", "single_3_epochs": "one model, 3 epochs",
-    "finetune3_1_epoch": "3 finetuning seeds, 1 epoch", "finetune3_3_epochs": "3 finetuning seeds, 3 epochs",
-    "heads3_1_epoch": "3 heads, 1 epoch", "heads3_3_epochs": "3 heads, 3 epochs", "heads5_bootstrap": "5 heads, bootstrap",
-    "heads5_anchor": "5 heads, anchored", "heads5_l2": "5 heads, L2", "heads5_init_x10": "5 heads, initialised 10x larger",
-    "heads5_mlp": "5 heads with a hidden layer", "frozen5_none": "5 frozen heads, no penalty", "frozen5_l2": "5 frozen heads, L2",
-    "frozen5_l2_early": "5 frozen heads, L2, 2 epochs", "frozen5_anchor": "5 frozen heads, anchored",
-    "frozen5_bootstrap": "5 frozen heads, L2, bootstrap", "frozen5_anchor_bootstrap": "5 frozen heads, both",
-    "lora5_two_stage": "5 LoRA adapters, two stages", "lora5_top": "5 LoRA adapters, last layer",
-    "average5": "weight average of 5", "average5_probed": "weight average of 5, probed head",
-    "mixed9": "finetuning + pretraining seeds", "mixed15": "seeds + heads + LoRA", "grid25": "5 x 5 grid of seeds",
-}  # fmt: skip
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAMES = {  # of ensembles whose name is not their method and their number of members
+    "single": "one model",
+    "single_1_epoch": "one model, 1 epoch",
+    "single_3_epochs": "one model, 3 epochs",
+    "finetune3_1_epoch": "3 finetuning seeds, 1 epoch",
+    "finetune3_3_epochs": "3 finetuning seeds, 3 epochs",
+    "heads3_1_epoch": "3 heads, 1 epoch",
+    "heads3_3_epochs": "3 heads, 3 epochs",
+    "heads5_bootstrap": "5 heads, bootstrap",
+    "heads5_anchor": "5 heads, anchored",
+    "heads5_l2": "5 heads, L2",
+    "heads5_init_x10": "5 heads, initialised 10x larger",
+    "heads5_mlp": "5 heads with a hidden layer",
+    "frozen5_none": "5 frozen heads, no penalty",
+    "frozen5_l2": "5 frozen heads, L2",
+    "frozen5_l2_early": "5 frozen heads, L2, 2 epochs",
+    "frozen5_anchor": "5 frozen heads, anchored",
+    "frozen5_bootstrap": "5 frozen heads, L2, bootstrap",
+    "frozen5_anchor_bootstrap": "5 frozen heads, both",
+    "lora5_two_stage": "5 LoRA adapters, two stages",
+    "lora5_top": "5 LoRA adapters, last layer",
+    "average5": "weight average of 5",
+    "average5_probed": "weight average of 5, probed head",
+    "mixed9": "finetuning + pretraining seeds",
+    "mixed15": "seeds + heads + LoRA",
+    "grid25": "5 x 5 grid of seeds",
+}
 
 
-def name(line: str) -> str:
-    """A line in words: "lora5" -> "5 LoRA adapters"."""
-    kind = line.rstrip("0123456789")
-    return NAMES.get(line) or f"{line[len(kind) :]} {LOOKS[kind].label}"
+def name(ensemble: str) -> str:
+    """An ensemble in words: "lora5" -> "5 LoRA adapters"."""
+    method = ensemble.rstrip("0123456789")
+    return NAMES.get(ensemble) or f"{ensemble[len(method) :]} {LOOKS[method].label}"
 
 
-def price(league: pd.DataFrame, costs: pd.DataFrame, lines: list[str], how: str = "mean") -> Figure:
-    """What a construction costs to train and to score, in single models, and how much gold it gains over one."""
+def called(ensemble: str, aggregator: str) -> str:
+    """An ensemble and its aggregator in words: "5 finetuning seeds, min"."""
+    return name(ensemble) if ensemble == "single" else f"{name(ensemble)}, {aggregator.replace('_', ' − ')}"
+
+
+def cost(curves: pd.DataFrame, costs: pd.DataFrame, names: Sequence[str], aggregator: str = "mean") -> Figure:
+    """What an ensemble costs to train and to score, in single models, and how much gold it gains over one."""
     fig, axes = canvas(2, 8.4, 4.0, sharey=True)
-    end = pick(league, aggregator=how, pessimism="paper", n=league.n.max()).set_index("name")
-    costs = costs.set_index("name")
-    for ax, what, label in zip(
-        axes, ("train_seconds_x", "score_seconds_x"), ("training", "scoring"), strict=True
-    ):
-        for x in lines:
-            r, look, cost = end.loc[x], LOOKS[end.loc[x].kind], costs.loc[x, what]
-            ax.plot([cost, cost], [r.gain_lo, r.gain_hi], "-", color=look.color, lw=1.2, alpha=0.6)
-            ax.plot([cost], [r.gain], look.marker, color=look.color, ms=8, label=name(x))
-        ax.axhline(0, color="#111111", lw=0.8, ls=":")
+    most = curves.pressure.max()
+    end = pick(curves, aggregator=aggregator, pessimism="paper", pressure=most).set_index("ensemble")
+    costs = costs.set_index("ensemble")
+    for ax, stage in zip(axes, ("train", "score"), strict=True):
+        times = costs[f"{stage}_seconds_x"]
+        for x in names:
+            r, look = end.loc[x], LOOKS[end.method[x]]
+            ax.plot([times[x], times[x]], limits(r, "gain"), "-", color=look.color, lw=1.2, alpha=0.6)
+            ax.plot([times[x]], [r.gain], look.marker, color=look.color, ms=8, label=name(x))
+        dotted(ax, y=0)
         ax.set_xscale("log", base=2)
-        ticks = 2.0 ** np.arange(0, np.ceil(np.log2(costs.loc[lines, what].max())) + 0.1)
+        ticks = 2.0 ** np.arange(0, np.ceil(np.log2(times[list(names)].max())) + 0.1)
         ax.set_xticks(ticks, [f"{t:g}x" for t in ticks])
         ax.minorticks_off()
-        ax.set_xlabel(f"{label} time, in single models")
-    axes[0].set_ylabel(f"gold gained over one model, n = {league.n.max():,}")
-    handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
-    said = "; ".join(f"{name(x)} {end.gain[x]:+.2f} for {costs.train_seconds_x[x]:.1f} times the training and {costs.score_seconds_x[x]:.1f} times the scoring" for x in lines)  # fmt: skip
+    axes[0].set_xlabel("training time, in single models")
+    axes[1].set_xlabel("scoring time, in single models")
+    axes[0].set_ylabel(f"gold gained over one model, n = {most:,}")
+    legend(fig, axes[0], 3)
+    said = "; ".join(
+        f"{name(x)} {end.gain[x]:+.2f} for {costs.train_seconds_x[x]:.1f} times the training "
+        f"and {costs.score_seconds_x[x]:.1f} times the scoring"
+        for x in names
+    )
     return Figure(fig, f"Gold gained against cost: {said}.", "price")
 
 
-def effective(members: pd.DataFrame, series: dict[str, list[str]], column: str = "effective_tail") -> Figure:
-    """Members paid for against members that differ: series is kind -> lines of growing K."""
+def effective(table: pd.DataFrame, series: dict[str, list[str]], column: str = "effective_tail") -> Figure:
+    """Members paid for against members that differ: series is method -> ensembles of growing K."""
     fig, ax = canvas(height=4.0)
-    table = members.set_index("name")
-    most = max(table.k[x] for some in series.values() for x in some)
-    ax.plot([1, most], [1, most], color="#111111", lw=0.8, ls=":")
+    table = table.set_index("ensemble")
+    ks = sorted({int(table.k[x]) for names in series.values() for x in names})
+    most = ks[-1]
+    ax.plot([1, most], [1, most], color=INK, lw=0.8, ls=":")
     ax.annotate("all different", (most, most), (-14, 0), textcoords="offset points", fontsize=9, ha="right")
     said = []
-    for kind, some in series.items():
-        r, look = table.loc[some], LOOKS[kind]
+    for method, names in series.items():
+        r, look = table.loc[names], LOOKS[method]
         low, high = (r[column] + s * 1.96 * r[f"{column}_se"] for s in (-1, 1))
         ax.fill_between(r.k, low, high, color=look.color, alpha=0.15, lw=0)
         ax.plot(r.k, r[column], color=look.color, ls=look.dash, marker=look.marker, label=look.label)
-        said.append(f"{some[-1]} {r[column].iloc[-1]:.1f}")
-    ks = sorted({int(table.k[x]) for some in series.values() for x in some})
+        said.append(f"{names[-1]} {r[column].iloc[-1]:.1f}")
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
     ax.set_xticks(ks, ks)
@@ -75,78 +105,69 @@ def effective(members: pd.DataFrame, series: dict[str, list[str]], column: str =
     ax.minorticks_off()
     ax.set_xlabel("members paid for, K")
     ax.set_ylabel("effective members")
-    fig.legend(
-        *ax.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=len(series),
-        fontsize=8.5,
-        frameon=False,
-    )
-    return Figure(fig, "Effective members: " + "; ".join(said) + ".", "eff")
+    legend(fig, ax, len(series))
+    return Figure(fig, f"Effective members: {'; '.join(said)}.", "eff")
 
 
-def diversity(members: pd.DataFrame, lines: list[str]) -> Figure:
-    """How alike the members of each line are: on held-out margins, and on the answers they would pick."""
-    fig, ax = canvas(width=7.6, height=0.8 + 0.27 * len(lines))
-    table = members.set_index("name")
-    for y, x in enumerate(reversed(lines)):
-        r = table.loc[x]
-        look = LOOKS[r.kind]
+def diversity(table: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """How alike the members of each ensemble are: on held-out margins, and on the answers they would pick."""
+    fig, ax = canvas(width=7.6, height=0.8 + 0.27 * len(names))
+    table = table.set_index("ensemble")
+    fills = {"corr_margin": "full", "corr_tail": "none"}
+    for y, x in enumerate(reversed(names)):
+        r, look = table.loc[x], LOOKS[table.method[x]]
         ax.plot([r.corr_tail, r.corr_margin], [y, y], "-", color=look.color, lw=1.2, alpha=0.6)
-        for column, fill in (("corr_margin", "full"), ("corr_tail", "none")):
+        for column, fill in fills.items():
             ax.plot([r[column]], [y], look.marker, color=look.color, ms=7, fillstyle=fill)
-    ax.set_yticks(range(len(lines)), [name(x) for x in reversed(lines)], fontsize=8.5)
-    for label, fill in (("held-out pairs", "full"), ("the best answers to each prompt", "none")):
+    _ensembles_axis(ax, names)
+    labels = ("held-out pairs", "the best answers to each prompt")
+    for label, fill in zip(labels, fills.values(), strict=True):
         ax.plot([], [], "o", color="#949494", fillstyle=fill, ms=7, label=label)
     fig.legend(loc="outside upper center", ncols=2, fontsize=8.5, frameon=False)
-    ax.axvline(1, color="#111111", lw=0.8, ls=":")
-    ax.axvline(0, color="#111111", lw=0.8, ls=":")
+    dotted(ax, x=1)
+    dotted(ax, x=0)
     ax.set_xlabel("mean correlation between two members (1: copies)")
-    said = "; ".join(f"{name(x)} {table.corr_margin[x]:.2f} and {table.corr_tail[x]:.2f}" for x in lines)
-    return Figure(fig, f"Correlation between members on held-out pairs and on the best answers: {said}.", "diverse")  # fmt: skip
+    said = "; ".join(f"{name(x)} {table.corr_margin[x]:.2f} and {table.corr_tail[x]:.2f}" for x in names)
+    alt = f"Correlation between members on held-out pairs and on the best answers: {said}."
+    return Figure(fig, alt, "diverse")
 
 
-def gains(league: pd.DataFrame, lines: list[str], columns: list[tuple[str, str]], n: int | None = None) -> Figure:  # fmt: skip
-    """Gold gained over the single model, with 95% bands; a panel an (aggregator, pessimism)."""
-    n = n or int(league.n.max())
-    fig, axes = canvas(len(columns), 8.4, 1.1 + 0.24 * len(lines), sharey=True, sharex=True)
+def gains(curves: pd.DataFrame, names: Sequence[str], columns: Sequence[tuple[str, str]]) -> Figure:
+    """Gold gained over the single model at the largest n, with 95% bands; a panel an (aggregator, pessimism)."""
+    n = int(curves.pressure.max())
+    fig, axes = canvas(len(columns), 8.4, 1.1 + 0.24 * len(names), sharey=True, sharex=True)
+    axes = np.atleast_1d(axes)
+    k = curves.groupby("ensemble").k.first()
     said = []
-    for ax, (how, pessimism) in zip(np.atleast_1d(axes), columns, strict=True):
-        end = pick(league, aggregator=how, pessimism=pessimism, n=n).set_index("name")
-        for y, x in enumerate(reversed(lines)):
+    for ax, (aggregator, pessimism) in zip(axes, columns, strict=True):
+        end = pick(curves, aggregator=aggregator, pessimism=pessimism, pressure=n).set_index("ensemble")
+        for y, x in enumerate(reversed(names)):
             if x not in end.index:
-                alone = league.k[league.name == x].iloc[0] == 1
-                ax.annotate(
-                    "one model" if alone else "no penalty to match",
-                    (0, y),
-                    (3, 0),
-                    textcoords="offset points",
-                    fontsize=7,
-                    va="center",
-                )
+                absent = "one model" if k[x] == 1 else "no penalty to match"
+                ax.annotate(absent, (0, y), (3, 0), textcoords="offset points", fontsize=7, va="center")
                 continue
             r = end.loc[x]
-            look = LOOKS[r.kind]
-            ax.plot([r.gain_lo, r.gain_hi], [y, y], "-", color=look.color, lw=1.6)
-            ax.plot([r.gain], [y], look.marker, color=look.color, ms=6)
-            said.append(f"{name(x)} {how} {pessimism} {r.gain:+.2f}")
-        ax.axvline(0, color="#111111", lw=0.8, ls=":")
-        ax.set_xlabel(
-            f"{how.replace('_', ' − ')}{', equal penalty' if pessimism == 'matched' else ''}\ngold gained, n = {n:,}"
-        )
-    np.atleast_1d(axes)[0].set_yticks(range(len(lines)), [name(x) for x in reversed(lines)], fontsize=8.5)
-    return Figure(fig, f"Gold gained over one model at n = {n}: " + "; ".join(said) + ".", "win")
+            low, high = limits(r, "gain")
+            interval(ax, y, low, r.gain, high, LOOKS[r.method])
+            said.append(f"{name(x)} {aggregator} {pessimism} {r.gain:+.2f}")
+        dotted(ax, x=0)
+        matched = ", equal penalty" if pessimism == "matched" else ""
+        ax.set_xlabel(f"{aggregator.replace('_', ' − ')}{matched}\ngold gained, n = {n:,}")
+    _ensembles_axis(axes[0], names)
+    return Figure(fig, f"Gold gained over one model at n = {n}: {'; '.join(said)}.", "win")
 
 
-def card(costs: pd.DataFrame, members: pd.DataFrame, line: str) -> str:
-    """A line's cost card as Markdown: what it takes, in single models, and what comes out."""
-    c, m = costs.set_index("name").loc[line], members.set_index("name").loc[line]
-    taken = ", ".join(
-        f"{what} {c[f'{column}_x']:.2f}x"
-        for what, column in (
-            ("training", "train_seconds"), ("scoring", "score_seconds"), ("parameters", "parameters"), ("peak memory", "peak_mb")
-        )
-    )  # fmt: skip
-    judged = f"right on {m.accuracy:.1%} of held-out pairs"
-    differ = f", {m.effective:.1f} effective members of {m.k}" if m.k > 1 else ""
-    return f"**{name(line)}**: {taken}; {judged}{differ}."
+def card(costs: pd.DataFrame, diversity: pd.DataFrame, ensemble: str) -> str:
+    """An ensemble's cost card as Markdown: what it takes, in single models, and what comes out."""
+    c, d = costs.set_index("ensemble").loc[ensemble], diversity.set_index("ensemble").loc[ensemble]
+    takes = (
+        f"training {c.train_seconds_x:.2f}x, scoring {c.score_seconds_x:.2f}x, "
+        f"parameters {c.parameters_x:.2f}x, peak memory {c.peak_mb_x:.2f}x"
+    )
+    differ = f", {d.effective:.1f} effective members of {d.k}" if d.k > 1 else ""
+    return f"**{name(ensemble)}**: {takes}; right on {d.accuracy:.1%} of held-out pairs{differ}."
+
+
+def _ensembles_axis(ax: Axes, names: Sequence[str]) -> None:
+    """Ensembles by name, from the top."""
+    ax.set_yticks(range(len(names)), [name(x) for x in reversed(names)], fontsize=8.5)

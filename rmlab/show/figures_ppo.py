@@ -1,169 +1,168 @@
-"""The figures about PPO and the price of KL, drawn from the rows of the PPO study."""
+"""The figures about PPO and the KL penalty, drawn from the rows of the PPO study."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from rmlab.show.figures_best_of_n import pick
-from rmlab.show.figures_members import name
+from rmlab.show.figures import INK, dotted, end_label, interval, legend, pick, start_level
+from rmlab.show.figures_members import called, name
 from rmlab.show.style import LOOKS, Figure, canvas
 
 KL_AXIS = "square root of the KL from the start, k1 (nats an answer)"
-
-
-def hacked(curves: pd.DataFrame, runs: pd.DataFrame, longer: int = 1) -> Figure:
-    """One reward model, no price: proxy and gold against the square root of the KL, every run and their mean."""
-    fig, (upper, lower) = canvas(1, 7.2, 4.8, rows=2, sharex=True, gridspec_kw={"height_ratios": [2, 1]})
-    where = {"line": "single", "how": "mean", "beta": 0.0, "longer": longer}
-    mean, every = pick(curves, **where), pick(runs, **where)
-    x, right = _root(mean.k1), ("axes fraction", "data")
-    for ax, what in ((upper, "gold"), (lower, "proxy")):
-        look = LOOKS[what]
-        for _, one in every.groupby("replicate"):
-            ax.plot(_root(one.watched_k1), one[what], color=look.color, lw=0.8, alpha=0.6)
-        ax.fill_between(x, mean[f"{what}_lo"], mean[f"{what}_hi"], color=look.color, alpha=0.15, lw=0)
-        ax.plot(x, mean[what], color=look.color, ls=look.dash, marker=look.marker, ms=3)
-        ax.axhline(mean[what].iloc[0], color="#111111", lw=0.9, ls=(0, (4, 3)))
-        ax.annotate(look.label, (1, mean[what].iloc[-1]), (4, -3), xycoords=right, textcoords="offset points", fontsize=9, annotation_clip=False)  # fmt: skip
-    at, top, end = mean.gold.idxmax(), mean.loc[mean.gold.idxmax()], mean.iloc[-1]
-    upper.plot(x[at], top.gold, "o", color=LOOKS["gold"].color, ms=8)
-    upper.annotate(f"peak, step {top.step:.0f}", (x[at], top.gold), (8, 6), textcoords="offset points", fontsize=9)  # fmt: skip
-    upper.annotate(f"step {end.step:.0f}", (1, end.gold), (4, -14), xycoords=right, textcoords="offset points", fontsize=9, annotation_clip=False)  # fmt: skip
-    upper.annotate("start", (1, mean.gold.iloc[0]), (-2, 4), xycoords=right, textcoords="offset points", fontsize=9, ha="right")  # fmt: skip
-    upper.set_ylabel("gold reward")
-    lower.set_ylabel("proxy (std)")
-    lower.set_xlabel(KL_AXIS)
-    alt = f"Under PPO gold goes from {mean.gold.iloc[0]:.2f} to a peak of {top.gold:.2f} at step {top.step:.0f} and down to {end.gold:.2f} at step {end.step:.0f}, where the KL is {end.k1:.0f} nats; the proxy rises from {mean.proxy.iloc[0]:.2f} to {end.proxy:.2f}."  # fmt: skip
-    return Figure(fig, alt, f"hacked{longer}")
-
-
 OPTIMISERS = {  # dash, marker, what it is called
     "best_of_n": ("-", "o", "best of n, exact KL"),
     "tilt": ((0, (5, 2)), "^", "tilted policy, exact KL"),
-    "ppo": ((0, (1, 1.3)), "s", "PPO, no price, KL estimated by k1"),
+    "ppo": ((0, (1, 1.3)), "s", "PPO, no KL penalty, KL estimated by k1"),
 }
-PRICES = [("-", "s"), ((0, (5, 2)), "^"), ((0, (3, 1, 1, 1)), "D"), ((0, (1, 1.3)), "o")]  # of a nat, rising
-INK = "#111111"  # the text's colour
-FLOOR = 10  # effective answers a request: below, one lucky answer decides a point
+PENALTIES = [("-", "s"), ((0, (5, 2)), "^"), ((0, (3, 1, 1, 1)), "D"), ((0, (1, 1.3)), "o")]  # rising
+RULES = ("mean", "min", "mean_std")
+FLOOR = 10  # effective answers a prompt: below, one lucky answer decides a point
 
 
-def called(line: str, how: str) -> str:
-    """A line and its aggregator in words: "5 finetuning seeds, min"."""
-    return name(line) if line == "single" else f"{name(line)}, {how.replace('_', ' − ')}"
+def hacked(curves: pd.DataFrame, replicates: pd.DataFrame, step_multiplier: int = 1) -> Figure:
+    """One reward model, no KL penalty: proxy and gold against the square root of the KL, every run and their mean."""
+    fig, (upper, lower) = canvas(1, 7.2, 4.8, rows=2, sharex=True, gridspec_kw={"height_ratios": [2, 1]})
+    keys = {"ensemble": "single", "optimiser": "ppo", "kl_coef": 0.0, "step_multiplier": step_multiplier}
+    mean, runs = pick(curves, **keys), pick(replicates, **keys)
+    x, right = _root(mean.kl), ("axes fraction", "data")
+    for ax, quantity in ((upper, "gold"), (lower, "proxy")):
+        look, y = LOOKS[quantity], mean[quantity]
+        for _, run in runs.groupby("replicate"):
+            ax.plot(_root(run.kl), run[quantity], color=look.color, lw=0.8, alpha=0.6)
+        ax.fill_between(
+            x, mean[f"{quantity}_low"], mean[f"{quantity}_high"], color=look.color, alpha=0.15, lw=0
+        )
+        ax.plot(x, y, color=look.color, ls=look.dash, marker=look.marker, ms=3)
+        start_level(ax, y.iloc[0])
+        end_label(ax, look.label, 1, y.iloc[-1], (4, -3), right)
+    at, top, end = mean.gold.idxmax(), mean.loc[mean.gold.idxmax()], mean.iloc[-1]
+    upper.plot(x[at], top.gold, "o", color=LOOKS["gold"].color, ms=8)
+    peak = f"peak, step {top.pressure:.0f}"
+    upper.annotate(peak, (x[at], top.gold), (8, 6), textcoords="offset points", fontsize=9)
+    end_label(upper, f"step {end.pressure:.0f}", 1, end.gold, (4, -14), right)
+    start = {"xycoords": right, "textcoords": "offset points", "fontsize": 9, "ha": "right"}
+    upper.annotate("start", (1, mean.gold.iloc[0]), (-2, 4), **start)
+    upper.set_ylabel("gold reward")
+    lower.set_ylabel("proxy (std)")
+    lower.set_xlabel(KL_AXIS)
+    alt = (
+        f"Under PPO gold goes from {mean.gold.iloc[0]:.2f} to a peak of {top.gold:.2f} at step {top.pressure:.0f} and down to "
+        f"{end.gold:.2f} at step {end.pressure:.0f}, where the KL is {end.kl:.0f} nats; the proxy rises from "
+        f"{mean.proxy.iloc[0]:.2f} to {end.proxy:.2f}."
+    )
+    return Figure(fig, alt, f"hacked{step_multiplier}")
 
 
-def axis(curves: pd.DataFrame, exact: pd.DataFrame, lines: list[tuple[str, str]]) -> Figure:
-    """Gold against the root of KL: best-of-n, the tilted policy and PPO without a price, a panel a line."""
-    fig, axes = canvas(len(lines), 8.6, 3.8, sharey=True, sharex=True)
+def optimisers(curves: pd.DataFrame, judges: Sequence[tuple[str, str]]) -> Figure:
+    """Gold against the root of KL: best-of-n, the tilted policy and PPO without a penalty, a panel a judge.
+
+    judges : (ensemble, aggregator)
+    """
+    fig, axes = canvas(len(judges), 8.6, 3.8, sharey=True, sharex=True)
+    axes = np.atleast_1d(axes)
     said = []
-    for ax, (line, how) in zip(np.atleast_1d(axes), lines, strict=True):
-        found = {
-            o: pick(exact[exact.ess >= FLOOR], line=line, how=how, optimiser=o) for o in ("best_of_n", "tilt")
-        }
-        found["ppo"] = pick(curves, line=line, how=how, beta=0.0, longer=1).rename(columns={"k1": "kl"})
-        for optimiser, some in found.items():
-            dash, marker, label = OPTIMISERS[optimiser]
-            color, x = LOOKS[some.kind.iloc[0]].color, _root(some.kl)
-            if optimiser == "ppo":  # its KL goes back and forth, so that a band would fold over itself
-                ax.vlines(x, some.gold_lo, some.gold_hi, color=color, lw=1.2, alpha=0.3)
-            else:
-                ax.fill_between(x, some.gold_lo, some.gold_hi, color=color, alpha=0.12, lw=0)
-            ax.plot(x, some.gold, color=color, ls=dash, marker=marker, ms=3)
+    for ax, (ensemble, aggregator) in zip(axes, judges, strict=True):
+        judge = called(ensemble, aggregator)
+        of_judge = pick(curves, ensemble=ensemble, aggregator=aggregator)
+        for optimiser, (dash, marker, label) in OPTIMISERS.items():
+            curve = pick(of_judge, optimiser=optimiser)
+            exact = optimiser != "ppo"
+            curve = curve[curve.ess >= FLOOR] if exact else pick(curve, kl_coef=0.0, step_multiplier=1)
+            color, x = LOOKS[curve.method.iloc[0]].color, _root(curve.kl)
+            if exact:
+                ax.fill_between(x, curve.gold_low, curve.gold_high, color=color, alpha=0.12, lw=0)
+            else:  # its KL goes back and forth, so that a band would fold over itself
+                ax.vlines(x, curve.gold_low, curve.gold_high, color=color, lw=1.2, alpha=0.3)
+            ax.plot(x, curve.gold, color=color, ls=dash, marker=marker, ms=3)
             said.append(
-                f"{called(line, how)}, {label}: up to a KL of {some.kl.max():.1f}, "
-                f"gold at most {some.gold.max():.2f} and {some.gold.iloc[-1]:.2f} at the end"
+                f"{judge}, {label}: up to a KL of {curve.kl.max():.1f}, "
+                f"gold at most {curve.gold.max():.2f} and {curve.gold.iloc[-1]:.2f} at the end"
             )
-        ax.axhline(found["ppo"].gold.iloc[0], color=INK, lw=0.9, ls=(0, (4, 3)))
-        ax.text(0.03, 0.04, called(line, how), transform=ax.transAxes, fontsize=9)
+        start_level(ax, curve.gold.iloc[0])  # of PPO, the last
+        ax.text(0.03, 0.04, judge, transform=ax.transAxes, fontsize=9)
         ax.set_xlabel("√KL (√nats)")
-    first = np.atleast_1d(axes)[0]
-    first.set_ylabel("gold reward")
+    axes[0].set_ylabel("gold reward")
     for dash, marker, label in OPTIMISERS.values():
-        first.plot([], [], color=INK, ls=dash, marker=marker, ms=4, label=label)
-    _legend(fig, first, 3)
-    return Figure(fig, "Gold against the root of KL. " + "; ".join(said) + ".", "axis")
+        axes[0].plot([], [], color=INK, ls=dash, marker=marker, ms=4, label=label)
+    legend(fig, axes[0], 3)
+    return Figure(fig, f"Gold against the root of KL. {'; '.join(said)}.", "axis")
 
 
-def rivals(found: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
+def rivals(reached: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
     """Proxy and gold against the root of KL on one pool: name -> (KL, proxy, gold); the first is a line."""
     fig, axes = canvas(2, 8.4, 3.6, sharex=True)
-    for i, (label, (kl, *values)) in enumerate(found.items()):
-        for ax, what, y in zip(axes, ("proxy (std)", "gold reward"), values, strict=True):
-            style = {"ls": "-", "lw": 1.2} if i == 0 else {"ls": "", "marker": "oD^x+"[i - 1], "ms": 5}
-            ax.plot(
-                np.sqrt(kl),
-                y,
-                color=INK if i == 0 else LOOKS["single"].color,
-                fillstyle="none",
-                label=label,
-                **style,
-            )
-            ax.set_ylabel(what)
-            ax.set_xlabel("√KL (√nats), exact on the pool")
-    _legend(fig, axes[0], 3)
+    for i, (label, (kl, *values)) in enumerate(reached.items()):
+        style = {"ls": "-", "lw": 1.2} if i == 0 else {"ls": "", "marker": "oD^x+"[i - 1], "ms": 5}
+        style |= {"color": INK if i == 0 else LOOKS["single"].color, "fillstyle": "none", "label": label}
+        for ax, y in zip(axes, values, strict=True):
+            ax.plot(np.sqrt(kl), y, **style)
+    for ax, quantity in zip(axes, ("proxy (std)", "gold reward"), strict=True):
+        ax.set_ylabel(quantity)
+        ax.set_xlabel("√KL (√nats), exact on the pool")
+    legend(fig, axes[0], 3)
     said = "; ".join(
-        f"{label}, KL {kl[-1]:.1f}: proxy {p[-1]:.2f}, gold {g[-1]:.2f}"
-        for label, (kl, p, g) in found.items()
+        f"{label}, KL {kl[-1]:.1f}: proxy {proxy[-1]:.2f}, gold {gold[-1]:.2f}"
+        for label, (kl, proxy, gold) in reached.items()
     )
-    alt = f"Proxy and gold against KL for {len(found)} optimisers. At the end of each: {said}."
+    alt = f"Proxy and gold against KL for {len(reached)} optimisers. At the end of each: {said}."
     return Figure(fig, alt, "rivals")
 
 
-def prices(ends: pd.DataFrame, lines: list[str], hows=("mean", "min", "mean_std")) -> Figure:
-    """Gold at the end of PPO against the price of KL: a panel an aggregator, the one model in each."""
-    fig, axes = canvas(len(hows), 8.6, 4.0, sharey=True)
-    some = pick(ends, longer=1)
-    betas, said = sorted(some.beta.unique()), []
-    for ax, how in zip(axes, hows, strict=True):
-        for i, line in enumerate(("single", *lines)):
-            rule = "mean" if line == "single" else how
-            r = pick(some, line=line, how=rule).sort_values("beta")
-            look, x = LOOKS[r.kind.iloc[0]], np.arange(len(betas)) + 0.09 * (i - len(lines) / 2)
-            ax.vlines(x, r.end_lo, r.end_hi, color=look.color, lw=1.2, alpha=0.6)
-            ax.plot(
-                x, r.end, color=look.color, ls=look.dash, lw=1.4, marker=look.marker, ms=5, label=name(line)
-            )
-            if line != "single" or how == hows[0]:
-                said.append(f"{called(line, rule)} {', '.join(f'{e:.2f}' for e in r.end)}")
-        ax.axhline(some.start.iloc[0], color=INK, lw=0.9, ls=(0, (4, 3)))
+def penalties(ends: pd.DataFrame, ensembles: Sequence[str], aggregators: Sequence[str] = RULES) -> Figure:
+    """Gold at the end of PPO against the KL penalty: a panel an aggregator, the one model in each."""
+    fig, axes = canvas(len(aggregators), 8.6, 4.0, sharey=True)
+    usual = pick(ends, step_multiplier=1)
+    betas, said = sorted(usual.kl_coef.unique()), []
+    for ax, aggregator in zip(axes, aggregators, strict=True):
+        for i, ensemble in enumerate(("single", *ensembles)):
+            rule = "mean" if ensemble == "single" else aggregator
+            r = pick(usual, ensemble=ensemble, aggregator=rule).sort_values("kl_coef")
+            look, x = LOOKS[r.method.iloc[0]], np.arange(len(betas)) + 0.09 * (i - len(ensembles) / 2)
+            ax.vlines(x, r.end_low, r.end_high, color=look.color, lw=1.2, alpha=0.6)
+            style = {"ls": look.dash, "lw": 1.4, "marker": look.marker, "ms": 5}
+            ax.plot(x, r.end, color=look.color, label=name(ensemble), **style)
+            if ensemble != "single" or aggregator == aggregators[0]:
+                said.append(f"{called(ensemble, rule)} {', '.join(f'{e:.2f}' for e in r.end)}")
+        start_level(ax, usual.start.iloc[0])
         ax.set_xticks(range(len(betas)), [f"{b:g}" for b in betas])
-        ax.set_xlabel(f"{how.replace('_', ' − ')}\nprice of a nat of KL, β")
+        ax.set_xlabel(f"{aggregator.replace('_', ' − ')}\nKL penalty per nat, β")
     axes[0].set_ylabel("gold at the end of PPO")
-    _legend(fig, axes[0], 3)
-    asked = ", ".join(f"{b:g}" for b in betas)
-    return Figure(fig, f"Gold at the end for prices {asked}: {'; '.join(said)}.", "price")
+    legend(fig, axes[0], 3)
+    shown = ", ".join(f"{b:g}" for b in betas)
+    return Figure(fig, f"Gold at the end for KL penalties {shown}: {'; '.join(said)}.", "price")
 
 
-def stopping(curves: pd.DataFrame, lines: list[tuple[str, str]]) -> Figure:
-    """Gold against the root of KL at every price, a panel a line: is a price the same as stopping early?"""
-    fig, axes = canvas(len(lines), 8.6, 3.9, sharey=True, sharex=True)
+def stopping(curves: pd.DataFrame, judges: Sequence[tuple[str, str]]) -> Figure:
+    """Gold against the root of KL at every penalty, a panel a judge: is a penalty the same as stopping early?
+
+    judges : (ensemble, aggregator)
+    """
+    fig, axes = canvas(len(judges), 8.6, 3.9, sharey=True, sharex=True)
+    axes = np.atleast_1d(axes)
     said = []
-    for ax, (line, how) in zip(np.atleast_1d(axes), lines, strict=True):
-        some = pick(curves, line=line, how=how, longer=1)
-        for (beta, r), (dash, marker) in zip(some.groupby("beta"), PRICES, strict=False):
-            color, x = LOOKS[r.kind.iloc[0]].color, _root(r.k1)
+    for ax, (ensemble, aggregator) in zip(axes, judges, strict=True):
+        keys = {"optimiser": "ppo", "step_multiplier": 1}
+        runs = pick(curves, ensemble=ensemble, aggregator=aggregator, **keys)
+        for (beta, r), (dash, marker) in zip(runs.groupby("kl_coef"), PENALTIES, strict=False):
+            color, x, end = LOOKS[r.method.iloc[0]].color, _root(r.kl), r.iloc[-1]
             ax.plot(x, r.gold, color=color, ls=dash, lw=1.3)
             ax.plot(x.iloc[-1:], r.gold.iloc[-1:], marker, color=color, ms=7, ls="")
-            ax.annotate(
-                f"β = {beta:g}",
-                (x.iloc[-1], r.gold.iloc[-1]),
-                (7, 3),
-                textcoords="offset points",
-                fontsize=9,
-                annotation_clip=False,
+            end_label(ax, f"β = {beta:g}", x.iloc[-1], end.gold, (7, 3))
+            said.append(
+                f"{called(ensemble, aggregator)} at {beta:g}: gold {end.gold:.2f} at a KL of {end.kl:.1f}"
             )
-            end = f"gold {r.gold.iloc[-1]:.2f} at a KL of {r.k1.iloc[-1]:.1f}"
-            said.append(f"{called(line, how)} at {beta:g}: {end}")
-        ax.axhline(some.gold.iloc[0], color=INK, lw=0.9, ls=(0, (4, 3)))
-        ax.text(0.03, 0.04, called(line, how), transform=ax.transAxes, fontsize=9)
+        start_level(ax, runs.gold.iloc[0])
+        ax.text(0.03, 0.04, called(ensemble, aggregator), transform=ax.transAxes, fontsize=9)
         ax.set_xlabel("√KL (√nats), k1")
         ax.margins(x=0.12)
-    np.atleast_1d(axes)[0].set_ylabel("gold reward")
-    return Figure(fig, "Where each price ends: " + "; ".join(said) + ".", "stop")
+    axes[0].set_ylabel("gold reward")
+    return Figure(fig, f"Where each penalty ends: {'; '.join(said)}.", "stop")
 
 
-def at_kl(kl, values, nats: float) -> float:
+def at_kl(kl: pd.Series | np.ndarray, values: pd.Series | np.ndarray, nats: float) -> float:
     """The value where a curve's KL first reaches `nats`, straight between points; NaN where it never does."""
     kl, values = np.asarray(kl), np.asarray(values)
     later = np.flatnonzero(kl >= nats)
@@ -173,95 +172,65 @@ def at_kl(kl, values, nats: float) -> float:
     return float(np.interp(nats, kl[i - 1 : i + 1], values[i - 1 : i + 1]))
 
 
-def same_price(ends: pd.DataFrame, gold: float) -> float:
-    """The lowest price at which one model's PPO ends with this much gold, between prices by a straight line.
+def same_penalty(ends: pd.DataFrame, gold: float) -> float:
+    """The lowest KL penalty at which one model's PPO ends with this much gold, between penalties by a straight line.
 
-    0 where it needs none, infinity where no price of the study is enough.
+    0 where it needs none, infinity where no penalty of the study is enough.
     """
-    r = pick(ends, line="single", how="mean", longer=1).sort_values("beta")
-    beta, end = r.beta.to_numpy(), np.maximum.accumulate(r.end.to_numpy())
+    r = pick(ends, ensemble="single", aggregator="mean", step_multiplier=1).sort_values("kl_coef")
+    beta, end = r.kl_coef.to_numpy(), np.maximum.accumulate(r.end.to_numpy())
     if gold > end[-1]:
         return np.inf
     i = max(int(np.argmax(end >= gold)), 1)
     return float(np.interp(gold, end[i - 1 : i + 1], beta[i - 1 : i + 1]))
 
 
-def exchange(ends: pd.DataFrame, lines: list[str], hows=("mean", "min", "mean_std")) -> Figure:
-    """The price on one model that buys as much gold as an ensemble without one, and what its band becomes."""
-    some, most = pick(ends, longer=1, beta=0.0), float(ends.beta.max())
-    fig, ax = canvas(width=7.6, height=1.2 + 0.27 * len(lines) * len(hows))
-    rows, said, furthest = [(line, how) for how in hows for line in lines], [], 0.0
-    for y, (line, how) in enumerate(reversed(rows)):
-        r = pick(some, line=line, how=how).iloc[0]
-        low, at, high = (same_price(ends, g) for g in (r.end_lo, r.end, r.end_hi))
-        look, furthest = LOOKS[r.kind], max(furthest, high)
-        ax.plot([low, min(high, most)], [y, y], "-", color=look.color, lw=1.6)
-        ax.plot([min(at, most)], [y], look.marker, color=look.color, ms=6)
+def exchange(ends: pd.DataFrame, ensembles: Sequence[str], aggregators: Sequence[str] = RULES) -> Figure:
+    """The penalty on one model that buys as much gold as an ensemble without one, and what its band becomes."""
+    free, most = pick(ends, step_multiplier=1, kl_coef=0.0), float(ends.kl_coef.max())
+    judges = [(ensemble, aggregator) for aggregator in aggregators for ensemble in ensembles]
+    fig, ax = canvas(width=7.6, height=1.2 + 0.27 * len(judges))
+    said, furthest = [], 0.0
+    for y, (ensemble, aggregator) in enumerate(reversed(judges)):
+        r = pick(free, ensemble=ensemble, aggregator=aggregator).iloc[0]
+        low, at, high = (same_penalty(ends, gold) for gold in (r.end_low, r.end, r.end_high))
+        furthest = max(furthest, high)
+        interval(ax, y, low, min(at, most), min(high, most), LOOKS[r.method])
         if at > most:
-            ax.annotate(
-                "more than the study has",
-                (most, y),
-                (8, -3),
-                textcoords="offset points",
-                fontsize=8,
-                annotation_clip=False,
-            )
-        said.append(f"{called(line, how)} {at:.3f}")
-    ax.axvline(0, color=INK, lw=0.8, ls=":")
-    ax.set_yticks(range(len(rows)), [called(*x) for x in reversed(rows)], fontsize=8.5)
+            end_label(ax, "more than the study has", most, y, (8, -3), fontsize=8)
+        said.append(f"{called(ensemble, aggregator)} {at:.3f}")
+    dotted(ax, x=0)
+    ax.set_yticks(range(len(judges)), [called(*x) for x in reversed(judges)], fontsize=8.5)
     ax.set_xlim(-0.02 * most, min(most, 1.15 * furthest))
-    ax.set_xlabel("price of a nat on one model that ends with the same gold, β")
-    alt = f"Price on one model worth as much as the ensemble: {'; '.join(reversed(said))}."
+    ax.set_xlabel("KL penalty per nat, β, on one model that ends with the same gold")
+    alt = f"KL penalty on one model worth as much as the ensemble: {'; '.join(reversed(said))}."
     return Figure(fig, alt, "worth")
 
 
-def far(curves: pd.DataFrame, usual: int) -> Figure:
-    """The long runs: gold against the step, marked where the usual run ends; the KL where the long one does."""
+def long_runs(curves: pd.DataFrame, usual: int) -> Figure:
+    """The long runs: gold against the step, marked at the usual run's last step; the KL where the long one ends."""
     fig, ax = canvas(height=4.0)
-    some, said, ends = pick(curves[curves.longer > 1], beta=0.0), [], []
-    for (line, how), r in some.groupby(["line", "how"], sort=False):
-        look, both = LOOKS[r.kind.iloc[0]], r.iloc[[r.step.to_numpy().searchsorted(usual), -1]]
-        ax.fill_between(r.step, r.gold_lo, r.gold_hi, color=look.color, alpha=0.12, lw=0)
-        ax.plot(r.step, r.gold, color=look.color, ls=look.dash, lw=1.6)
-        ax.plot(both.step, both.gold, look.marker, color=look.color, ms=8, ls="", label=called(line, how))
-        ends.append((both.gold.iloc[1], f"{both.k1.iloc[1]:.0f} nats"))
-        told = (f"gold {x.gold:.2f} at step {x.step}, {x.k1:.0f} nats" for x in both.itertuples())
-        said.append(f"{called(line, how)}: {' and '.join(told)}")
-    floor, apart = -np.inf, 0.07 * np.ptp(some[["gold_lo", "gold_hi"]].to_numpy())
+    runs, said, ends = pick(curves[curves.step_multiplier > 1], kl_coef=0.0), [], []
+    for judge, r in runs.groupby(["ensemble", "aggregator"], sort=False):
+        look, both = LOOKS[r.method.iloc[0]], r.iloc[[r.pressure.to_numpy().searchsorted(usual), -1]]
+        ax.fill_between(r.pressure, r.gold_low, r.gold_high, color=look.color, alpha=0.12, lw=0)
+        ax.plot(r.pressure, r.gold, color=look.color, ls=look.dash, lw=1.6)
+        ax.plot(both.pressure, both.gold, look.marker, color=look.color, ms=8, ls="", label=called(*judge))
+        ends.append((both.gold.iloc[1], f"{both.kl.iloc[1]:.0f} nats"))
+        marks = (f"gold {x.gold:.2f} at step {x.pressure:.0f}, {x.kl:.0f} nats" for x in both.itertuples())
+        said.append(f"{called(*judge)}: {' and '.join(marks)}")
+    floor, apart = -np.inf, 0.07 * np.ptp(runs[["gold_low", "gold_high"]].to_numpy())
     for gold, label in sorted(ends):  # from below, none on another
         floor = max(gold, floor + apart)
-        ax.annotate(
-            label,
-            (some.step.max(), floor),
-            (9, -3),
-            textcoords="offset points",
-            fontsize=9,
-            annotation_clip=False,
-        )
-    ax.axhline(some.gold.iloc[0], color=INK, lw=0.9, ls=(0, (4, 3)))
-    ax.axvline(usual, color=INK, lw=0.8, ls=":")
-    ax.annotate(
-        "the other runs end here",
-        (usual, 0),
-        (4, 4),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        fontsize=9,
-    )
+        end_label(ax, label, runs.pressure.max(), floor, (9, -3))
+    start_level(ax, runs.gold.iloc[0])
+    dotted(ax, x=usual)
+    foot = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": 9}
+    ax.annotate("the other runs end here", (usual, 0), (4, 4), **foot)
     ax.set_ylabel("gold reward")
     ax.set_xlabel("step of PPO")
-    _legend(fig, ax, 3)
-    return Figure(fig, "Four times as long. " + "; ".join(said) + ".", "far")
-
-
-def _legend(fig, ax, columns: int) -> None:
-    fig.legend(
-        *ax.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=8.5,
-        frameon=False,
-    )
+    legend(fig, ax, 3)
+    return Figure(fig, f"Four times as long. {'; '.join(said)}.", "far")
 
 
 def _root(kl: pd.Series) -> pd.Series:

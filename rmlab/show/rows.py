@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
+
+if TYPE_CHECKING:
+    from rmlab.optimise.compact import CompactPool
 
 ONLINE = "https://raw.githubusercontent.com/rmlab/rmlab/main/data"
 
@@ -17,15 +21,21 @@ def data_folder() -> str:
     return os.environ.get("RMLAB_DATA") or (str(here) if here.is_dir() else ONLINE)
 
 
-def rows(table: str, study: str = "results") -> pd.DataFrame:
-    """A shipped table. Of the full study ("results"): `curves`, `units`, `peaks`, `contrasts`, `transfer`, `agreement`,
-    `members`, `probes`, `sight`. Of "constructions": `league`, `differences`, `left_out`, `members`, `costs`. Of "ppo": `runs`,
-    `curves`, `ends`, `differences`, `answers`, `exact`."""
+def rows(table: str, study: str = "full") -> pd.DataFrame:
+    """A shipped table; `data/README.md` describes every column.
+
+    Parameters
+    ----------
+    table : `curves` or `comparisons`; of "full" and "ppo" also `replicates` and `ends`; of "full" `transfer`,
+        `agreement`, `accuracy`, `probes`, `fact_sensitivity`; of "constructions" `diversity`, `costs`, `left_out`; of
+        "ppo" `answers`
+    study : "full", "constructions" or "ppo"
+    """
     return pd.read_csv(f"{data_folder()}/{study}/{table}.csv")
 
 
-def provenance(study: str = "results") -> dict:
-    """The shipped rows' recipe, versions, seeds and times."""
+def provenance(study: str = "full") -> dict:
+    """The shipped rows' recipe, versions, seeds and times, and the commit that made them."""
     where = f"{data_folder()}/{study}/provenance.json"
     if where.startswith("http"):
         from urllib.request import urlopen
@@ -37,17 +47,17 @@ def provenance(study: str = "results") -> dict:
 def own(table: str) -> pd.DataFrame | None:
     """The same table of the reader's own quick study, or None when there is none yet."""
     for root in (Path(__file__).resolve().parents[2], Path.cwd(), Path.cwd().parent):
-        path = root / "_build" / "study" / "quick" / "results" / f"{table}.csv"
+        path = root / "_build" / "study" / "quick" / "full" / f"{table}.csv"
         if path.is_file():
             return pd.read_csv(path)
     return None
 
 
-def pool(name: str = "full"):
-    """A shipped compact pool, for the explorer: that of the full study, or "constructions"."""
+def pool(study: str = "full") -> CompactPool:
+    """A study's shipped compact pool, for the explorer: that of "full", or of "constructions"."""
     from rmlab.optimise.compact import CompactPool
 
-    where = f"{data_folder()}/{name}/explorer.npz"
+    where = f"{data_folder()}/{study}/explorer.npz"
     if where.startswith("http"):
         from urllib.request import urlretrieve
 

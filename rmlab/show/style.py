@@ -8,7 +8,10 @@ from __future__ import annotations
 import html
 import io
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
 
 
 class Look(NamedTuple):
@@ -26,7 +29,6 @@ LOOKS = {
     "single": Look("#0173b2", "-", "s", "single"),
     "finetune": Look("#029e73", (0, (5, 2)), "^", "finetuning seeds"),
     "pretrain": Look("#cc78bc", (0, (1, 1.3)), "D", "pretraining seeds"),
-    "pretrain_all": Look("#cc78bc", (0, (4, 1, 1, 1)), "d", "all pretraining seeds"),
     "heads": Look("#949494", (0, (3, 1, 1, 1)), "v", "linear heads"),
     "lora": Look("#d55e00", (0, (4, 1, 1, 1)), "P", "LoRA adapters"),
     "dropout": Look("#e0457b", (0, (2, 1)), "<", "dropout masks"),
@@ -37,14 +39,28 @@ LOOKS = {
     "you": Look("#d55e00", (0, (6, 2)), "x", "your run"),
 }
 
+PLAIN = {  # matplotlib's settings
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "axes.linewidth": 0.8,
+    "axes.labelsize": 10,
+    "legend.frameon": False,
+    "lines.linewidth": 2.0,
+}
+
 
 class Figure:
     """A matplotlib figure as inline SVG that follows the page's theme: near-black becomes the text's colour.
 
-    alt : what is seen, for who cannot see it; ident : a prefix that keeps ids apart on one page
+    fig : matplotlib's, closed here
+    alt : what is seen, for who cannot see it
+    ident : a prefix that keeps ids apart on one page
     """
 
-    def __init__(self, fig, alt: str, ident: str):
+    def __init__(self, fig: Canvas, alt: str, ident: str):
         import matplotlib as mpl
         import matplotlib.pyplot as plt
 
@@ -70,26 +86,13 @@ class Figure:
         return f"Figure: {self.alt}"
 
 
-def canvas(columns: int = 1, width: float = 7.2, height: float = 3.6, rows: int = 1, **kw):
-    """Fresh axes in the book's style: (fig, axes). No title: the caption says it."""
+def canvas(columns: int = 1, width: float = 7.2, height: float = 3.6, rows: int = 1, **kw: object) -> tuple:
+    """Fresh axes in the book's style: (fig, axes). No title: the caption says it.
+
+    width, height : inches; kw : as in `matplotlib.pyplot.subplots`
+    """
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    plain = {
-        "font.size": 10, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False,
-        "axes.grid": False, "axes.linewidth": 0.8, "legend.frameon": False, "lines.linewidth": 2.0, "axes.labelsize": 10,
-    }  # fmt: skip
-    with mpl.rc_context(plain):
+    with mpl.rc_context(PLAIN):
         return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **kw)
-
-
-def n_axis(ax, ns) -> None:
-    """n along the top edge of an axis whose bottom is best-of-n's KL."""
-    from rmlab.optimise.best_of_n import kl_bound
-
-    some = [int(n) for n in ns if n in {1, 4, 16, 64, 256, 1024, 4096}]
-    top = ax.secondary_xaxis("top")
-    top.set_xticks([float(kl_bound(n)) for n in some], [f"{n:,}" for n in some])
-    top.set_xlabel("n")
-    top.spines["top"].set_visible(False)
-    top.tick_params(length=0)

@@ -21,12 +21,20 @@ PAGES = [
     "ch4_members",
     "ch5_heads",
     "ch6_ppo",
-    "ch7_price",
+    "ch7_kl_penalty",
     "api",
     "references",
 ]
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # fmt: skip
+ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
 # faults of the theme, not of the book
 EXCLUDE = [[".citation-list"], ["details.hide > summary"], [".search-button-field"]]
 
@@ -109,12 +117,12 @@ def test_quiet_offline_and_accessible(page, site, name):
     axe = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js"))
     page.add_script_tag(path=str(axe))
     options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
-    found = page.evaluate(
+    report = page.evaluate(
         "([where, options]) => axe.run(where, options)",
         [{"include": [["article"]], "exclude": EXCLUDE}, options],
     )
-    assert found["passes"]  # something was looked at
-    assert not [(v["id"], v["impact"], v["nodes"][0]["target"]) for v in found["violations"]]
+    assert report["passes"]  # something was looked at
+    assert not [(v["id"], v["impact"], v["nodes"][0]["target"]) for v in report["violations"]]
 
 
 GOLD = "document.querySelector('.rmx path.rmx-gold').getAttribute('d')"
@@ -144,9 +152,9 @@ def test_lambda_moves_the_curve_and_the_sentence(page, site, name):
     slider = page.locator(".rmx input[id$=-strength]")
     slider.press("Home")  # 0: the mean
     page.wait_for_timeout(100)
-    drawn, said = page.evaluate(GOLD), page.evaluate(SAID)
+    path, said = page.evaluate(GOLD), page.evaluate(SAID)
     slider.press("End")
-    page.wait_for_function(f"([drawn, said]) => {GOLD} != drawn && {SAID} != said", arg=[drawn, said])
+    page.wait_for_function(f"([path, said]) => {GOLD} != path && {SAID} != said", arg=[path, said])
 
 
 @light

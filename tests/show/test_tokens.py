@@ -10,7 +10,7 @@ from bs4 import BeautifulSoup
 
 from rmlab.show.tokens import COSTS, FADE, SAVES, Tokens, signed
 
-GIVEN = [
+ANSWER = [
     ["the", 0.0, 0.5, 1.25],
     ["price", 2.0, -0.75, 0.001],
     ["is", -0.5, 0.0, -3.0],
@@ -19,12 +19,12 @@ GIVEN = [
 ]
 
 
-def row(tokens=GIVEN, **other):
+def row(tokens=ANSWER, **other):
     return {"step": 120, "gold": -1.5, "proxy": 2.25, "tokens": json.dumps(tokens), **other}
 
 
-def page(**given) -> BeautifulSoup:
-    return BeautifulSoup(Tokens(row(**given))._repr_html_(), "html.parser")
+def page(**columns) -> BeautifulSoup:
+    return BeautifulSoup(Tokens(row(**columns))._repr_html_(), "html.parser")
 
 
 def cells(soup):
@@ -44,8 +44,8 @@ def number(text: str) -> float:
 
 def test_the_table_holds_every_number_of_the_row():
     lines = page().select("tbody tr")
-    assert [x.th.get_text() for x in lines] == [word for word, *_ in GIVEN]
-    for line, (_, *numbers) in zip(lines, GIVEN, strict=True):
+    assert [x.th.get_text() for x in lines] == [word for word, *_ in ANSWER]
+    for line, (_, *numbers) in zip(lines, ANSWER, strict=True):
         assert [number(td.get_text()) for td in line.select("td")] == pytest.approx(numbers, abs=0.005)
 
 
@@ -69,7 +69,7 @@ def test_a_total_is_of_exact_and_not_of_rounded_numbers():
 
 def test_the_line_reads_in_order_with_the_kl_below_each_word():
     shown = cells(page())
-    assert [c.find(string=True) for c in shown] == [word for word, *_ in GIVEN]
+    assert [c.find(string=True) for c in shown] == [word for word, *_ in ANSWER]
     assert [c.span.get_text() for c in shown] == ["0.0", "+2.0", "−0.5", "+1.0", "0.0"]
     assert shown[2]["title"] == "KL −0.50, value 0.00, advantage −3.00"
 
@@ -98,12 +98,12 @@ def test_the_step_is_text():
 
 
 def test_nothing_on_it_needs_a_script_or_the_network():
-    made = Tokens(row())._repr_html_()
-    assert not re.search(r"<script|https?:|url\(|onclick", made)
-    assert {x.name for x in BeautifulSoup(made, "html.parser").find_all()} <= set(
+    viewer = Tokens(row())._repr_html_()
+    assert not re.search(r"<script|https?:|url\(|onclick", viewer)
+    assert {x.name for x in BeautifulSoup(viewer, "html.parser").find_all()} <= set(
         "div p span details summary table thead tbody tfoot tr th td".split()
     )
-    assert "color:" not in made  # text keeps the page's colour, light or dark
+    assert "color:" not in viewer  # text keeps the page's colour, light or dark
 
 
 def test_text_on_the_strongest_tint_is_read_on_light_and_dark():
@@ -132,6 +132,9 @@ def test_as_text():
     ]
 
 
-@pytest.mark.parametrize("x,want", [(0.314, "+0.31"), (-2, "−2.00"), (0.0049, "0.00"), (-0.0049, "0.00"), (-0.006, "−0.01")])  # fmt: skip
-def test_signs(x, want):
-    assert signed(x) == want
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [(0.314, "+0.31"), (-2, "−2.00"), (0.0049, "0.00"), (-0.0049, "0.00"), (-0.006, "−0.01")],
+)
+def test_signs(x, text):
+    assert signed(x) == text

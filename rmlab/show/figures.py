@@ -1,0 +1,106 @@
+"""What figures share: rows picked by their keys, bands, intervals, reference lines, labels. No torch: figures read tables.
+
+A figure takes rows as `rmlab.show.rows.rows` gives them and returns a `rmlab.show.style.Figure`, whose alternative text
+says with numbers what is seen.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from rmlab.show.style import Look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+INK = "#111111"  # becomes the text's colour, see `Figure`
+
+
+def pick(table: pd.DataFrame, **where: object) -> pd.DataFrame:
+    """The rows in which every named column has the given value."""
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return table
+
+
+def limits(table: pd.DataFrame | pd.Series, column: str) -> tuple:
+    """The ends of a column's 95% band: `gold_low` and `gold_high`, or plain `low` and `high` of what the table is about."""
+    stem = f"{column}_" if f"{column}_low" in table else ""
+    return table[f"{stem}low"], table[f"{stem}high"]
+
+
+def line(ax: Axes, curve: pd.DataFrame, column: str, look: Look, label: str = "") -> None:
+    """A curve over KL, with its label at its end where it has one."""
+    ax.plot(curve.kl, curve[column], color=look.color, ls=look.dash, label=label)
+    if label:
+        end_label(ax, label, curve.kl.iloc[-1], curve[column].iloc[-1])
+
+
+def band(ax: Axes, curve: pd.DataFrame, column: str, look: Look, label: str, at_end: bool = True) -> None:
+    """A curve over KL with its 95% band; the label at its end, or kept for a legend."""
+    ax.fill_between(curve.kl, *limits(curve, column), color=look.color, alpha=0.15, lw=0)
+    ax.plot(curve.kl, curve[column], color=look.color, ls=look.dash, label=label, marker=look.marker, ms=3)
+    if at_end:
+        end_label(ax, label, curve.kl.iloc[-1], curve[column].iloc[-1])
+
+
+def interval(ax: Axes, y: float, low: float, value: float, high: float, look: Look) -> None:
+    """A value and its interval, lying at height y."""
+    ax.plot([low, high], [y, y], "-", color=look.color, lw=1.6)
+    ax.plot([value], [y], look.marker, color=look.color, ms=6)
+
+
+def end_label(
+    ax: Axes,
+    text: str,
+    x: float,
+    y: float,
+    offset: tuple[float, float] = (6, -3),
+    xycoords: str | tuple[str, str] = "data",
+    fontsize: float = 9,
+) -> None:
+    """A label beside a point, in points from it; it may stand outside the axes."""
+    ax.annotate(
+        text,
+        (x, y),
+        offset,
+        xycoords=xycoords,
+        textcoords="offset points",
+        fontsize=fontsize,
+        annotation_clip=False,
+    )
+
+
+def start_level(ax: Axes, gold: float) -> None:
+    """The gold that everything starts from, as a dashed level."""
+    ax.axhline(gold, color=INK, lw=0.9, ls=(0, (4, 3)))
+
+
+def dotted(ax: Axes, x: float | None = None, y: float | None = None) -> None:
+    """A dotted line right through, upright at x or level at y."""
+    if x is not None:
+        ax.axvline(x, color=INK, lw=0.8, ls=":")
+    if y is not None:
+        ax.axhline(y, color=INK, lw=0.8, ls=":")
+
+
+def n_axis(ax: Axes, ns: pd.Series | np.ndarray) -> None:
+    """n along the top edge of an axis whose bottom is best-of-n's KL."""
+    from rmlab.optimise.best_of_n import kl_bound
+
+    shown = [int(n) for n in ns if n in {1, 4, 16, 64, 256, 1024, 4096}]
+    top = ax.secondary_xaxis("top")
+    top.set_xticks([float(kl_bound(n)) for n in shown], [f"{n:,}" for n in shown])
+    top.set_xlabel("n")
+    top.spines["top"].set_visible(False)
+    top.tick_params(length=0)
+
+
+def legend(fig: Canvas, ax: Axes, columns: int) -> None:
+    """One legend below the panels, of what one of them names."""
+    handles, labels = ax.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False)

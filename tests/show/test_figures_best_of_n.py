@@ -1,0 +1,130 @@
+"""The figures of best-of-n: what is drawn is what the shipped rows say, and the alternative text says what is drawn."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from rmlab.show import figures_best_of_n as figures
+from rmlab.show.figures import pick
+from rmlab.show.rows import rows
+from rmlab.show.style import LOOKS
+
+
+@pytest.fixture(scope="module")
+def curves():
+    return rows("curves")
+
+
+def drawn_by(ax, color):
+    """The curves of one colour, longest first."""
+    return sorted((x for x in ax.lines if x.get_color() == color), key=lambda x: -len(x.get_xdata()))
+
+
+def test_gold_peaks_where_the_rows_do_and_the_readers_run_is_drawn_over_it(curves, panels):
+    single = pick(curves, ensemble="single")
+    figure = figures.overoptimisation(curves, own=curves.assign(gold=curves.gold - 0.5))
+    upper, lower = panels
+    for ax, column in ((upper, "gold"), (lower, "proxy")):
+        np.testing.assert_allclose(drawn_by(ax, LOOKS[column].color)[0].get_ydata(), single[column])
+    np.testing.assert_allclose(drawn_by(upper, LOOKS["you"].color)[0].get_ydata(), single.gold - 0.5)
+    top = single.loc[single.gold.idxmax()]
+    assert f"peak, n = {top.pressure}" in [t.get_text() for t in upper.texts]
+    assert (
+        f"up to {top.gold:.2f} at n = {top.pressure}, then down to {single.gold.iloc[-1]:.2f}" in figure.alt
+    )
+
+
+def test_every_ensemble_is_drawn_under_every_aggregator(curves, panels):
+    figure = figures.ensembles(curves, ["finetune3", "heads5"], ["mean", "uwo"])
+    for ax, rule in zip(panels, ("mean", "uwo"), strict=True):
+        for name, method in (("finetune3", "finetune"), ("heads5", "heads")):
+            rows_of = pick(curves, ensemble=name, aggregator=rule)
+            np.testing.assert_allclose(drawn_by(ax, LOOKS[method].color)[0].get_ydata(), rows_of.gold)
+    labels = panels[0].get_legend_handles_labels()[1]
+    assert labels == ["single", "3 finetuning seeds", "5 linear heads"]
+    end = pick(curves, ensemble="heads5", aggregator="uwo").gold.iloc[-1]
+    assert f"heads5 uwo {end:.2f}" in figure.alt and "oracle" not in figure.alt
+
+
+def test_gains_are_the_rows_with_their_bands(curves, panels):
+    figures.gains(curves, ["finetune3", "pretrain3"], (16, 256), ("mean", "min"))
+    order = [
+        ("pretrain3", "min"),
+        ("pretrain3", "mean"),
+        ("finetune3", "min"),
+        ("finetune3", "mean"),
+    ]  # upwards
+    names = [
+        "3 pretraining seeds: min",
+        "3 pretraining seeds: mean",
+        "3 finetuning seeds: min",
+        "3 finetuning seeds: mean",
+    ]
+    assert [t.get_text() for t in panels[0].get_yticklabels()] == names
+    for ax, n in zip(panels, (16, 256), strict=True):
+        bars = [x for x in ax.lines if len(x.get_xdata()) == 2 and x.get_linestyle() == "-"]
+        for bar, (name, rule) in zip(bars, order, strict=True):
+            r = pick(curves, ensemble=name, aggregator=rule, pressure=n).iloc[0]
+            assert list(bar.get_xdata()) == [r.low, r.high]
+
+
+def test_a_pick_is_judged_by_all_four(panels):
+    table = rows("transfer")
+    figure = figures.transfer(table)
+    for judge, color in (
+        ("self", "single"),
+        ("finetune", "finetune"),
+        ("pretrain", "pretrain"),
+        ("gold", "gold"),
+    ):
+        scores = pick(table, judged_by=judge).score
+        np.testing.assert_allclose(drawn_by(panels[0], LOOKS[color].color)[0].get_ydata(), scores)
+        assert f"{judge} {scores.iloc[-1]:.2f}" in figure.alt
+
+
+def test_agreement_shows_three_means_a_relation_from_heads_to_pretraining_seeds(panels):
+    table = rows("agreement")
+    figures.agreement(table)
+    (ax,) = panels
+    means = [x.get_xdata()[0] for x in ax.lines if len(x.get_xdata()) == 1]
+    by = table.groupby("relation")[["corr_heldout", "corr_pool", "corr_tail"]].mean()
+    np.testing.assert_allclose(
+        means, by.loc[["heads 5", "heads 3", "finetune", "pretrain"]].to_numpy().ravel()
+    )
+
+
+def test_probes_stand_in_the_order_of_golds_reaction(panels):
+    table = rows("probes")
+    figure = figures.probes(table)
+    gold = pick(table, reward_model="gold").sort_values("reaction", ascending=False)
+    left, right = panels
+    np.testing.assert_allclose([p.get_width() for p in left.patches], gold.reaction)
+    assert [t.get_text() for t in left.get_yticklabels()] == list(gold.label)
+    ticks = [x for x in right.lines if x.get_marker() == "|"]
+    assert {len(x.get_xdata()) for x in ticks} == {45}  # single models alone
+    assert re.search(r"every fact stated wrong gold -\d\.\d, members [+-]0\.0\d", figure.alt)
+
+
+def test_a_panel_a_draw_with_every_model_and_their_mean(panels):
+    table = rows("replicates")
+    figures.draws(table)
+    singles = pick(table, ensemble="single")
+    assert len(panels) == singles.draw.nunique()
+    for ax, draw in zip(panels, sorted(singles.draw.unique()), strict=True):
+        *thin, thick = ax.lines
+        assert len(thin) == 15
+        np.testing.assert_allclose(
+            thick.get_ydata(), pick(singles, draw=draw).groupby("pressure").gold.mean()
+        )
+
+
+def test_fact_sensitivity_draws_a_mean_a_size(panels):
+    table = rows("fact_sensitivity")
+    figures.fact_sensitivity(table)
+    means = [x for x in panels[0].lines if x.get_linestyle() != "None" and len(x.get_xdata()) > 2]
+    expected = table.groupby(["hidden", "layers", "pairs"]).wrong.mean().groupby(level=[0, 1])
+    for drawing, (_, group) in zip(means, expected, strict=True):
+        np.testing.assert_allclose(drawing.get_ydata(), group)

@@ -1,0 +1,87 @@
+"""The figures about members: what is drawn is what the shipped rows say, and every ensemble has a name in words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rmlab.show import figures_members as figures
+from rmlab.show.figures import pick
+from rmlab.show.rows import rows
+from rmlab.show.style import LOOKS
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return tuple(rows(t, "constructions") for t in ("curves", "diversity", "costs"))
+
+
+def bars(ax):
+    return [x for x in ax.lines if len(x.get_xdata()) == 2 and x.get_linestyle() == "-"]
+
+
+def test_every_ensemble_of_the_study_has_a_name_in_words(tables):
+    for ensemble in tables[1].ensemble:
+        assert figures.name(ensemble) != ensemble and "_" not in figures.name(ensemble)
+
+
+def test_judges_have_names():
+    assert figures.name("lora5") == "5 LoRA adapters"
+    assert figures.called("single", "mean") == "one model"
+    assert figures.called("finetune5", "mean_std") == "5 finetuning seeds, mean − std"
+
+
+def test_cost_draws_the_gain_at_the_cost(tables, panels):
+    curves, _, costs = tables
+    figure = figures.cost(curves, costs, ["heads5", "grid25"])
+    end = pick(curves, aggregator="mean", pessimism="paper", pressure=2048).set_index("ensemble")
+    times = costs.set_index("ensemble")
+    for ax, column in zip(panels, ("train_seconds_x", "score_seconds_x"), strict=True):
+        for bar, x in zip(bars(ax), ("heads5", "grid25"), strict=True):
+            assert set(bar.get_xdata()) == {times[column][x]}
+            assert list(bar.get_ydata()) == [end.low[x], end.high[x]]
+    assert (
+        f"5 linear heads {end.gain['heads5']:+.2f} for {times.train_seconds_x['heads5']:.1f} times"
+        in figure.alt
+    )
+
+
+def test_effective_members_are_drawn_against_those_paid_for(tables, panels):
+    table = tables[1].set_index("ensemble")
+    figures.effective(
+        tables[1], {"heads": ["heads2", "heads16"], "finetune": ["finetune2", "finetune5"]}, "effective"
+    )
+    _, heads, finetune = panels[0].lines
+    assert list(heads.get_xdata()) == [2, 16] and list(finetune.get_xdata()) == [2, 5]
+    np.testing.assert_allclose(heads.get_ydata(), table.effective[["heads2", "heads16"]])
+    assert finetune.get_color() == LOOKS["finetune"].color
+
+
+def test_diversity_spans_the_two_correlations(tables, panels):
+    table = tables[1].set_index("ensemble")
+    figures.diversity(tables[1], ["heads5", "lora5"])
+    for bar, x in zip(bars(panels[0]), ("lora5", "heads5"), strict=True):
+        assert list(bar.get_xdata()) == [table.corr_tail[x], table.corr_margin[x]]
+    assert [t.get_text() for t in panels[0].get_yticklabels()] == ["5 LoRA adapters", "5 linear heads"]
+
+
+def test_gains_are_the_last_rows_and_what_could_not_be_matched_says_why(tables, panels):
+    curves = tables[0]
+    figures.gains(curves, ["average5", "frozen5_l2", "heads5"], [("min", "paper"), ("min", "matched")])
+    for ax, pessimism in zip(panels, ("paper", "matched"), strict=True):
+        r = pick(curves, ensemble="heads5", aggregator="min", pessimism=pessimism, pressure=2048).iloc[0]
+        assert list(bars(ax)[0].get_xdata()) == [r.low, r.high]  # from below
+    assert [t.get_text() for t in panels[1].texts] == ["no penalty to match", "one model"]
+
+
+def test_a_cost_card_says_what_it_takes_and_what_comes_out(tables):
+    _, table, costs = tables
+    card = figures.card(costs, table, "heads5")
+    c, d = (t.set_index("ensemble").loc["heads5"] for t in (costs, table))
+    assert card.startswith(
+        f"**5 linear heads**: training {c.train_seconds_x:.2f}x, scoring {c.score_seconds_x:.2f}x"
+    )
+    assert card.endswith(
+        f"right on {d.accuracy:.1%} of held-out pairs, {d.effective:.1f} effective members of 5."
+    )
+    assert "effective" not in figures.card(costs, table, "average5")

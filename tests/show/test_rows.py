@@ -1,0 +1,94 @@
+"""The shipped rows: one schema in every study, of the recipe that their provenance names."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from rmlab.show import rows as module
+from rmlab.show.rows import own, provenance, rows
+
+TABLES = {
+    "full": [
+        "curves",
+        "replicates",
+        "ends",
+        "comparisons",
+        "transfer",
+        "agreement",
+        "accuracy",
+        "probes",
+        "fact_sensitivity",
+    ],
+    "constructions": ["curves", "comparisons", "diversity", "costs", "left_out"],
+    "ppo": ["curves", "replicates", "ends", "comparisons", "answers"],
+}
+KEYS = {
+    "study",
+    "recipe",
+    "seed",
+    "ensemble",
+    "method",
+    "k",
+    "aggregator",
+    "pessimism",
+    "optimiser",
+    "pressure",
+}
+NUMBERS = {"kl", "kl_name", "proxy", "gold", "gold_low", "gold_high", "gain", "low", "high", "units"}
+
+
+@pytest.mark.parametrize("study", TABLES)
+def test_rows_are_of_the_recipe_that_provenance_names(study):
+    recipe = provenance(study)["recipe"]
+    assert len(provenance(study)["numbers_of"]) == 7
+    for table in TABLES[study]:
+        assert {tuple(x) for x in rows(table, study)[["study", "recipe"]].to_numpy()} == {(study, recipe)}
+
+
+@pytest.mark.parametrize("study", TABLES)
+def test_curves_have_the_same_columns_in_every_study(study):
+    table = rows("curves", study)
+    assert set(table) >= KEYS | NUMBERS
+    assert ((table.gold_low <= table.gold + 1e-4) & (table.gold <= table.gold_high + 1e-4)).all()
+    several = table[table.method != "average"]  # an average of five models is one
+    sizes = several.ensemble.str.extract(r"^[a-z]+(\d+)$")[0].dropna().astype(int)
+    assert (sizes == several.k[sizes.index]).all()  # "heads5" has five members
+    assert table.kl.notna().all() and set(table.optimiser) <= {"best_of_n", "tilt", "ppo"}
+
+
+def test_a_comparison_names_curves_that_are_there():
+    for study in TABLES:
+        curves, pairs = rows("curves", study), rows("comparisons", study)
+        known = set(
+            curves.ensemble
+            + " "
+            + curves.aggregator
+            + curves.pessimism.map({"paper": "", "matched": " matched"})
+        )
+        assert {*pairs.one, *pairs.other} <= known
+        assert ((pairs.low <= pairs.difference + 1e-4) & (pairs.difference <= pairs.high + 1e-4)).all()
+
+
+def test_means_over_replicates_are_the_curves():
+    keys = ["ensemble", "aggregator", "pressure"]
+    mean = rows("replicates").groupby(keys).gold.mean()
+    curve = rows("curves").set_index(keys).gold
+    assert (mean - curve).abs().max() < 1e-3 and len(mean) == len(curve)
+
+
+def test_the_folder_can_be_named(tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    pd.DataFrame({"gold": [1.5]}).to_csv(tmp_path / "full" / "curves.csv", index=False)
+    monkeypatch.setenv("RMLAB_DATA", str(tmp_path))
+    assert list(rows("curves").gold) == [1.5]
+
+
+def test_a_readers_own_quick_study_is_read_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "rmlab" / "show" / "rows.py"))
+    monkeypatch.chdir(tmp_path)
+    assert own("curves") is None
+    folder = tmp_path / "_build" / "study" / "quick" / "full"
+    folder.mkdir(parents=True)
+    pd.DataFrame({"gold": [2.5]}).to_csv(folder / "curves.csv", index=False)
+    assert list(own("curves").gold) == [2.5]

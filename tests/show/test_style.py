@@ -1,0 +1,40 @@
+"""The style: things are told apart on light and dark, with and without colour; a figure follows the page."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from rmlab.show.style import LOOKS, Figure, canvas
+
+
+def light(colour: str) -> float:
+    """Relative luminance."""
+    c = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    c = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in c]
+    return 0.2126 * c[0] + 0.7152 * c[1] + 0.0722 * c[2]
+
+
+@pytest.mark.parametrize("name", LOOKS)
+@pytest.mark.parametrize("ground", ["#ffffff", "#121212"])
+def test_contrast_is_three_to_one(name, ground):
+    low, high = sorted((light(LOOKS[name].color), light(ground)))
+    assert (high + 0.05) / (low + 0.05) >= 3
+
+
+def test_methods_differ_without_colour():
+    looks = [(look.dash, look.marker) for name, look in LOOKS.items() if name not in {"gold", "proxy"}]
+    assert len(set(looks)) == len(looks)
+
+
+def test_a_figure_follows_the_theme_and_keeps_its_ids_to_itself():
+    fig, ax = canvas()
+    ax.plot([0, 1], [0, 1], color="#111111", label="a < b")
+    ax.set_xlabel("words stay text")
+    figure = Figure(fig, 'a line from "0" to 1', "mine")
+    assert "#111111" not in figure.svg and "currentColor" in figure.svg and ">words stay text<" in figure.svg
+    assert 'aria-label="a line from &quot;0&quot; to 1"' in figure.svg and repr(figure).endswith(figure.alt)
+    ids = set(re.findall(r'\bid="([^"]+)"', figure.svg))
+    assert ids and all(x.startswith("mine-") for x in ids)
+    assert {x[1:] for x in re.findall(r'href="([^"]+)"', figure.svg)} <= ids
