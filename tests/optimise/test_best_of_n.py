@@ -168,6 +168,9 @@ def test_n_grid():
         (dict(proxy=np.full((2, 4), np.nan)), "proxy.*NaN"),
         (dict(values=np.full((2, 4), np.inf)), "values"),
         (dict(mask=np.ones((2, 4))), "mask.*bool"),
+        (dict(proxy=[[1.0, None, 3.0, 4.0]] * 2), "proxy = 'NaN': give a score for every answer"),
+        (dict(proxy=[["a"] * 4] * 2), "proxy cannot be read .*: give one table of float32 or float64"),
+        (dict(values=[[1.0], [1.0, 2.0]]), "values cannot be read"),
     ],
 )
 def test_bad_input_is_named(change, words):

@@ -8,7 +8,7 @@ import torch
 
 from rmlab.optimise.reward import member_scores, reward_function
 from rmlab.recipe import Training
-from rmlab.reward.aggregate import AGGREGATORS, aggregate
+from rmlab.reward.aggregate import AGGREGATORS, aggregate, usual_strength
 from rmlab.reward.methods import Ingredients, build
 from rmlab.reward.model import from_backbone
 from rmlab.tokens import pad_right
@@ -54,10 +54,9 @@ PROMPTS, ANSWERS = [[5, 6], [7], [8, 9]], [[10, 2], [11, 12], [2]]
 def test_several_ensembles_stand_side_by_side(tiny_lm, heads):
     other = aligned(from_backbone(tiny_lm, 2, seed=1), seed=1)
     scores = np.concatenate([member_scores(e, PROMPTS, ANSWERS) for e in (heads, other)], 1)
-    for aggregator, rule in AGGREGATORS.items():
-        usual = rule.lam[2] if rule.lam else 1.0
+    for aggregator in AGGREGATORS:
         got = reward_function([heads, other], aggregator)(PROMPTS, ANSWERS)
-        np.testing.assert_array_equal(got, aggregate(scores, aggregator, usual))
+        np.testing.assert_array_equal(got, aggregate(scores, aggregator, usual_strength(aggregator)))
     got = reward_function([heads, other], "mean_std", 0.3)(PROMPTS, ANSWERS)
     np.testing.assert_array_equal(got, aggregate(scores, "mean_std", 0.3))
 

@@ -158,9 +158,9 @@ def test_nothing_beats_the_tilted_policy_at_equal_kl(weights, strengths):
         for strength, who in product(strengths, (None, ended)):
             w = weights(proxy, strength, who)
             for p, price in enumerate(kl(w)):
-                some = None if who is None else who[[p]]
-                beta = beta_for_kl(proxy[[p]], price, some)
-                best = expected(tilted_weights(proxy[[p]], beta, some), proxy[[p]])
+                mask = None if who is None else who[[p]]
+                beta = beta_for_kl(proxy[[p]], price, mask)
+                best = expected(tilted_weights(proxy[[p]], beta, mask), proxy[[p]])
                 beaten.append(best[0] - expected(w[[p]], proxy[[p]])[0])
     assert min(beaten) >= -1e-8
     if weights is not tilted_weights:
@@ -199,10 +199,10 @@ def test_without_replacement_it_is_the_estimator_and_its_kl_passes_the_bound():
     for n in (1, 7, 30):
         w = best_of_n_weights(proxy, n, replace=False)
         np.testing.assert_allclose(expected(w, gold), bon.best_of_n(proxy, gold, [n])[:, 0], rtol=1e-12)
-    some = best_of_n_weights(proxy, 9, ended, replace=False)
+    w = best_of_n_weights(proxy, 9, ended, replace=False)
     for p in range(6):  # the estimator on the answers that ended
         alone = bon.best_of_n(proxy[[p]][:, ended[p]], gold[[p]][:, ended[p]], [9])[0, 0]
-        assert expected(some[[p]], gold[[p]])[0] == pytest.approx(alone, rel=1e-12)
+        assert expected(w[[p]], gold[[p]])[0] == pytest.approx(alone, rel=1e-12)
     line = np.arange(50.0)[None]
     last = best_of_n_weights(line, 50, replace=False)
     assert kl(last)[0] == pytest.approx(np.log(50)) and kl(last)[0] > bon.kl_bound(50)
@@ -297,7 +297,7 @@ def test_chi_square_equals_a_numerical_optimum(beta):
         def loss(w, r=r, M=M):
             return -(w @ r) + beta / 2 * np.mean((M * w - 1) ** 2)
 
-        found = minimize(
+        optimum = minimize(
             loss,
             np.full(M, 1 / M),
             jac=lambda w, r=r, M=M: -r + beta * (M * w - 1),
@@ -307,17 +307,17 @@ def test_chi_square_equals_a_numerical_optimum(beta):
             options={"ftol": 1e-14, "maxiter": 500},
         )
         w = chi_square_weights(proxy, beta, ended)[p]
-        assert loss(w[ended[p]]) <= loss(found.x) + 1e-9
-        np.testing.assert_allclose(w[ended[p]], found.x, atol=1e-4)
+        assert loss(w[ended[p]]) <= loss(optimum.x) + 1e-9
+        np.testing.assert_allclose(w[ended[p]], optimum.x, atol=1e-4)
 
 
 def test_chi_square_has_its_formula_and_limits():
     proxy, _, ended = pool(10)
     w = chi_square_weights(proxy, 0.8, ended)
-    for p in range(6):  # one lam a prompt: M w = relu((r - lam) / beta)
+    for p in range(6):  # one threshold a prompt: M w = relu((r - c) / beta)
         r, mine, M = proxy[p, ended[p]], w[p, ended[p]], ended[p].sum()
-        lam = r - 0.8 * M * mine
-        assert np.ptp(lam[mine > 0]) < 1e-12 and (r[mine == 0] <= lam[mine > 0][0] + 1e-12).all()
+        threshold = r - 0.8 * M * mine
+        assert np.ptp(threshold[mine > 0]) < 1e-12 and (r[mine == 0] <= threshold[mine > 0][0] + 1e-12).all()
         assert (mine == 0).any() and (mine > 0).sum() > 1
     plain = ended / ended.sum(1, keepdims=True)
     np.testing.assert_allclose(chi_square_weights(proxy, 1e12, ended), plain, rtol=1e-9)
@@ -403,6 +403,8 @@ ONES = np.ones((2, 4))
         (lambda: tilt(ONES, np.ones((2, 3)), [1]), r"values' shape = \(2, 3\).*\(2, 4\)"),
         (lambda: tilt(ONES, np.full((2, 4), np.nan), [1]), "values = 'NaN or infinity'"),
         (lambda: tilt(np.full((2, 4), np.nan), ONES, [1]), "proxy = 'NaN or infinity'.*not ended"),
+        (lambda: tilt([["a"]], [[1.0]], [1]), "proxy cannot be read .*: give one table"),
+        (lambda: tilt(ONES, [[1.0], [1.0, 2.0]], [1]), "values cannot be read"),
         (lambda: tilt(ONES, ONES, [-1.0]), r"beta = -1.0: give 0 .*infinity"),
         (lambda: tilt(ONES, ONES, [np.nan]), "beta = nan"),
         (lambda: tilt(ONES, ONES, []), r"strengths' shape = \(0,\)"),
