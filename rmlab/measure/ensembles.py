@@ -121,7 +121,7 @@ class RunResult:
     texts: list[dict]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StudyScores:
     """Everything that a study stored, as its measurements read it; what a measurement does not read is left empty.
 

@@ -15,8 +15,11 @@ from rmlab.optimise.best_of_n import best_of_n
 from rmlab.optimise.compact import CompactPool
 from rmlab.reward.methods import METHODS
 
-FEW = (24, 350)  # prompts shown and answers kept of each, for a page that carries up to 24 members
-MANY = (12, 250)  # and for one with more
+COLUMNS = 24  # members that a page carries with ease
+FEW, MANY = (
+    (24, 350),
+    (12, 250),
+)  # prompts shown and answers kept of each: up to so many members, and with more
 
 
 def explorer_slice(
@@ -43,7 +46,7 @@ def explorer_slice(
     prompts : (P,) as text; vocab : every id as a word
     """
     columns, ensembles = _columns(_shown(scores, typical_single(scores)))
-    shown, keep = FEW if len(columns) <= FEW[0] else MANY
+    shown, keep = FEW if len(columns) <= COLUMNS else MANY
     ended = scores.ended[:shown]
     table = np.stack([column[:shown] for column in columns.values()], -1).astype(np.float64)
     table = np.where(ended[..., None], table, table.min((0, 1)) - 0.5)  # never ends: ranks last

@@ -89,7 +89,7 @@ def fact_sensitivity(scores: StudyScores) -> pd.DataFrame:
         reactions = dict(zip(scores.probe_names[1:], reaction(m.probes)[:, 0], strict=True))
         row = {name: m.facts[name] for name in ("hidden", "layers", "parameters", "pairs")}
         row |= {"backbone": m.backbone, "accuracy": (m.heldout[:, 0, 0] > m.heldout[:, 1, 0]).mean()}
-        rows.append({**row, **{name: reactions[name] for name in FACT_PROBES}})
+        rows.append({**row, **{name: reactions[name] for name in FACT_PROBES if name in reactions}})
     return pd.DataFrame(rows)
 
 

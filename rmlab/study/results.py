@@ -71,7 +71,7 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     probes=Measurement(underspecification.probes, ("probes", "prompts")),
     fact_sensitivity=Measurement(
         underspecification.fact_sensitivity,
-        ("sensitivity", "probes"),
+        ("sensitivity", "prompts"),
         lambda recipe: bool(recipe.fact_sensitivity.sizes),
     ),
 )
