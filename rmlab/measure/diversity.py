@@ -40,9 +40,8 @@ def effective_members(correlation: np.ndarray) -> float:
     c = np.asarray(correlation, np.float64)
     square = c.ndim == 2 and c.shape[0] == c.shape[1] and c.size > 0
     require(square, "correlation's shape", c.shape, "correlations (K, K) with at least one member")
-    require(
-        bool(np.isfinite(c).all()), "correlation", "NaN or infinity", "a number for every pair of members"
-    )
+    finite = bool(np.isfinite(c).all())
+    require(finite, "correlation", "NaN or infinity", "a number for every pair of members")
     K = len(c)
     return K / (1 + (K - 1) * np.clip(mean_off_diagonal(c), 0, 1)) if K > 1 else 1.0
 
@@ -127,13 +126,13 @@ def rank_correlation(scores: np.ndarray, ended: np.ndarray | None = None) -> np.
     (K, K) Spearman correlations, ties at their mean rank; constants as in `margin_correlation`
     """
     scores, ended = _pool(scores, ended)
-    found = []
+    correlations = []
     for row, keep in zip(scores, ended, strict=True):
         if keep.sum() > 1:
             ranks = rankdata(row[keep], axis=0)  # (n, K)
-            found.append(_pearson(ranks - ranks.mean(0), np.full(ranks.shape[1], float(len(ranks)))))
-    require(len(found) > 0, "ended", "no prompt with two answers", "a pool whose answers end")
-    return np.mean(found, 0)
+            correlations.append(_pearson(ranks - ranks.mean(0), np.full(ranks.shape[1], float(len(ranks)))))
+    require(len(correlations) > 0, "ended", "no prompt with two answers", "a pool whose answers end")
+    return np.mean(correlations, 0)
 
 
 def top_agreement(scores: np.ndarray, n: int, ended: np.ndarray | None = None) -> float:
@@ -156,10 +155,10 @@ def top_agreement(scores: np.ndarray, n: int, ended: np.ndarray | None = None) -
     require(1 <= n <= N and n == int(n), "n", n, f"a whole number from 1 to N = {N}")
     n = int(n)
     blocks = N // n
-    some = ended[:, : blocks * n].reshape(P, blocks, n)
+    counts = ended[:, : blocks * n].reshape(P, blocks, n)
     cut = scores[:, : blocks * n].reshape(P, blocks, n, K)
-    picks = np.where(some[..., None], cut, -np.inf).argmax(2)  # (P, blocks, K)
-    alive = some.any(2)
+    picks = np.where(counts[..., None], cut, -np.inf).argmax(2)  # (P, blocks, K)
+    alive = counts.any(2)
     require(bool(alive.any()), "ended", "no block with an answer that ends", "a pool whose answers end")
     if K == 1:
         return 1.0
@@ -276,8 +275,8 @@ def _pearson(centred: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return c
 
 
-def _pool(scores, ended) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (P, N, K) and the mask (P, N), all True where none was given."""
+def _pool(scores: np.ndarray, ended: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (P, N, K) and the mask (P, N), all True where it is None."""
     scores = np.asarray(scores)
     ok = scores.ndim == 3 and scores.size > 0
     require(ok, "scores' shape", scores.shape, "member scores (P, N, K), not empty")
@@ -288,16 +287,12 @@ def _pool(scores, ended) -> tuple[np.ndarray, np.ndarray]:
     return scores, ended
 
 
-def _directions(heads) -> np.ndarray:
+def _directions(heads: np.ndarray) -> np.ndarray:
     """(K, D) rows at length 1."""
     heads = np.asarray(heads, np.float64)
     require(heads.ndim == 2 and heads.size > 0, "heads' shape", heads.shape, "a head matrix (K, D)")
     length = np.linalg.norm(heads, axis=1, keepdims=True)
     ok = bool(np.isfinite(length).all() and (length > 0).all())
-    require(
-        ok,
-        "heads' lengths",
-        length[:, 0].tolist(),
-        "finite heads, none of them zero: those have no direction",
-    )
+    mend = "finite heads, none of them zero: those have no direction"
+    require(ok, "heads' lengths", length[:, 0].tolist(), mend)
     return heads / length

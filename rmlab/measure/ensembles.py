@@ -1,7 +1,7 @@
-"""What a study measures on: every trained member's scores, and the ensembles that they make up on each replicate.
+"""What a study measures on: every trained scorer's scores, and the ensembles that they make up on each replicate.
 
-Letters: P prompts, N answers a prompt, K members, M held-out pairs, C probes, D hidden. Scores are aligned: in standard
-deviations of each member on the reference answers.
+Letters: P prompts, N answers a prompt, K members, M held-out pairs, C probes, D hidden, L evaluations of a run. Scores are
+aligned: in standard deviations of each member on the reference answers.
 """
 
 from __future__ import annotations
@@ -12,26 +12,35 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rmlab.measure.intervals import CrossedBootstrap
-from rmlab.recipe import Recipe
+from rmlab.recipe import Recipe, require
 
 SINGLE = "single"  # the ensemble of one that every gain is measured from
+ORACLE = "oracle"  # gold itself as the reward model
 
 
 @dataclass(frozen=True, eq=False)
 class MemberScores:
-    """One trained scorer: where it comes from, and what it said; K members where it is several heads or adapters."""
+    """One trained scorer: where it comes from, and what it said; K members where it is several heads or adapters.
 
-    id: str  # "d0/p2/f1": label draw 0, pretraining seed 2, finetuning seed 1; "d0/p2/heads5": trained together
+    id : "d0/p2/f1": label draw 0, pretraining seed 2, finetuning seed 1; "d0/p2/heads5": trained together
+    facts : hidden, layers, parameters, pairs
+    cost : parameters, trained_parameters, train_seconds, score_seconds, peak_mb
+    heldout : (M, 2, K) scores of chosen and rejected answers by clean labels
+    pool : (P, N, K) float32; probes : (P, C, K)
+    heads : (K, D) where the members are linear heads on one encoder
+    """
+
+    id: str
     method: str
     draw: int
     backbone: int
     finetune: int
-    facts: dict  # hidden, layers, parameters, pairs
-    cost: dict  # parameters, trained_parameters, train_seconds, score_seconds, peak_mb
-    heldout: np.ndarray  # (M, 2, K): chosen, rejected by clean labels
-    pool: np.ndarray | None = None  # (P, N, K) float32
-    probes: np.ndarray | None = None  # (P, C, K)
-    heads: np.ndarray | None = None  # (K, D) where the members are linear heads on one encoder
+    facts: dict[str, float]
+    cost: dict[str, float]
+    heldout: np.ndarray
+    pool: np.ndarray | None = None
+    probes: np.ndarray | None = None
+    heads: np.ndarray | None = None
 
     @property
     def k(self) -> int:
@@ -48,7 +57,8 @@ class MemberScores:
 class EnsembleResult:
     """One ensemble on one replicate: its parts side by side, and the single models that it is measured against.
 
-    unit : (label draw, pretraining seeds one a member): what the bootstrap weighs it by
+    unit : label draw and pretraining seeds that the bootstrap weighs it by; the seeds one a member where they are crossed
+        with the label draws, else (0,)
     """
 
     name: str
@@ -61,7 +71,7 @@ class EnsembleResult:
 
     @property
     def k(self) -> int:
-        """Members."""
+        """K, over all parts."""
         return sum(p.k for p in self.parts)
 
     @property
@@ -85,30 +95,92 @@ class EnsembleResult:
         return self.parts[0].heads if len(self.parts) == 1 else None
 
     @property
-    def cost(self) -> dict:
+    def cost(self) -> dict[str, float]:
         """Costs added up over the parts; the peak of memory is the largest part's."""
         total = {name: sum(p.cost[name] for p in self.parts) for name in self.parts[0].cost}
         return total | {"peak_mb": max(p.cost["peak_mb"] for p in self.parts)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """One PPO run against one ensemble on one replicate.
+
+    rows : of its L evaluations, every number by name, the step among them
+    gold, proxy : (P, L) means over the answers to each prompt
+    texts : a few answers at each evaluation: step, prompt, answer, gold, proxy, tokens
+    """
+
+    ensemble: str
+    replicate: int
+    aggregator: str
+    kl_coef: float
+    step_multiplier: int
+    rows: list[dict[str, float]]
+    gold: np.ndarray
+    proxy: np.ndarray
+    texts: list[dict]
+
+
+@dataclass(frozen=True, eq=False)
 class StudyScores:
-    """Everything that a study stored, as its measurements read it; what a measurement does not read is left empty."""
+    """Everything that a study stored, as its measurements read it; what a measurement does not read is left empty.
+
+    gold : (P, N) float64, gold units; ended : (P, N) bool, False where an answer never ends
+    probe_names : (C,) "base" first; probe_labels : what each of the others changes, in words; probe_gold : (P, C)
+    sensitivity : the members of the side study of sizes and pairs
+
+    Raises
+    ------
+    ValueError : scores that do not fit each other, by name
+    """
 
     recipe: Recipe
     members: list[MemberScores]
     ensembles: list[EnsembleResult]
-    gold: np.ndarray | None = None  # (P, N) float64, gold units
-    ended: np.ndarray | None = None  # (P, N) bool
-    probe_names: tuple[str, ...] = ()  # (C,) "base" first
-    probe_gold: np.ndarray | None = None  # (P, C)
-    sensitivity: list[MemberScores] = field(default_factory=list)  # of the side study of sizes and pairs
-    ppo_runs: list[dict] = field(default_factory=list)
+    gold: np.ndarray | None = None
+    ended: np.ndarray | None = None
+    probe_names: tuple[str, ...] = ()
+    probe_labels: dict[str, str] = field(default_factory=dict)
+    probe_gold: np.ndarray | None = None
+    sensitivity: list[MemberScores] = field(default_factory=list)
+    ppo_runs: list[RunResult] = field(default_factory=list)
+
+    def __post_init__(self):
+        for name, group in by_name(self.ensembles).items():
+            numbers = [e.replicate for e in group]
+            require(
+                len(set(numbers)) == len(numbers),
+                f"replicates of {name}",
+                numbers,
+                "each number at most once",
+            )
+            alone = [e.replicate for e in group if not e.rivals]
+            mend = f"an ensemble {SINGLE!r} with a model on the same labels and backbone"
+            require(not alone, f"replicates of {name} without a single model", alone, mend)
+        several = [e.k for e in self.ensembles if e.name == SINGLE and e.k != 1]
+        require(not several, f"members of {SINGLE}", several, "one")
+        if self.gold is not None:
+            self._check_pool()
+
+    def _check_pool(self) -> None:
+        gold, ended = np.asarray(self.gold), np.asarray(self.ended)
+        ok = gold.ndim == 2 and ended.shape == gold.shape and ended.dtype == bool and ended.any()
+        about = (gold.shape, ended.shape, ended.dtype.name)
+        require(bool(ok), "gold and ended", about, "(P, N) and bool (P, N), one of them True")
+        for m in self.members:
+            ok = m.pool is None or m.pool.shape == (*gold.shape, m.k)
+            mend = f"(P, N, K) over the gold's {gold.shape}, as many members as in heldout"
+            require(ok, f"pool shape of {m.id}", None if ok else m.pool.shape, mend)
 
     @property
     def singles(self) -> list[MemberScores]:
-        """The single models that were trained as such, each once."""
-        return [m for m in self.members if m.method == SINGLE]
+        """The single models that gains are measured from, each once: those of the ensemble "single"."""
+        return [e.parts[0] for e in self.ensembles if e.name == SINGLE]
+
+    @property
+    def rivals(self) -> list[MemberScores]:
+        """The single models that an ensemble is measured against, each once."""
+        return list({m.id: m for e in self.ensembles for m in e.rivals}.values())
 
     def bootstrap(self, prompts: int) -> CrossedBootstrap:
         """The study's resampling of prompts, label draws and, where they are crossed, pretraining seeds."""
@@ -118,11 +190,11 @@ class StudyScores:
 
 
 def by_name(ensembles: Sequence[EnsembleResult]) -> dict[str, list[EnsembleResult]]:
-    """Ensembles grouped by name, in the order they came."""
+    """Ensembles grouped by name, names in the order they came, replicates in their own."""
     groups: dict[str, list[EnsembleResult]] = {}
     for ensemble in ensembles:
         groups.setdefault(ensemble.name, []).append(ensemble)
-    return groups
+    return {name: sorted(group, key=lambda e: e.replicate) for name, group in groups.items()}
 
 
 def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:

@@ -39,19 +39,17 @@ class CrossedBootstrap:
     """
 
     def __init__(self, prompts: int, draws: int = 1, backbones: int = 1, n_boot: int = 1000, seed: int = 0):
-        for name, size in (
-            ("prompts", prompts),
-            ("draws", draws),
-            ("backbones", backbones),
-            ("n_boot", n_boot),
-        ):
+        sizes = {"prompts": prompts, "draws": draws, "backbones": backbones, "n_boot": n_boot}
+        for name, size in sizes.items():
             require(size >= 1, name, size, "at least 1")
         rng = np.random.default_rng(seed)
         self.prompts = _weights(rng, prompts, n_boot)  # (n_boot, P)
         self.draws = _weights(rng, draws, n_boot)
         self.backbones = _weights(rng, backbones, n_boot)
 
-    def mean(self, curves, unit_draw: Sequence[int], unit_backbones: Sequence[Sequence[int]]) -> np.ndarray:
+    def mean(
+        self, curves: np.ndarray, unit_draw: Sequence[int], unit_backbones: Sequence[Sequence[int]]
+    ) -> np.ndarray:
         """The mean curve of a set of units under every resample.
 
         Parameters
@@ -72,28 +70,19 @@ class CrossedBootstrap:
         over_prompts = self.prompts @ curves.transpose(1, 0, 2).reshape(P, U * L)
         return np.einsum("bu,bul->bl", weights, over_prompts.reshape(-1, U, L))
 
-    def band(self, curves, unit_draw, unit_backbones, level: float = 0.95):
-        """The plain mean of the curves (L,) and the ends of its band (L,), (L,): `mean`, then `percentile_interval`."""
-        samples = self.mean(curves, unit_draw, unit_backbones)
-        return np.asarray(curves, np.float64).mean((0, 1)), *percentile_interval(samples, level)
-
-    def _units(self, curves, unit_draw, unit_backbones) -> tuple[np.ndarray, np.ndarray]:
+    def _units(
+        self, curves: np.ndarray, unit_draw: Sequence[int], unit_backbones: Sequence[Sequence[int]]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The curves (U, P, L) and the units' weights (n_boot, U), rows summing to 1 or all NaN."""
         curves = np.asarray(curves, np.float64)
         P, D, S = self.prompts.shape[1], self.draws.shape[1], self.backbones.shape[1]
         require(curves.ndim == 3 and curves.shape[1] == P, "curves' shape", curves.shape, f"(U, {P}, L)")
         U = len(curves)
         draw = np.asarray(unit_draw)
-        require(
-            draw.shape == (U,) and draw.min() >= 0 and draw.max() < D,
-            "unit_draw",
-            unit_draw,
-            f"{U} of 0..{D - 1}",
-        )
-        share = np.zeros((S, U))
-        require(
-            len(unit_backbones) == U, "unit_backbones' length", len(unit_backbones), f"one list a unit, {U}"
-        )
+        ok = draw.shape == (U,) and draw.min() >= 0 and draw.max() < D
+        require(ok, "unit_draw", unit_draw, f"{U} of 0..{D - 1}")
+        share, count = np.zeros((S, U)), len(unit_backbones)
+        require(count == U, "unit_backbones' length", count, f"one list a unit, {U}")
         for u, seeds in enumerate(unit_backbones):
             ok = len(seeds) > 0 and min(seeds) >= 0 and max(seeds) < S
             require(ok, f"unit_backbones[{u}]", list(seeds), f"at least one pretraining seed of 0..{S - 1}")
@@ -113,17 +102,16 @@ def percentile_interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.nd
 
     Returns
     -------
-    (lo, hi), each of shape (...)
+    (low, high), each of shape (...)
     """
     require(0 < level < 1, "level", level, "a share between 0 and 1, such as 0.95")
     samples = np.asarray(samples)
     samples = samples[~np.isnan(samples.reshape(len(samples), -1)).any(1)]
-    require(
-        len(samples) > 0, "samples", "all NaN", "units whose label draws and pretraining seeds are crossed"
-    )
+    mend = "units whose label draws and pretraining seeds are crossed"
+    require(len(samples) > 0, "samples", "all NaN", mend)
     tail = (1 - level) / 2
-    lo, hi = np.quantile(samples, [tail, 1 - tail], axis=0)
-    return lo, hi
+    low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
+    return low, high
 
 
 def _weights(rng: np.random.Generator, size: int, n_boot: int) -> np.ndarray:

@@ -30,6 +30,13 @@ def accuracy(scores: StudyScores) -> pd.DataFrame:
 def diversity_of_ensembles(scores: StudyScores, top: int = diversity.TAIL, n: int = 64) -> pd.DataFrame:
     """How good and how different the members are: a row an ensemble, means over replicates with standard errors `_se`.
 
+    Parameters
+    ----------
+    top : answers a prompt that are the optimised tail
+    n : answers that best-of-n draws, at most N
+
+    Returns
+    -------
     `accuracy` of the mean score and `accuracy_one` of a single member, on held-out pairs; `corr_margin`, `corr_tail`
     and `corr_rank`, mean pairwise correlations of held-out margins, on the optimised tail and of ranks; `effective`
     and `effective_tail`, members in distribution and on the tail; `top_agreement` of best-of-n picks at `n`;
@@ -58,7 +65,7 @@ def cost_cards(scores: StudyScores) -> pd.DataFrame:
     """
     keys = ["ensemble", "method", "k"]
     table = pd.DataFrame(
-        [{**dict(zip(keys, (e.name, e.method, e.k), strict=True)), **e.cost} for e in scores.ensembles]
+        [{"ensemble": e.name, "method": e.method, "k": e.k, **e.cost} for e in scores.ensembles]
     )
     cards = table.groupby(keys, sort=False)[list(COSTS)].median().reset_index()
     unit = cards.loc[cards.ensemble == SINGLE, list(COSTS)].mean()  # one row
@@ -67,12 +74,13 @@ def cost_cards(scores: StudyScores) -> pd.DataFrame:
 
 
 def _member_numbers(e: EnsembleResult, scores: StudyScores, top: int, n: int) -> dict[str, float]:
+    """A row of `diversity_of_ensembles` for one replicate."""
     heldout, pool, ended = e.heldout.astype(np.float64), e.pool, scores.ended
-    both = heldout.mean(-1)
+    mean = heldout.mean(-1)  # (M, 2)
     margin, tail = diversity.margin_correlation(heldout), diversity.tail_correlation(pool, top, ended)
     many, pairs, answers = e.k > 1, diversity.mean_off_diagonal, pool.shape[1]
     row = {
-        "accuracy": (both[:, 0] > both[:, 1]).mean(),
+        "accuracy": (mean[:, 0] > mean[:, 1]).mean(),
         "accuracy_one": (heldout[:, 0] > heldout[:, 1]).mean(),
         "corr_margin": pairs(margin),
         "effective": diversity.effective_members(margin),
@@ -83,10 +91,8 @@ def _member_numbers(e: EnsembleResult, scores: StudyScores, top: int, n: int) ->
         "min_share": diversity.min_shares(pool[ended]).max() if many else np.nan,
     }
     for rule in ("mean", "min"):
-        left_out = (
-            diversity.leave_one_out(pool, scores.gold, rule, n=answers, ended=ended) if many else np.nan
-        )
-        row[f"worth_{rule}"] = np.mean(left_out)
+        worth = diversity.leave_one_out(pool, scores.gold, rule, n=answers, ended=ended) if many else np.nan
+        row[f"worth_{rule}"] = np.mean(worth)
     heads = e.heads is not None and len(e.heads) > 1
     row["head_rank"] = diversity.spectral_entropy(e.heads) if heads else np.nan
     row["head_angle"] = pairs(diversity.principal_angles(e.heads)) if heads else np.nan

@@ -11,65 +11,67 @@ Letters: P prompts, N answers a prompt, K members, U units, L values of n or bet
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from rmlab.measure.compare import REFERENCE, Curve, Setting, with_gain
-from rmlab.measure.ensembles import SINGLE, EnsembleResult, StudyScores, by_name
+from rmlab.measure.compare import Curve, Setting, Unit, reference_of, units_of
+from rmlab.measure.ensembles import ORACLE, EnsembleResult, StudyScores, by_name
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, ess, kl_bound, n_grid
 from rmlab.optimise.tilt import KL_NAME as EXACT_KL
 from rmlab.optimise.tilt import Frontier, best_of_n_weights, beta_for_kl, frontier, tilt
 from rmlab.recipe import require
-from rmlab.reward.aggregate import aggregate, usual_strength
+from rmlab.reward.aggregate import AGGREGATORS, aggregate, usual_strength
 
 PENALTIES = ("min", "mean_std", "uwo")  # mean minus a penalty: the ones whose strength can be matched
 ROUNDING = 1e-4  # of the mean score's spread: members that differ by less differ by rounding alone
 KLS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # nats at which the tilted policies are compared
-ORACLE = "oracle"
+
+
+class Aggregated(NamedTuple):
+    """An ensemble's score (P, N) under one aggregator: how strong that is, and the mean score it costs at n = 1."""
+
+    aggregator: str
+    pessimism: str
+    strength: float
+    penalty: float
+    score: np.ndarray
 
 
 def best_of_n_curves(scores: StudyScores) -> tuple[list[Curve], pd.DataFrame]:
     """Best-of-n of every ensemble under every aggregator and pessimism, answers that never end disqualified.
 
-    Returns the curves, the oracle's (gold itself chooses) last, and what was left out: members that are copies have no
-    penalty to match.
+    Returns the curves, the oracle's last (there gold itself chooses), and what was left out: members that are copies have no
+    penalty to match. With K = 1 there is one aggregator, "mean".
     """
-    gold, ended, ns = scores.gold, scores.ended, n_grid(scores.gold.shape[1])
+    gold, ns = scores.gold, n_grid(scores.gold.shape[1])
+    axis = (ns, kl_bound(ns), KL_NAME, ess(gold.shape[1], ns))
 
     def winners(proxy: np.ndarray) -> np.ndarray:
         """(P, L, 2): gold and proxy of the best of n."""
-        return best_of_n(proxy, np.stack([gold, proxy], -1), ns, ended)
+        return best_of_n(proxy, np.stack([gold, proxy], -1), ns, scores.ended)
 
-    alone = {m.id: winners(m.pool[..., 0]) for m in scores.singles}
-    target = _matched_penalty(scores) if scores.recipe.matched else None
-    shared = {
-        "pressure": ns,
-        "kl": kl_bound(ns),
-        "kl_name": KL_NAME,
-        "crossed": scores.recipe.replicates.crossed,
-    }
-    shared["columns"] = {"ess": ess(gold.shape[1], ns)}
+    alone = {m.id: winners(m.pool[..., 0])[..., 0] for m in scores.rivals}
+    target = matched_penalty(scores) if scores.recipe.matched else None
     curves, left_out = [], []
     for name, group in by_name(scores.ensembles).items():
-        copies = [e.replicate for e in group if e.k > 1 and _are_copies(e, ended)]
-        if copies and target is not None:
+        copies = [e.replicate for e in group if target is not None and _are_copies(e, scores.ended)]
+        if copies:
             reason = f"members are copies (replicates {', '.join(map(str, copies))})"
-            left_out += [(name, aggregator, "matched", np.nan, reason) for aggregator in PENALTIES]
-        units: dict[tuple[str, str], list] = {}
+            rules = [a for a in scores.recipe.aggregators if a in PENALTIES]
+            left_out += [(name, aggregator, "matched", np.nan, reason) for aggregator in rules]
+        by_rule: dict[tuple[str, str], list[tuple]] = {}
         for e in group:
-            rival = np.mean([alone[m.id][..., 0] for m in e.rivals], 0)
-            for aggregator, pessimism, strength, penalty, score in _scores(
-                e, scores, None if copies else target
-            ):
-                best = alone[e.parts[0].id] if name == SINGLE else winners(score)
-                units.setdefault((aggregator, pessimism), []).append(
-                    (strength, penalty, best, best[..., 0] - rival)
-                )
-        for (aggregator, pessimism), found in units.items():
-            setting = Setting(name, group[0].method, group[0].k, aggregator, pessimism)
-            curves.append(_curve(setting, group, *(np.array(x) for x in zip(*found, strict=True)), shared))
-    curves.append(_oracle(scores, winners(gold), shared))
+            rival = np.mean([alone[m.id] for m in e.rivals], 0)
+            for x in _aggregated(e, scores, None if copies else target):
+                best = winners(x.score)
+                numbers = (best[..., 0], best[..., 1], best[..., 0] - rival, x.strength, x.penalty)
+                by_rule.setdefault((x.aggregator, x.pessimism), []).append(numbers)
+        for rule, by_unit in by_rule.items():
+            setting = Setting(name, group[0].method, group[0].k, *rule)
+            curves.append(_curve(setting, units_of(group), by_unit, *axis))
+    curves.append(_oracle(scores, winners(gold), axis))
     columns = ["ensemble", "aggregator", "pessimism", "strength", "reason"]
     return curves, pd.DataFrame(left_out, columns=columns)
 
@@ -77,110 +79,123 @@ def best_of_n_curves(scores: StudyScores) -> tuple[list[Curve], pd.DataFrame]:
 def exact_curves(scores: StudyScores, aggregators: tuple[str, ...]) -> list[Curve]:
     """Gold against exact KL without training: tilted policies at equal KL (`KLS`, the mean over prompts), and best-of-n.
 
-    Each unit is tilted at the beta that gives the KL; `ess` is the effective number of answers a prompt.
+    Each unit is tilted at the beta that gives the KL, and compared with its single models at the same; `pressure` is the
+    mean of the betas, `ess` the effective number of answers a prompt. Aggregators have their papers' strengths.
     """
-    gold, ended = scores.gold, scores.ended
-    answers = ended.sum(1).clip(1)  # of a prompt, that can be chosen
-    low, high = np.log(gold.shape[1] / answers).mean(), 0.8 * np.log(answers.min())
-    reachable = [k for k in KLS if low < k < high] or [float((low + np.log(gold.shape[1])) / 2)]
-    ns, curves = n_grid(gold.shape[1]), []
+    alone = {m.id: _exact_frontiers(m.pool[..., 0], scores) for m in scores.rivals}
+    curves = []
     for name, group in by_name(scores.ensembles).items():
         for aggregator in aggregators if group[0].k > 1 else ("mean",):
-            reached: dict[str, list[Frontier]] = {"tilt": [], "best_of_n": []}
-            for e in group:
-                proxy = aggregate(e.pool, aggregator, usual_strength(aggregator)).astype(np.float64)
-                both = np.stack([gold, proxy], -1)
-                betas = [beta_for_kl(proxy, k, ended) for k in reachable]
-                reached["tilt"].append(tilt(proxy, both, betas, ended, floor=0))
-                weights = (best_of_n_weights(proxy, n, ended) for n in ns)
-                reached["best_of_n"].append(frontier(weights, both, ns, floor=0))
-            for optimiser, frontiers in reached.items():
+            proxies = [aggregate(e.pool, aggregator, usual_strength(aggregator)) for e in group]
+            reached = [_exact_frontiers(proxy, scores) for proxy in proxies]
+            for optimiser in ("tilt", "best_of_n"):
                 setting = Setting(name, group[0].method, group[0].k, aggregator, optimiser=optimiser)
-                curves.append(_exact(setting, group, frontiers))
-    return with_gain(curves)
+                curves.append(_exact_curve(setting, group, reached, alone))
+    return curves
 
 
-def _curve(
-    setting: Setting, group: list[EnsembleResult], strength, penalty, best, gain, shared: dict
-) -> Curve:
-    """best (U, P, L, 2), gain (U, P, L)."""
-    return Curve(
-        setting,
-        units=[e.unit for e in group],
-        replicates=[e.replicate for e in group],
-        members=["+".join(e.members) for e in group],
-        gold=best[..., 0],
-        proxy=best[..., 1],
-        gain=gain,
-        strength=float(strength.mean()),
-        penalty=float(penalty.mean()),
-        **shared,
-    )
+def matched_penalty(scores: StudyScores) -> float | None:
+    """The mean penalty of min at n = 1 over the reference ensemble, in members' standard deviations, averaged over replicates.
+
+    None where no ensemble has several members; a `ValueError` without a reference, or with one whose members are copies.
+    """
+    groups = by_name(scores.ensembles)
+    if all(group[0].k == 1 for group in groups.values()):
+        return None
+    name = reference_of({n: group[0].k for n, group in groups.items() if group[0].method == "finetune"})
+    require(name is not None, "ensembles", sorted(groups), "one of finetuning seeds with K > 1 to match")
+    copies = any(_are_copies(e, scores.ended) for e in groups[name])
+    require(not copies, f"members of {name}", "copies", "a reference whose members differ")
+    gaps = [(aggregate(e.pool, "mean") - aggregate(e.pool, "min"))[scores.ended] for e in groups[name]]
+    return float(np.mean([gap.mean(dtype=np.float64) for gap in gaps]))
 
 
-def _exact(setting: Setting, group: list[EnsembleResult], frontiers: list[Frontier]) -> Curve:
-    values = np.stack([f.values for f in frontiers])  # (U, P, L, 2)
-    return Curve(
-        setting,
-        units=[e.unit for e in group],
-        replicates=[e.replicate for e in group],
-        members=["+".join(e.members) for e in group],
-        pressure=np.mean([f.strengths for f in frontiers], 0),
-        kl=np.mean([f.kl for f in frontiers], (0, 1)),
-        kl_name=EXACT_KL,
-        gold=values[..., 0],
-        proxy=values[..., 1],
-        gain=None,
-        columns={"ess": np.mean([f.ess for f in frontiers], (0, 1))},
-    )
+def stated_strength(aggregator: str) -> float:
+    """An aggregator's usual strength as tables state it: NaN where it has none."""
+    return np.nan if AGGREGATORS[aggregator].strength is None else usual_strength(aggregator)
 
 
-def _oracle(scores: StudyScores, best: np.ndarray, shared: dict) -> Curve:
-    """Gold itself chooses, best (P, L, 2): the same on every label draw, over every backbone."""
-    every = scores.ensembles
-    backbones = tuple(sorted({b for e in every for b in e.unit[1]}))
-    draws = sorted({e.unit[0] for e in every})
-    tables = [np.stack([x] * len(draws)) for x in (best[..., 0], best[..., 1], np.zeros_like(best[..., 0]))]
-    units = [(d, backbones) for d in draws]
-    gold, proxy, gain = tables
-    named = {"units": units, "replicates": draws, "members": [ORACLE] * len(draws)}
-    return Curve(Setting(ORACLE, ORACLE, 1, "mean"), **named, gold=gold, proxy=proxy, gain=gain, **shared)
-
-
-def _scores(e: EnsembleResult, scores: StudyScores, target: float | None) -> Iterator[tuple]:
-    """(aggregator, pessimism, strength, mean penalty, score (P, N)); matched ones where there is a target."""
+def _aggregated(e: EnsembleResult, scores: StudyScores, target: float | None) -> Iterator[Aggregated]:
+    """An ensemble's score under every aggregator: with its paper's strength, then matched where there is a target."""
     members = e.pool
     mean = aggregate(members, "mean")
-    yield "mean", "paper", np.nan, 0.0, mean
+
+    def cost(score: np.ndarray) -> float:
+        """The mean score lost, over answers that ended."""
+        return float((mean - score)[scores.ended].mean(dtype=np.float64))
+
+    yield Aggregated("mean", "paper", np.nan, 0.0, mean)
     for aggregator in scores.recipe.aggregators if e.k > 1 else ():
         if aggregator == "mean":
             continue
-        strength = usual_strength(aggregator)
-        score = aggregate(members, aggregator, strength)
-        gap = mean - score
-        size = float(gap[scores.ended].mean(dtype=np.float64))
-        yield aggregator, "paper", strength, size, score
+        score = aggregate(members, aggregator, usual_strength(aggregator))
+        penalty, strength = cost(score), stated_strength(aggregator)
+        if scores.recipe.matched and aggregator == "min":
+            strength = 1.0  # mean - 1 (mean - min), beside others of its kind
+        yield Aggregated(aggregator, "paper", strength, penalty, score)
         if aggregator in PENALTIES and target is not None:
-            score = mean - np.float32(target / size) * gap
-            size_now = float((mean - score)[scores.ended].mean(dtype=np.float64))
-            yield aggregator, "matched", strength * target / size, size_now, score
+            matched = mean - np.float32(target / penalty) * (mean - score)
+            yield Aggregated(aggregator, "matched", strength * target / penalty, cost(matched), matched)
 
 
 def _are_copies(e: EnsembleResult, ended: np.ndarray) -> bool:
     """Whether the members' mean standard deviation is no more than rounding next to the spread of their mean."""
     members = e.pool[ended].astype(np.float64)  # (answers, K)
-    return bool(members.std(-1).mean() <= ROUNDING * members.mean(-1).std())
+    return e.k > 1 and bool(members.std(-1).mean() <= ROUNDING * members.mean(-1).std())
 
 
-def _matched_penalty(scores: StudyScores) -> float | None:
-    """The mean penalty of min at n = 1 over the reference ensemble, averaged over replicates; None without ensembles."""
-    groups = by_name(scores.ensembles)
-    if all(group[0].k == 1 for group in groups.values()):
-        return None
-    sizes = {n: g[0].k for n, g in groups.items() if g[0].method == "finetune" and g[0].k > 1}
-    name = REFERENCE if REFERENCE in groups else max(sizes, key=sizes.get, default=None)
-    require(name is not None, "ensembles", sorted(groups), "one of finetuning seeds with K > 1 to match")
-    copies = any(_are_copies(e, scores.ended) for e in groups[name])
-    require(not copies, f"the members of {name}", "copies", "a reference whose members differ")
-    gaps = [(aggregate(e.pool, "mean") - aggregate(e.pool, "min"))[scores.ended] for e in groups[name]]
-    return float(np.mean([g.mean(dtype=np.float64) for g in gaps]))
+def _exact_frontiers(proxy: np.ndarray, scores: StudyScores) -> dict[str, Frontier]:
+    """Gold and proxy, values (P, L, 2), of the tilted policies at `KLS` and of best-of-n against a proxy (P, N)."""
+    gold, ended, proxy = scores.gold, scores.ended, proxy.astype(np.float64)
+    answers, ns = ended.sum(1).clip(1), n_grid(gold.shape[1])  # of a prompt, that can be chosen
+    low, high = np.log(gold.shape[1] / answers).mean(), 0.8 * np.log(answers.min())
+    reachable = [k for k in KLS if low < k < high] or [float((low + np.log(gold.shape[1])) / 2)]
+    both = np.stack([gold, proxy], -1)
+    betas = [beta_for_kl(proxy, k, ended) for k in reachable]
+    weights = (best_of_n_weights(proxy, n, ended) for n in ns)
+    return {
+        "tilt": tilt(proxy, both, betas, ended, floor=0),
+        "best_of_n": frontier(weights, both, ns, floor=0),
+    }
+
+
+def _exact_curve(
+    setting: Setting,
+    group: list[EnsembleResult],
+    reached: list[dict[str, Frontier]],
+    alone: dict[str, dict[str, Frontier]],
+) -> Curve:
+    """reached : frontiers by optimiser of each unit; alone : those of each single model by id."""
+    frontiers, by_unit = [f[setting.optimiser] for f in reached], []
+    for e, f in zip(group, frontiers, strict=True):
+        gold, proxy = np.moveaxis(f.values, -1, 0)
+        rival = np.mean([alone[m.id][setting.optimiser].values[..., 0] for m in e.rivals], 0)
+        by_unit.append((gold, proxy, gold - rival, stated_strength(setting.aggregator), np.nan))
+    pressure = np.mean([f.strengths for f in frontiers], 0)
+    kl, answers = (np.mean([getattr(f, n) for f in frontiers], (0, 1)) for n in ("kl", "ess"))
+    return _curve(setting, units_of(group), by_unit, pressure, kl, EXACT_KL, answers)
+
+
+def _oracle(scores: StudyScores, best: np.ndarray, axis: tuple) -> Curve:
+    """Gold itself chooses, best (P, L, 2): the same on every label draw, over every backbone, and with nothing to gain."""
+    draws = sorted({e.unit[0] for e in scores.ensembles})
+    backbones = tuple(sorted({b for e in scores.ensembles for b in e.unit[1]}))
+    units = [Unit(draw, draw, backbones, ORACLE) for draw in draws]
+    numbers = (best[..., 0], best[..., 1], np.zeros_like(best[..., 0]), np.nan, 0.0)
+    return _curve(Setting(ORACLE, ORACLE, 1, "mean"), units, [numbers] * len(units), *axis)
+
+
+def _curve(
+    setting: Setting,
+    units: list[Unit],
+    by_unit: list[tuple],
+    pressure: np.ndarray,
+    kl: np.ndarray,
+    kl_name: str,
+    answers: np.ndarray,
+) -> Curve:
+    """by_unit : gold, proxy and gain (P, L), strength and penalty of each; answers : effective ones a prompt, (L,)."""
+    gold, proxy, gain, strength, penalty = (np.array(column) for column in zip(*by_unit, strict=True))
+    return Curve(
+        setting, units, pressure, kl, kl_name, gold, proxy, gain, strength, penalty, columns={"ess": answers}
+    )

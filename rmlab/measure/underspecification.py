@@ -18,6 +18,7 @@ from rmlab.measure.intervals import percentile_interval
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, kl_bound, n_grid
 
 TAIL = 64  # answers a prompt: the top by the mean of the two members
+FACT_PROBES = ("wrong", "one_wrong", "missing")
 
 
 def transfer(scores: StudyScores) -> pd.DataFrame:
@@ -27,23 +28,24 @@ def transfer(scores: StudyScores) -> pd.DataFrame:
     (other finetuning seeds, same backbone), `pretrain` (other backbones) or `gold`, all of the same label draw.
     """
     gold, ns = (scores.gold - scores.gold.mean()) / scores.gold.std(), n_grid(scores.gold.shape[1])
-    units: dict[str, list] = {}
+    units: dict[str, list[tuple[int, tuple[int], np.ndarray]]] = {}
     for m in scores.singles:
-        mates = [o for o in scores.singles if o is not m and (o.draw, o.backbone) == (m.draw, m.backbone)]
-        others = [o for o in scores.singles if o.draw == m.draw and o.backbone != m.backbone]
-        views = {"self": m.pool[..., 0], "gold": gold}
-        for name, group in (("finetune", mates), ("pretrain", others)):
-            if group:
-                views[name] = np.mean([o.pool[..., 0] for o in group], 0)
-        winners = best_of_n(m.pool[..., 0], np.stack(list(views.values()), -1), ns, scores.ended)
-        for v, name in enumerate(views):
-            units.setdefault(name, []).append((m.draw, (m.backbone,), winners[..., v]))
+        alike = [x for x in scores.singles if x is not m and x.draw == m.draw]
+        groups = {
+            "finetune": [x.pool[..., 0] for x in alike if x.backbone == m.backbone],
+            "pretrain": [x.pool[..., 0] for x in alike if x.backbone != m.backbone],
+        }
+        judges = {"self": m.pool[..., 0], "gold": gold}
+        judges |= {name: np.mean(group, 0) for name, group in groups.items() if group}
+        winners = best_of_n(m.pool[..., 0], np.stack(list(judges.values()), -1), ns, scores.ended)
+        for i, name in enumerate(judges):
+            units.setdefault(name, []).append((m.draw, (m.backbone,), winners[..., i]))
     bootstrap, frames = scores.bootstrap(len(gold)), []
     for name, group in units.items():
         draws, backbones, curves = zip(*group, strict=True)
         low, high = percentile_interval(bootstrap.mean(np.stack(curves), draws, backbones))
-        mean = np.mean([c.mean(0) for c in curves], 0)
         frame = {"judged_by": name, "pressure": ns, "kl": kl_bound(ns), "kl_name": KL_NAME}
+        mean = np.stack(curves).mean((0, 1))
         frames.append(pd.DataFrame({**frame, "score": mean, "low": low, "high": high}))
     return pd.concat(frames, ignore_index=True)
 
@@ -70,11 +72,13 @@ def agreement(scores: StudyScores) -> pd.DataFrame:
 
 def probes(scores: StudyScores) -> pd.DataFrame:
     """Reactions to one change in a good answer: gold's, in gold units, and every member's, in standard deviations."""
-    names, labels = scores.probe_names[1:], scores.recipe.source.probe_labels
-    rows = [("gold", n, labels[n], x) for n, x in zip(names, reaction(scores.probe_gold), strict=True)]
+    reactions = {"gold": reaction(scores.probe_gold)}  # (C - 1,) each
     for m in scores.members:
-        reactions = reaction(m.probes)  # (C - 1, K)
-        rows += [(i, n, labels[n], reactions[c, k]) for k, i in enumerate(m.ids) for c, n in enumerate(names)]
+        reactions |= dict(zip(m.ids, reaction(m.probes).T, strict=True))
+    rows = []
+    for reward_model, changes in reactions.items():
+        for name, change in zip(scores.probe_names[1:], changes, strict=True):
+            rows.append((reward_model, name, scores.probe_labels.get(name, name), change))
     return pd.DataFrame(rows, columns=["reward_model", "probe", "label", "reaction"])
 
 
@@ -82,11 +86,10 @@ def fact_sensitivity(scores: StudyScores) -> pd.DataFrame:
     """Which sizes, on how many clean pairs, react to a wrong fact: one row a model of the side study."""
     rows = []
     for m in scores.sensitivity:
-        right = m.heldout[:, 0, 0] > m.heldout[:, 1, 0]
-        react = dict(zip(scores.probe_names[1:], reaction(m.probes)[:, 0], strict=True))
-        facts = {name: m.facts[name] for name in ("hidden", "layers", "parameters", "pairs")}
-        changes = {name: react[name] for name in ("wrong", "one_wrong", "missing")}
-        rows.append({**facts, "backbone": m.backbone, "accuracy": right.mean(), **changes})
+        reactions = dict(zip(scores.probe_names[1:], reaction(m.probes)[:, 0], strict=True))
+        row = {name: m.facts[name] for name in ("hidden", "layers", "parameters", "pairs")}
+        row |= {"backbone": m.backbone, "accuracy": (m.heldout[:, 0, 0] > m.heldout[:, 1, 0]).mean()}
+        rows.append({**row, **{name: reactions[name] for name in FACT_PROBES if name in reactions}})
     return pd.DataFrame(rows)
 
 
@@ -96,9 +99,11 @@ def reaction(scores: np.ndarray) -> np.ndarray:
 
 
 def _alike(a: MemberScores, j: int, b: MemberScores, k: int) -> tuple[float, float, float, float]:
+    """How alike member j of a and member k of b are: the last four columns of `agreement`."""
     left, right = (m.heldout[:, 0, i] - m.heldout[:, 1, i] for m, i in ((a, j), (b, k)))
     one, two = a.pool[..., j].astype(np.float64), b.pool[..., k].astype(np.float64)
-    top = np.argpartition(one + two, -min(TAIL, one.shape[1]), 1)[:, -min(TAIL, one.shape[1]) :]
+    size = min(TAIL, one.shape[1])
+    top = np.argpartition(one + two, -size, 1)[:, -size:]
     tail = _within(np.take_along_axis(one, top, 1), np.take_along_axis(two, top, 1))
     agree = float(((left > 0) == (right > 0)).mean())
     return agree, float(np.corrcoef(left, right)[0, 1]), _within(one, two), tail

@@ -51,13 +51,13 @@ def comparison(scores: StudyScores) -> dict[str, pd.DataFrame]:
         }
         return tables | ({"left_out": left_out} if scores.recipe.matched else {})
     exact = pool_curves.exact_curves(scores, study.aggregators)
-    runs, own = ppo_curves.ppo_curves(scores.ppo_runs), scores.bootstrap(study.prompts)
+    runs, own = ppo_curves.ppo_curves(scores), scores.bootstrap(study.prompts)
     return {
         "curves": pd.concat([compare.curves(runs, own), compare.curves(exact, bootstrap)], ignore_index=True),
-        "replicates": ppo_curves.run_rows(scores.ppo_runs),
+        "replicates": ppo_curves.run_rows(scores),
         "ends": compare.ends(runs, own),
         "comparisons": compare.comparisons(runs, own),
-        "answers": ppo_curves.answers(scores.ppo_runs),
+        "answers": ppo_curves.answers(scores),
     }
 
 
@@ -71,7 +71,7 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     probes=Measurement(underspecification.probes, ("probes", "prompts")),
     fact_sensitivity=Measurement(
         underspecification.fact_sensitivity,
-        ("sensitivity", "probes"),
+        ("sensitivity", "prompts"),
         lambda recipe: bool(recipe.fact_sensitivity.sizes),
     ),
 )
@@ -154,6 +154,7 @@ def read_scores(
         gold=answers.gold if answers else None,
         ended=answers.ended if answers else None,
         probe_names=probed.names if probed else (),
+        probe_labels=recipe.source.probe_labels if probed else {},
         probe_gold=probed.gold if probed else None,
         sensitivity=side,
         ppo_runs=[ppo_curves.read_run(folder) for folder in runs],
@@ -185,7 +186,7 @@ def _ensemble(recipe: Recipe, instance: Instance, listed: dict[TrainedSpec, Memb
     parts = tuple(listed[p] for p in instance.parts)
     unit = (instance.replicate, (0,))
     if recipe.replicates.crossed:
-        unit = (instance.draw, tuple(p.backbone for p in parts))
+        unit = (instance.draw, tuple(p.backbone for p in parts for _ in p.ids))
     rivals = tuple(listed[r] for r in instance.rivals)
     return EnsembleResult(
         instance.spec.name, instance.spec.method, instance.replicate, instance.draw, parts, rivals, unit

@@ -2,10 +2,10 @@
 
 from itertools import combinations
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rmlab.measure.diversity import (
     effective_members,
@@ -138,32 +138,34 @@ def test_top_agreement_equals_a_loop(pool, n, masked):
     for p in range(P):
         blocks = []
         for start in range(0, N - n + 1, n):
-            some = [i for i in range(start, start + n) if mask[p, i]]
-            if some:
-                picks = [max(some, key=lambda i: scores[p, i, k]) for k in range(K)]
+            rows = [i for i in range(start, start + n) if mask[p, i]]
+            if rows:
+                picks = [max(rows, key=lambda i: scores[p, i, k]) for k in range(K)]
                 blocks.append(np.mean([picks[i] == picks[j] for i, j in combinations(range(K), 2)]))
         prompts.append(np.mean(blocks))
     assert top_agreement(scores, n, ended if masked else None) == pytest.approx(np.mean(prompts))
 
 
-@pytest.mark.parametrize("how, lam", [("mean", 1.0), ("min", 1.0), ("mean_std", 0.5), ("median", 1.0)])
-def test_leave_one_out_equals_a_loop(pool, how, lam):
+@pytest.mark.parametrize(
+    ("aggregator", "strength"), [("mean", 1.0), ("min", 1.0), ("mean_std", 0.5), ("median", 1.0)]
+)
+def test_leave_one_out_equals_a_loop(pool, aggregator, strength):
     scores, gold, ended = pool
-    found = leave_one_out(scores, gold, how, lam, 8, ended)
-    assert found.shape == (K,)
-    whole = best_of_n(aggregate(scores, how, lam), gold, [8], ended).mean()
+    worth = leave_one_out(scores, gold, aggregator, strength, 8, ended)
+    assert worth.shape == (K,)
+    whole = best_of_n(aggregate(scores, aggregator, strength), gold, [8], ended).mean()
     for k in range(K):
-        rest = [j for j in range(K) if j != k]
-        assert found[k] == whole - best_of_n(aggregate(scores[..., rest], how, lam), gold, [8], ended).mean()
+        rest = aggregate(scores[..., [j for j in range(K) if j != k]], aggregator, strength)
+        assert worth[k] == whole - best_of_n(rest, gold, [8], ended).mean()
 
 
 def test_a_member_that_knows_gold_helps_and_one_against_it_hurts():
     rng = np.random.default_rng(6)
     gold = rng.normal(size=(20, 64))
     scores = np.stack([gold, -gold, rng.normal(size=gold.shape)], -1)
-    found = leave_one_out(scores, gold, "mean", n=16)
-    assert found[0] > 0.3
-    assert found[1] < -0.3
+    worth = leave_one_out(scores, gold, "mean", n=16)
+    assert worth[0] > 0.3
+    assert worth[1] < -0.3
 
 
 def test_angles_and_rank_by_hand():
@@ -210,8 +212,8 @@ def test_the_verdict_turns_at_its_threshold():
     assert not verdict(5, 1.61).endswith("copies")
 
 
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 10**6), k=st.integers(2, 6), shared=st.floats(0, 3))
+@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.given(seed=st.integers(0, 10**6), k=st.integers(2, 6), shared=st.floats(0, 3))
 def test_measures_keep_their_range_and_ignore_member_scale_and_order(seed, k, shared):
     rng = np.random.default_rng(seed)
     scores = shared * rng.normal(size=(3, 20, 1)) + rng.normal(size=(3, 20, k))

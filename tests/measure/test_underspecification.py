@@ -1,0 +1,127 @@
+"""Transfer, agreement and probes on a crossed synthetic study, against loops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rmlab.measure.intervals import percentile_interval
+from rmlab.measure.underspecification import agreement, fact_sensitivity, probes, reaction, transfer
+from rmlab.optimise.best_of_n import best_of_n, kl_bound
+from tests.measure.fake_scores import PROBES, P, crossed
+
+NS = np.array([1, 2, 4, 8, 16, 32, 64])
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return crossed()
+
+
+def picked(scores, m, judge):
+    return best_of_n(m.pool[..., 0], judge, NS, scores.ended)
+
+
+def test_a_single_models_winner_is_judged_by_itself_by_others_and_by_gold(scores):
+    table, bootstrap = transfer(scores), scores.bootstrap(P)
+    singles = {(m.draw, m.backbone, m.finetune): m for m in scores.singles}
+    gold = (scores.gold - scores.gold.mean()) / scores.gold.std()
+    judges = {
+        "self": lambda d, p, f: singles[d, p, f].pool[..., 0],
+        "finetune": lambda d, p, f: singles[d, p, 1 - f].pool[..., 0],
+        "pretrain": lambda d, p, f: np.mean(
+            [singles[d, q, g].pool[..., 0] for q in range(3) if q != p for g in range(2)], 0
+        ),
+        "gold": lambda d, p, f: gold,
+    }
+    assert list(table.judged_by.unique()) == ["self", "gold", "finetune", "pretrain"]
+    for name, judge in judges.items():
+        rows = table[table.judged_by == name]
+        each = np.stack([picked(scores, m, judge(*key)) for key, m in singles.items()])
+        np.testing.assert_allclose(rows.score, each.mean((0, 1)), atol=1e-12)
+        draws, backbones = [d for d, _, _ in singles], [(p,) for _, p, _ in singles]
+        low, high = percentile_interval(bootstrap.mean(each, draws, backbones))
+        np.testing.assert_allclose(rows[["low", "high"]].T, [low, high])
+        np.testing.assert_array_equal(rows.pressure, NS)
+        np.testing.assert_array_equal(rows.kl, kl_bound(NS))
+    end = table[table.pressure == 64].set_index("judged_by").score
+    assert end["self"] > end["finetune"] and end["self"] > end["gold"]
+
+
+def test_without_other_seeds_there_is_nobody_else_to_judge():
+    assert set(transfer(crossed(1, 2, 1)).judged_by) == {"self", "gold", "pretrain"}
+    assert set(transfer(crossed(1, 1, 2)).judged_by) == {"self", "gold", "finetune"}
+
+
+def test_agreement_is_between_members_of_one_label_draw(scores):
+    table = agreement(scores)
+    counts = table.groupby(["draw", "relation"]).size().unstack()
+    # of 6 single models, 3 pairs share a backbone and 12 do not; of 3 models with k heads each, k (k - 1) / 2 pairs
+    assert (
+        counts.loc[0].to_dict()
+        == counts.loc[1].to_dict()
+        == {"finetune": 3, "pretrain": 12, "heads 2": 3, "heads 4": 18}
+    )
+    members = {name: (m, k) for m in scores.members for k, name in enumerate(m.ids)}
+    for row in table.sample(12, random_state=0).itertuples():
+        (a, j), (b, k) = members[row.a], members[row.b]
+        assert a.draw == b.draw == row.draw
+        left, right = ((m.heldout[:, 0, i] - m.heldout[:, 1, i]).astype(float) for m, i in ((a, j), (b, k)))
+        assert row.pairs_agree == np.mean((left > 0) == (right > 0))
+        assert row.corr_heldout == pytest.approx(np.corrcoef(left, right)[0, 1], abs=1e-6)
+        one, two = a.pool[..., j].astype(float), b.pool[..., k].astype(float)
+        within = np.mean([np.corrcoef(one[p], two[p])[0, 1] for p in range(P)])
+        assert row.corr_pool == pytest.approx(within)
+        assert row.corr_tail == pytest.approx(within)  # all 64 answers are the top 64
+    mean = table.groupby("relation").corr_pool.mean()
+    assert mean["heads 4"] > mean["finetune"] > 0
+
+
+def test_the_tail_is_the_top_by_the_mean_of_the_two(scores, monkeypatch):
+    monkeypatch.setattr("rmlab.measure.underspecification.TAIL", 8)
+    row = agreement(scores).iloc[0]
+    a, b = (next(m for m in scores.members if m.id == i).pool[..., 0].astype(float) for i in (row.a, row.b))
+    tail = []
+    for p in range(P):
+        top = np.argsort(a[p] + b[p])[-8:]
+        tail.append(np.corrcoef(a[p, top], b[p, top])[0, 1])
+    assert row.corr_tail == pytest.approx(np.mean(tail)) and row.corr_tail < row.corr_pool
+
+
+def test_reactions_are_changes_against_the_good_answer(scores):
+    table = probes(scores)
+    assert list(table) == ["reward_model", "probe", "label", "reaction"]
+    gold = table[table.reward_model == "gold"].set_index("probe")
+    assert list(gold.index) == list(PROBES[1:])
+    for c, name in enumerate(PROBES[1:], 1):
+        change = (scores.probe_gold[:, c] - scores.probe_gold[:, 0]).mean()
+        assert gold.reaction[name] == pytest.approx(change)
+    heads = next(m for m in scores.members if m.id == "d1/p2/heads4")
+    row = table[(table.reward_model == "d1/p2/heads4.3") & (table.probe == "missing")].iloc[0]
+    change = (heads.probes[:, 3, 3] - heads.probes[:, 0, 3]).mean()
+    assert row.reaction == pytest.approx(change, abs=1e-6)
+    assert len(table) == 3 * (1 + sum(m.k for m in scores.members))
+
+
+def test_probes_carry_their_labels_where_the_source_has_some(scores):
+    labels = probes(scores).drop_duplicates("probe").set_index("probe").label
+    assert labels["wrong"] == "every fact stated wrong" and labels["missing"] == "missing"
+
+
+def test_fact_sensitivity_is_a_row_a_model_of_the_side_study(scores):
+    table = fact_sensitivity(scores)
+    facts = ["hidden", "layers", "parameters", "pairs"]
+    assert list(table) == [*facts, "backbone", "accuracy", "wrong", "one_wrong", "missing"]
+    assert len(table) == len(scores.sensitivity) == 4
+    for row, m in zip(table.itertuples(), scores.sensitivity, strict=True):
+        assert (row.parameters, row.pairs, row.backbone) == (100, 990 + m.backbone, m.backbone)
+        assert row.accuracy == (m.heldout[:, 0, 0] > m.heldout[:, 1, 0]).mean()
+        np.testing.assert_array_equal([row.wrong, row.one_wrong, row.missing], reaction(m.probes)[:, 0])
+
+
+def test_a_source_may_have_other_probes(scores):
+    other = replace(scores, probe_names=("base", "wrong", "rude", "late"))
+    assert list(fact_sensitivity(other))[5:] == ["accuracy", "wrong"]
+    assert set(probes(other).probe) == {"wrong", "rude", "late"}
