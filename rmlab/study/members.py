@@ -66,7 +66,7 @@ def replicates_of(recipe: Recipe) -> list[Replicate]:
 def instances_of(recipe: Recipe) -> list[Instance]:
     """Every ensemble of every replicate, an ensemble that is the same set of scorers on several of them once.
 
-    Rivals: the study's single models among the parts, or, where there is none, those on the same labels and backbone.
+    Rivals: the study's single models among the parts, or, where there is none, those of the replicate's labels and backbone.
     """
     singles = _instances(recipe, next(e for e in recipe.ensembles if e.name == SINGLE))
     alone = [parts[0] for _, parts in singles]
@@ -74,8 +74,9 @@ def instances_of(recipe: Recipe) -> list[Instance]:
     for spec in recipe.ensembles:
         for i, (replicate, parts) in enumerate(_instances(recipe, spec)):
             rivals = [p for p in parts if p in alone]
-            here = (parts[0].draw, parts[0].backbone)
-            rivals = rivals or [s for s in alone if (s.draw, s.backbone) == here]
+            rivals = rivals or [
+                s for s in alone if (s.draw, s.backbone) == (replicate.draw, replicate.backbone)
+            ]
             number = i if recipe.replicates.crossed else replicate.draw
             out.append(Instance(spec, number, replicate.draw, parts, tuple(rivals)))
     return out

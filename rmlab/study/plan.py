@@ -75,6 +75,21 @@ def validate(recipe: Recipe) -> None:
     """Raise a `ValueError` that names the field, the value and the mend, before anything runs."""
     recipe.validate()
     validate_ensembles(recipe)
+    sizes = {e.name: members_of(e.method, dict(e.options)) for e in recipe.ensembles}
+    require(
+        sizes[SINGLE] == 1,
+        f"members of ensemble {SINGLE}",
+        sizes[SINGLE],
+        "one: the others are compared with it",
+    )
+    several = [e.name for e in recipe.ensembles if e.method == "finetune" and sizes[e.name] > 1]
+    ok = several or not recipe.matched or max(sizes.values()) == 1
+    require(
+        ok,
+        "matched",
+        True,
+        "an ensemble of finetuning seeds whose penalty the others are matched to, or False",
+    )
     study = recipe.ppo_study
     for field, names in {
         "aggregators": recipe.aggregators,
