@@ -5,13 +5,38 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Recipe": "recipe", "Training": "recipe", "quick": "recipe", "full": "recipe", "tiny": "recipe",
-    "RewardModel": "reward.model", "from_backbone": "reward.model", "train": "reward.training", "PairIds": "reward.training",
-    "aggregate": "reward.aggregate", "AGGREGATORS": "reward.aggregate", "align": "reward.aggregate",
-    "best_of_n": "optimise.best_of_n", "kl_bound": "optimise.best_of_n", "ess": "optimise.best_of_n",
-    "sample": "optimise.sampling", "Pool": "optimise.pool", "CompactPool": "optimise.compact", "Explorer": "show.explorer",
-    "load_pairs": "preferences", "load_backbone": "backbone:load", "run": "study.grid",
-}  # fmt: skip
+    "Recipe": "recipe",
+    "Training": "recipe",
+    "Ppo": "recipe",
+    "ensemble": "recipe",
+    "PRESETS": "study.presets",
+    "quick": "study.presets",
+    "full": "study.presets",
+    "tiny": "study.presets",
+    "run": "study.run",
+    "RewardModel": "reward.model",
+    "RewardEnsemble": "reward.ensemble",
+    "load": "reward.ensemble",
+    "from_backbone": "reward.model",
+    "train": "reward.training",
+    "PairIds": "reward.training",
+    "METHODS": "reward.methods",
+    "TrainingInputs": "reward.methods",
+    "train_ensemble": "reward.methods",
+    "aggregate": "reward.aggregate",
+    "AGGREGATORS": "reward.aggregate",
+    "align": "reward.aggregate",
+    "best_of_n": "optimise.best_of_n",
+    "kl_bound": "optimise.best_of_n",
+    "ess": "optimise.best_of_n",
+    "sample": "optimise.sampling",
+    "Pool": "optimise.pool",
+    "CompactPool": "optimise.compact",
+    "reward_function": "optimise.reward",
+    "Explorer": "show.explorer",
+    "load_pairs": "preferences",
+    "load_backbone": "backbone:load",
+}
 __all__ = [*_HOMES, "__version__"]
 
 
