@@ -17,7 +17,7 @@ book: $(VENV)/.stamp ## run the quick study, build the book, say which page to o
 	@echo "The book: open $(PAGE)  (file://$(abspath $(PAGE)))"
 
 test: html ## build the pages from the shipped results if need be, then run every test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup
 
 lab: $(VENV)/.stamp ## the chapters as notebooks, in JupyterLab
 	$(BIN)/jupyter lab book
@@ -30,8 +30,9 @@ study: $(VENV)/.stamp ## the three studies whose rows and pools are shipped in d
 	$(BIN)/rmlab study constructions
 	$(BIN)/rmlab study ppo
 
-lint: $(VENV)/.stamp ## ruff, and the notebooks in step with their sources
+lint: $(VENV)/.stamp ## ruff's rules and its formatter, and the notebooks in step with their sources
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/python scripts/notebooks.py --check
 
 bench: $(VENV)/.stamp ## every claim of speed, measured beside the alternative

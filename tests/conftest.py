@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core a worker
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file, and all that read the tiny studies, run in one process: what they share is made once."""
+    for item in items:
+        shared = "tiny_studies" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("tiny_studies" if shared else item.path.name))
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,7 @@ def test_member_scores(name, tiny_studies):
 
 def _equal(now: pd.Series, then: pd.Series, where: str) -> None:
     if then.dtype.kind in "fiu" and now.dtype.kind in "fiu":
-        np.testing.assert_allclose(now, then, rtol=1e-5, atol=1.1e-5, err_msg=where)
+        known = then.notna()  # a column that the reference has for a part of its rows
+        np.testing.assert_allclose(now[known], then[known], rtol=1e-5, atol=1.1e-5, err_msg=where)
     else:
         assert (now.astype(str) == then.astype(str)).all(), where
