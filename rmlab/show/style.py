@@ -10,6 +10,8 @@ import io
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from rmlab.reward.methods import METHODS
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
@@ -23,21 +25,32 @@ class Look(NamedTuple):
     label: str
 
 
-LOOKS = {
-    "gold": Look("#b07a10", "-", "o", "gold"),
-    "proxy": Look("#0173b2", "-", "s", "proxy"),
-    "single": Look("#0173b2", "-", "s", "single"),
-    "finetune": Look("#029e73", (0, (5, 2)), "^", "finetuning seeds"),
-    "pretrain": Look("#cc78bc", (0, (1, 1.3)), "D", "pretraining seeds"),
-    "heads": Look("#949494", (0, (3, 1, 1, 1)), "v", "linear heads"),
-    "lora": Look("#d55e00", (0, (4, 1, 1, 1)), "P", "LoRA adapters"),
-    "dropout": Look("#e0457b", (0, (2, 1)), "<", "dropout masks"),
-    "laplace": Look("#7e6bd6", (0, (5, 1, 1, 1, 1, 1)), "*", "Laplace samples"),
-    "average": Look("#2a9fb8", (0, (8, 2)), "h", "weight average"),
-    "mixed": Look("#8a8a00", (0, (1, 2)), "X", "unions"),
-    "oracle": Look("#949494", (0, (1, 2)), "", "oracle"),
-    "you": Look("#d55e00", (0, (6, 2)), "x", "your run"),
-}
+class Looks(dict):
+    """Looks by name; a method that has none of its own is drawn in a neutral one, under its label."""
+
+    def __missing__(self, name: str) -> Look:
+        if name not in METHODS:
+            raise KeyError(name)
+        return Look("#767676", (0, (2, 2)), ".", METHODS[name].label)
+
+
+LOOKS = Looks(
+    {
+        "gold": Look("#b07a10", "-", "o", "gold"),
+        "proxy": Look("#0173b2", "-", "s", "proxy"),
+        "single": Look("#0173b2", "-", "s", "single"),
+        "finetune": Look("#029e73", (0, (5, 2)), "^", "finetuning seeds"),
+        "pretrain": Look("#cc78bc", (0, (1, 1.3)), "D", "pretraining seeds"),
+        "heads": Look("#949494", (0, (3, 1, 1, 1)), "v", "linear heads"),
+        "lora": Look("#d55e00", (0, (4, 1, 1, 1)), "P", "LoRA adapters"),
+        "dropout": Look("#e0457b", (0, (2, 1)), "<", "dropout masks"),
+        "laplace": Look("#7e6bd6", (0, (5, 1, 1, 1, 1, 1)), "*", "Laplace samples"),
+        "average": Look("#2a9fb8", (0, (8, 2)), "h", "weight average"),
+        "mixed": Look("#8a8a00", (0, (1, 2)), "X", "unions"),
+        "oracle": Look("#949494", (0, (1, 2)), "", "oracle"),
+        "you": Look("#d55e00", (0, (6, 2)), "x", "your run"),
+    }
+)
 
 PLAIN = {  # matplotlib's settings
     "font.size": 10,
