@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Recipe": "recipe", "Training": "recipe", "quick": "recipe", "full": "recipe", "tiny": "recipe",
     "RewardModel": "reward.model", "from_backbone": "reward.model", "train": "reward.training", "PairIds": "reward.training",
+    "RewardEnsemble": "reward.ensemble", "load": "reward.ensemble", "train_ensemble": "reward.methods",
     "aggregate": "reward.aggregate", "AGGREGATORS": "reward.aggregate", "align": "reward.aggregate",
     "best_of_n": "optimise.best_of_n", "kl_bound": "optimise.best_of_n", "ess": "optimise.best_of_n",
     "sample": "optimise.sampling", "Pool": "optimise.pool", "CompactPool": "optimise.compact", "Explorer": "show.explorer",
