@@ -1,165 +1,69 @@
-"""The reward model: K linear heads on a transformer, as a plain Hugging Face folder.
+"""The reward model: K linear heads on one transformer, as a plain Hugging Face folder.
 
-The model is `AutoModelForSequenceClassification` with `num_labels=K`, K = 1 included; anyone can load it without
-rmlab and gets the raw scores as its logits. What rmlab adds is each member's offset and scale on a
-reference set: Bradley-Terry leaves them free, and min, median and spread mean nothing before members are
-aligned. They live in the folder's `config.json` and are applied in `forward`.
-
-A `Scorer` is anything with K members: a `RewardModel`, adapters or masks on one base (`variants.py`), or a `Union`.
+The model is `AutoModelForSequenceClassification` with `num_labels=K`, K = 1 included: anyone can load its
+folder without rmlab and gets the raw scores as its logits. Each head may be a network of its own
+(`MlpHeads`): such a folder needs rmlab, and its linear head is NaN so that nobody mistakes it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from rmlab.fast.prefix import open_prompts, read_ends, read_pairs
 from rmlab.recipe import require, stream_seed
+from rmlab.reward.ensemble import Ids, Read, RewardEnsemble
+from rmlab.reward.folder import read_tensors
 from rmlab.tokens import SpecialTokens
 
-CHUNK_TOKENS = 3072  # answers are scored in chunks of about this many tokens: larger ones are slower on a CPU
+MLP_FILE = "mlp_heads.safetensors"
 
 
-class Scorer(nn.Module):
-    """K member scores for every (prompt, answer), and their alignment. Subclasses give the raw scores."""
+class RewardModel(RewardEnsemble):
+    """K heads on one transformer: build one with `from_backbone`, or `load` one.
 
-    members: int  # K
-    centre: torch.Tensor  # (K,) float32
-    scale: torch.Tensor
-    untrained: int = 0  # numbers that training left as they were
-
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Aligned member scores, ids and mask (B, T) -> (B, K) float32, in standard deviations of the reference set."""
-        return (self.raw(ids, mask) - self.centre) / self.scale
-
-    def raw(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Scores as the members give them, (B, T) -> (B, K) float32, read at the last real token of the mask."""
-        raise NotImplementedError  # pragma: no cover - in the subclasses
-
-    def pair_scores(self, prompts, chosen, rejected) -> torch.Tensor:
-        """Raw scores of B chosen, then B rejected answers given as lists of ids, (2B, K); gradients flow."""
-        raise NotImplementedError  # pragma: no cover
-
-    def reader(self, prompt: torch.Tensor, room: int):
-        """A function (ids (R, T), lengths (R,)) -> raw scores (R, K) for answers to one prompt (1, T)."""
-        raise NotImplementedError  # pragma: no cover
-
-    def widest(self) -> int:
-        """Floats a scored token needs at a time, at most: what a memory ceiling divides."""
-        raise NotImplementedError  # pragma: no cover
-
-    def size(self) -> int:
-        """Numbers it holds: weights, adapters, heads."""
-        return sum(p.numel() for p in self.parameters())
-
-    @torch.no_grad()
-    def score(
-        self, prompt: np.ndarray, ids: np.ndarray, lengths: np.ndarray, chunk_tokens: int = CHUNK_TOKENS, memory: int | None = None,
-    ) -> np.ndarray:  # fmt: skip
-        """Raw scores of many answers to one prompt, on the prompt's cache, in chunks of answers of nearly one length.
-
-        Parameters
-        ----------
-        prompt : (T,) int64 ids
-        ids : (R, S) int, answers right-padded; lengths : (R,) real tokens, `<eos>` counted
-        memory : bytes that a chunk's activations may take; a chunk is never under one answer
-
-        Returns
-        -------
-        (R, K) float32
-        """
-        lengths = np.asarray(lengths)
-        require(
-            bool((lengths > 0).all()), "lengths", int(lengths.min(initial=1)), "answers of at least one token"
-        )
-        if memory is not None:
-            require(memory > 0, "memory", memory, "a number of bytes above 0")
-            chunk_tokens = max(1, min(chunk_tokens, memory // (4 * self.widest())))
-        place = self.centre.device
-        read = self.reader(torch.as_tensor(prompt, dtype=torch.long, device=place)[None], ids.shape[1])
-        out = np.empty((len(ids), self.members), np.float32)
-        order = np.argsort(lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            width = int(lengths[order[min(start + 64, len(order) - 1)]])
-            rows = order[start : start + max(1, chunk_tokens // width)]
-            if memory is not None:  # a ceiling also holds where the last answers are much longer than `width`
-                padded = lengths[rows] * np.arange(1, len(rows) + 1)
-                rows = rows[: max(1, int((padded <= chunk_tokens).sum()))]
-            width = int(lengths[rows].max())
-            some = torch.from_numpy(ids[rows, :width].astype(np.int64)).to(place)
-            scores = read(some, torch.from_numpy(lengths[rows].astype(np.int64)).to(place))
-            out[rows] = scores.cpu().numpy()
-            start += len(rows)
-        return out
-
-    def align(self, reference: np.ndarray) -> None:
-        """Set every member's offset and scale from raw reference scores (R, K): aligned scores have mean 0, std 1 there."""
-        reference = np.asarray(reference, np.float64)
-        require(
-            reference.ndim == 2 and reference.shape[1] == self.members,
-            "reference",
-            reference.shape,
-            f"an array (R, {self.members})",
-        )
-        spread = reference.std(0)
-        require(
-            bool((spread > 0).all()),
-            "reference",
-            spread.tolist(),
-            "answers on which every member's score varies",
-        )
-        self.centre = torch.tensor(reference.mean(0), dtype=torch.float32, device=self.centre.device)
-        self.scale = torch.tensor(spread, dtype=torch.float32, device=self.centre.device)
-
-    def unaligned(self, members: int, stored: dict | None = None) -> None:
-        """Register the alignment: what a folder stored, else offset 0 and scale 1."""
-        stored = stored or {}
-        for name, plain in (("centre", 0.0), ("scale", 1.0)):
-            self.register_buffer(name, torch.tensor(stored.get(name, [plain] * members), dtype=torch.float32))
-
-
-class RewardModel(Scorer):
-    """K linear heads on one transformer: `forward(ids, mask) -> (B, K)` float32, aligned.
-
-    Build one with `from_backbone`, or `load` one. `raw` gives the scores before alignment. With `mlp`, each head is
-    a network of its own (`heads.MlpHeads`): such a folder needs rmlab, and its linear head is NaN so that
-    nobody mistakes it.
+    Parameters
+    ----------
+    model : a Hugging Face sequence classification model whose head is the linear `score` (K, D), without a
+        bias
+    mlp : heads with a hidden layer, in the place of `score`
     """
 
-    def __init__(self, model: nn.Module, mlp: nn.Module | None = None):
-        super().__init__()
-        self.model, self.mlp = model.eval(), mlp
-        self.special = SpecialTokens.of(model)
-        self.unaligned(model.config.num_labels, getattr(model.config, "rmlab", None))
-        self.to(next(model.parameters()).device)
+    format = "heads"
 
-    @property
-    def members(self) -> int:
-        """K."""
-        return self.model.config.num_labels
+    def __init__(self, model: nn.Module, mlp: MlpHeads | None = None):
+        require_linear_head(model)
+        super().__init__(model.config.num_labels, SpecialTokens.of(model), next(model.parameters()).device)
+        count = self.members if mlp is None else len(mlp.second)
+        require(count == self.members, "mlp", f"{count} heads", f"{self.members}, as the model has labels")
+        self.model, self.mlp = model.eval(), None if mlp is None else mlp.to(self.centre.device)
 
     @property
     def trunk(self) -> nn.Module:
+        """The transformer under the heads."""
         return getattr(self.model, self.model.base_model_prefix)
 
-    def raw(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def raw_forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Raw scores of whole rows, ids and mask (B, T) -> (B, K) float32."""
         return self.head(read_ends(self.trunk, ids, mask))
 
-    def pair_scores(self, prompts, chosen, rejected) -> torch.Tensor:
+    def raw_pair_scores(self, prompts: Ids, chosen: Ids, rejected: Ids) -> torch.Tensor:
+        """Raw scores of B chosen, then B rejected answers, (2B, K); gradients flow."""
         return self.head(read_pairs(self.model, prompts, chosen, rejected))
 
-    def reader(self, prompt: torch.Tensor, room: int):
-        read = open_prompts(self.model, prompt, room)
+    def prompt_scorer(self, prompts: torch.Tensor, max_new_tokens: int) -> Read:
+        """Raw scores (R, K) of answers on their prompts' cache."""
+        read = open_prompts(self.model, prompts, max_new_tokens)
         return lambda ids, lengths: self.head(read(ids, lengths))
 
-    def widest(self) -> int:
-        config = self.model.config
-        return 6 * config.hidden_size + 3 * config.intermediate_size + 256 * config.num_attention_heads
+    def floats_per_token(self) -> int:
+        """Floats that a scored token needs at a time, at most."""
+        return activations_per_token(self.model.config)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states (..., D) -> raw scores (..., K), in float32 whatever the trunk runs in."""
@@ -167,95 +71,78 @@ class RewardModel(Scorer):
             return self.mlp(hidden.float())
         return hidden.float() @ self.model.score.weight.float().T
 
-    def head_parameters(self):
+    def head_parameters(self) -> Iterator[nn.Parameter]:
         """The heads' own parameters."""
         return (self.model.score if self.mlp is None else self.mlp).parameters()
 
-    def save(self, folder: str | Path) -> None:
-        """Write a plain Hugging Face folder (safetensors), alignment in its config."""
-        self.model.config.rmlab = {"centre": self.centre.tolist(), "scale": self.scale.tolist()}
+    def _subset(self, members: list[int]) -> RewardModel:
+        few = with_heads(self.model, self.model.score.weight[members])
+        return RewardModel(few, None if self.mlp is None else self.mlp.subset(members))
+
+    def _write_weights(self, folder: Path) -> dict:
         self.model.save_pretrained(str(folder))
         if self.mlp is not None:
-            self.mlp.save(folder)
+            weights = {n: p.detach().cpu().contiguous() for n, p in self.mlp.named_parameters()}
+            save_file(weights, folder / MLP_FILE)
+        return {}
 
     @classmethod
     def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> RewardModel:
-        """Read a folder written by `save`, or any sequence classification model with a linear `score` head.
+        """Read a folder that `save` wrote, or any sequence classification model with a linear `score` head.
 
         Raises
         ------
         ValueError
-            The head's width is not the encoder's: a head of another model.
+            Weights that are missing, unexpected, cut or of another shape; another kind of head; heads that
+            are copies.
         """
-        from transformers import AutoModelForSequenceClassification
-
-        from rmlab.reward.heads import MlpHeads
-
-        head = head_shape(folder)
-        if head is not None:
-            import json
-
-            wide = json.loads((Path(folder) / "config.json").read_text()).get("hidden_size", head[1])
-            require(
-                head[1] == wide, f"score.weight of {folder}", head, f"a head of width {wide}, its encoder's"
-            )
-        model = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=dtype)
-        return cls(model, MlpHeads.load(folder))
+        model, path = load_classifier(folder, dtype), Path(folder) / MLP_FILE
+        require_linear_head(model)
+        reward = cls(model, MlpHeads.of(read_tensors(path), path) if path.is_file() else None)
+        heads = next(reward.head_parameters()).detach().flatten(1).float()
+        require(
+            len(heads.unique(dim=0)) == reward.members, f"heads of {folder}", "copies", "every member its own"
+        )
+        reward.restore_alignment(folder)
+        return reward
 
 
-def head_shape(folder: str | Path) -> tuple[int, int] | None:
-    """The shape (K, D) of the head stored in a folder, or None where it is not in one safetensors file."""
-    from safetensors import safe_open
+class MlpHeads(nn.Module):
+    """K networks D -> width -> 1 (tanh) side by side; head k is drawn from its own stream."""
 
-    path = Path(folder) / "model.safetensors"
-    if not path.is_file():
-        return None
-    with safe_open(path, "pt") as file:
-        return tuple(file.get_slice("score.weight").get_shape()) if "score.weight" in file.keys() else None
-
-
-class Union(Scorer):
-    """Scorers side by side: K is the sum of theirs, in their order, each aligned as it is."""
-
-    def __init__(self, parts: list[Scorer]):
+    def __init__(self, k: int, width_in: int, width: int, seed: int = 0, init: float = 1.0):
         super().__init__()
-        require(len(parts) > 0, "parts", 0, "at least one scorer")
-        self.parts = nn.ModuleList(parts)
-        self.unaligned(self.members)
-        self.centre = torch.cat([p.centre for p in parts])
-        self.scale = torch.cat([p.scale for p in parts])
+        require(width >= 1, "mlp", width, "a width of at least 1, or 0 for linear heads")
+        first, second = [], []
+        for i in range(k):
+            noise = torch.Generator().manual_seed(stream_seed(seed, "mlp head", i))
+            first.append(torch.randn(width, width_in, generator=noise) / math.sqrt(width_in))
+            second.append(init * torch.randn(width, generator=noise) / math.sqrt(width + 1))
+        self.first = nn.Parameter(torch.stack(first))  # (K, width, D)
+        self.bias = nn.Parameter(torch.zeros(k, width))
+        self.second = nn.Parameter(torch.stack(second))  # (K, width)
 
-    @property
-    def members(self) -> int:
-        return sum(p.members for p in self.parts)
+    @classmethod
+    def of(cls, weights: dict[str, torch.Tensor], where: Path | str = "weights") -> MlpHeads:
+        """The heads with these weights; a `ValueError` names `where` they are from if they are none."""
+        names, first = sorted(weights), weights.get("first")
+        whole = names == ["bias", "first", "second"] and first.ndim == 3
+        fits = whole and all(weights[n].shape == first.shape[:2] for n in ("bias", "second"))
+        shapes = {n: tuple(w.shape) for n, w in weights.items()}
+        require(fits, str(where), shapes, "first (K, width, D), bias and second (K, width)")
+        heads = cls(first.shape[0], first.shape[2], first.shape[1])
+        heads.load_state_dict(weights)
+        return heads
 
-    def raw(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return torch.cat([p.raw(ids, mask) for p in self.parts], -1)
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states (..., D) float32 -> scores (..., K) float32, whatever the weights are held in."""
+        first, bias, second = (p.float() for p in (self.first, self.bias, self.second))
+        inner = torch.tanh(hidden @ first.flatten(0, 1).T + bias.flatten())
+        return (inner.unflatten(-1, second.shape) * second).sum(-1)
 
-    def pair_scores(self, prompts, chosen, rejected) -> torch.Tensor:
-        return torch.cat([p.pair_scores(prompts, chosen, rejected) for p in self.parts], -1)
-
-    def reader(self, prompt: torch.Tensor, room: int):
-        readers = [p.reader(prompt, room) for p in self.parts]
-        return lambda ids, lengths: torch.cat([read(ids, lengths) for read in readers], -1)
-
-    def score(
-        self, prompt: np.ndarray, ids: np.ndarray, lengths: np.ndarray, chunk_tokens: int = CHUNK_TOKENS, memory: int | None = None,
-    ) -> np.ndarray:  # fmt: skip
-        """As `Scorer.score`, one part after another, so that each keeps its own copies within `memory`."""
-        return np.concatenate([p.score(prompt, ids, lengths, chunk_tokens, memory) for p in self.parts], -1)
-
-    def widest(self) -> int:
-        return max(p.widest() for p in self.parts)
-
-    def save(self, folder: str | Path) -> None:
-        """One sub-folder a part, `part_0`, `part_1`, ..., and the alignment with them."""
-        start = 0
-        for i, part in enumerate(self.parts):
-            part.centre = self.centre[start : start + part.members]
-            part.scale = self.scale[start : start + part.members]
-            part.save(Path(folder) / f"part_{i}")
-            start += part.members
+    def subset(self, members: list[int]) -> MlpHeads:
+        """The heads with these numbers."""
+        return MlpHeads.of({n: w.detach()[members] for n, w in self.named_parameters()})
 
 
 def from_backbone(backbone: nn.Module, members: int, seed: int, init: float = 1.0) -> RewardModel:
@@ -269,37 +156,20 @@ def from_backbone(backbone: nn.Module, members: int, seed: int, init: float = 1.
     require(members >= 1, "members", members, "at least 1")
     config = _config(backbone.config, members)
     model = AutoModelForSequenceClassification.from_config(config).to(next(backbone.parameters()).dtype)
-    if not isinstance(getattr(model, "score", None), nn.Linear):
-        raise ValueError(
-            f"backbone = {type(backbone).__name__}: its classifier has no linear `score` head; give a decoder family"
-        )
-    getattr(model, model.base_model_prefix).load_state_dict(
-        getattr(backbone, backbone.base_model_prefix).state_dict()
+    require_linear_head(model)
+    trunk = getattr(backbone, backbone.base_model_prefix).state_dict()
+    names = getattr(model, model.base_model_prefix).load_state_dict(trunk, strict=False)
+    other = sorted(names.missing_keys + names.unexpected_keys)
+    require(
+        not other,
+        "backbone",
+        other[:3],
+        "a plain model of its family: these weights are not its classifier's",
     )
     with torch.no_grad():
         for k in range(members):
             model.score.weight[k] = fresh_head(config.hidden_size, seed, k, init)
     return RewardModel(model.to(next(backbone.parameters()).device))
-
-
-def with_heads(model: nn.Module, heads: torch.Tensor) -> nn.Module:
-    """The same trunk, shared and not copied, under the linear heads (K, D)."""
-    from transformers import AutoModelForSequenceClassification
-
-    trunk = getattr(model, model.base_model_prefix)
-    require(heads.shape[1:] == (trunk.config.hidden_size,), "heads", tuple(heads.shape), f"(K, {trunk.config.hidden_size}), as wide as the encoder")  # fmt: skip
-    made = AutoModelForSequenceClassification.from_config(_config(model.config, len(heads)))
-    setattr(made, made.base_model_prefix, trunk)
-    made.score.weight.data = heads.detach().to(next(trunk.parameters())).clone()
-    return made
-
-
-def _config(config, labels: int):
-    """A copy of a model's configuration with K labels."""
-    plain = {
-        k: v for k, v in config.to_dict().items() if k not in {"id2label", "label2id", "num_labels", "rmlab"}
-    }
-    return type(config).from_dict({**plain, "num_labels": labels})
 
 
 def fresh_head(width: int, seed: int, k: int = 0, init: float = 1.0) -> torch.Tensor:
@@ -308,25 +178,64 @@ def fresh_head(width: int, seed: int, k: int = 0, init: float = 1.0) -> torch.Te
     return init * torch.randn(width, generator=noise) / math.sqrt(width + 1)
 
 
-def checksums(models: list[RewardModel]) -> list[str]:
-    """One hash of the weights a model; an ensemble whose members share one is refused.
+def with_heads(model: nn.Module, heads: torch.Tensor) -> nn.Module:
+    """The same trunk, shared and not copied, under the linear heads (K, D)."""
+    from transformers import AutoModelForSequenceClassification
 
-    Raises
-    ------
-    ValueError
-        Two members have the same weights: an ensemble of copies.
+    trunk = getattr(model, model.base_model_prefix)
+    wide = trunk.config.hidden_size
+    require(heads.shape[1:] == (wide,), "heads", tuple(heads.shape), f"(K, {wide}), as wide as the encoder")
+    with torch.device("meta"):  # its own trunk is never used
+        classifier = AutoModelForSequenceClassification.from_config(_config(model.config, len(heads)))
+    setattr(classifier, classifier.base_model_prefix, trunk)
+    classifier.score = nn.Linear(wide, len(heads), bias=False)
+    classifier.score.weight.data = heads.detach().to(next(trunk.parameters())).clone()
+    return classifier
+
+
+def load_classifier(folder: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A sequence classification model from a folder or the hub: safetensors alone, and none of its code.
+
+    Raises a `ValueError` that names the folder and what is missing, unexpected, cut or of another shape.
     """
-    import hashlib
+    from safetensors import SafetensorError
+    from transformers import AutoModelForSequenceClassification
 
-    sums = []
-    for model in models:
-        state = model.model.state_dict()
-        sums.append(
-            hashlib.sha256(b"".join(state[k].cpu().numpy().tobytes() for k in sorted(state))).hexdigest()
+    strict = {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            str(folder), dtype=dtype, output_loading_info=True, **strict
         )
-    for i, one in enumerate(sums):
-        if one in sums[:i]:
-            raise ValueError(
-                f"members {sums.index(one)} and {i} have the same weights: give every member a seed of its own"
-            )
-    return sums
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder}: cannot be read ({error}); give a whole folder, with safetensors"
+        ) from error
+    for name, stored, expected in sorted(report["mismatched_keys"])[:1]:
+        wide = f"{tuple(expected)}, as its config says"
+        require(False, f"{name} of {folder}", tuple(stored), wide)
+    for problem in ("missing", "unexpected"):
+        names = sorted(report[f"{problem}_keys"])
+        mend = "a folder with exactly the weights of its config's model"
+        require(not names, f"{problem} weights of {folder}", names[:3], mend)
+    return model
+
+
+def require_linear_head(model: nn.Module) -> None:
+    """Raise a `ValueError` unless a classifier's head is one matrix, `score.weight` (K, D)."""
+    head = getattr(model, "score", None)
+    head = getattr(head, "original_module", head)  # PEFT's wrapper around a head that it saved
+    plain = isinstance(head, nn.Linear) and head.bias is None
+    mend = "one of a decoder family, the linear `score` without a bias"
+    require(plain, f"head of {type(model).__name__}", type(head).__name__, mend)
+
+
+def activations_per_token(config: object) -> int:
+    """Floats that a token of a model of this config needs at a time while it is scored, at most."""
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return 6 * config.hidden_size + 3 * inner + 256 * config.num_attention_heads
+
+
+def _config(config: object, labels: int) -> object:
+    """A copy of a model's configuration with K labels."""
+    plain = {k: v for k, v in config.to_dict().items() if k not in {"id2label", "label2id", "num_labels"}}
+    return type(config).from_dict({**plain, "num_labels": labels})

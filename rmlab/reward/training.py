@@ -2,11 +2,14 @@
 
 The sum matters: a mean over K heads would hand every head 1/K of its gradient, and K would change weight
 decay, clipping and Adam's epsilon. With the sum, K = 1 is the single reward model bit for bit.
+
+Letters: M pairs, B pairs of a batch, T tokens, D hidden, K heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,53 +21,84 @@ from torch.nn import functional as F
 from rmlab.backbone import schedule
 from rmlab.fast.prefix import read_pairs
 from rmlab.recipe import Training, require, stream
-from rmlab.reward.model import RewardModel, Scorer
+from rmlab.reward.ensemble import RewardEnsemble, require_scores
+from rmlab.reward.model import RewardModel
 from rmlab.tokens import pad_right
 
 WINDOW = 8  # batches whose pairs are sorted by length among themselves
+SIDES = ("prompts", "chosen", "rejected")
 
 
 @dataclass(frozen=True)
 class PairIds:
-    """M pairs as token ids, each answer ending in `<eos>`."""
+    """M pairs as lists of token ids, each answer ending in an EOS."""
 
-    prompts: list[list[int]]
-    chosen: list[list[int]]
-    rejected: list[list[int]]
+    prompts: Sequence[Sequence[int]]
+    chosen: Sequence[Sequence[int]]
+    rejected: Sequence[Sequence[int]]
 
-    @classmethod
-    def load(cls, folder: str | Path) -> PairIds:
-        """Read `pairs.npz` of a study: padded rows of ids, 0 is no token."""
-        data = np.load(Path(folder) / "pairs.npz")
-        return cls(
-            *([[int(x) for x in row if x] for row in data[n]] for n in ("prompts", "chosen", "rejected"))
+    def __post_init__(self):
+        counts = {side: len(getattr(self, side)) for side in SIDES}
+        require(
+            len(set(counts.values())) == 1, "pairs", counts, "a prompt, a chosen and a rejected answer each"
         )
+        for side in SIDES[1:]:
+            empty = [i for i, answer in enumerate(getattr(self, side)) if len(answer) == 0]
+            require(not empty, side, f"no token in {empty[:3]}", "at least one token each, such as an EOS")
 
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def take(self, index) -> PairIds:
-        """The pairs at `index`."""
-        sides = (self.prompts, self.chosen, self.rejected)
-        return PairIds(*([side[i] for i in index] for side in sides))
+    def save(self, folder: str | Path) -> None:
+        """Write `pairs.npz`: each side's right-padded ids (M, T) int32 and how long they are, (M,)."""
+        arrays = {}
+        for side in SIDES:
+            rows = getattr(self, side)
+            arrays[side] = pad_right(rows)[0].astype(np.int32)
+            arrays[f"{side}_lengths"] = np.array([len(row) for row in rows], np.int32)
+        np.savez_compressed(Path(folder) / "pairs.npz", **arrays)
 
-    def batch(self, index) -> tuple[torch.Tensor, torch.Tensor]:
+    @classmethod
+    def load(cls, folder: str | Path) -> PairIds:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            Names the file where it is missing, damaged, or its arrays are not those of pairs.
+        """
+        path = Path(folder) / "pairs.npz"
+        names = [*SIDES, *(f"{side}_lengths" for side in SIDES)]
+        try:
+            with path.open("rb") as file, np.load(file) as data:
+                arrays = {name: data[name] for name in names}
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: holds no pairs ({error}); save them again") from error
+        sides = []
+        for side in SIDES:
+            ids, lengths = arrays[side], arrays[f"{side}_lengths"]
+            fits = ids.ndim == 2 and lengths.shape == ids.shape[:1]
+            fits = fits and lengths.min(initial=0) >= 0 and lengths.max(initial=0) <= ids.shape[1]
+            require(fits, f"{side}_lengths of {path}", lengths.shape, f"lengths of the rows {ids.shape}")
+            sides.append([row[:length].tolist() for row, length in zip(ids, lengths, strict=True)])
+        return cls(*sides)
+
+    def take(self, index: Sequence[int]) -> PairIds:
+        """The pairs at `index`."""
+        return PairIds(*([getattr(self, side)[i] for i in index] for side in SIDES))
+
+    def batch(self, index: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Two plain rows a pair, ids and mask (2B, T): the chosen rows first, then the rejected."""
-        some = self.take(index)
-        rows = [
-            p + a for side in (some.chosen, some.rejected) for p, a in zip(some.prompts, side, strict=True)
-        ]
+        pairs = self.take(index)
+        answers = (*pairs.chosen, *pairs.rejected)
+        rows = [[*p, *a] for p, a in zip((*pairs.prompts, *pairs.prompts), answers, strict=True)]
         ids, mask = pad_right(rows)
         return torch.from_numpy(ids), torch.from_numpy(mask)
 
     def batches(self, order: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Indices of full batches of about one length: sorted within windows of `order`, then shuffled."""
-        lengths = np.array(
-            [
-                len(p) + len(c) + len(r)
-                for p, c, r in zip(self.prompts, self.chosen, self.rejected, strict=True)
-            ]
-        )
+        sides = zip(self.prompts, self.chosen, self.rejected, strict=True)
+        lengths = np.array([len(p) + len(c) + len(r) for p, c, r in sides])
         order = order[: len(order) // size * size]
         cut = []
         for start in range(0, len(order), WINDOW * size):
@@ -74,30 +108,43 @@ class PairIds:
             yield cut[i]
 
 
-def loss(margin: torch.Tensor) -> torch.Tensor:
-    """Bradley-Terry: `-log sigma(r+ - r-)`, margins (B, K) -> scalar nats, mean over pairs, **sum** over heads."""
-    return nats(margin).sum()
+def bt_loss(margin: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Bradley-Terry, `-log sigma(r+ - r-)` in nats, mean over pairs: margins (B, K) -> (K,).
 
-
-def nats(margin: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """The Bradley-Terry loss of each head, margins (B, K) -> (K,); weights (B, K): how often a head's sample holds a pair."""
+    weights : (B, K), how often a head's bootstrap sample holds a pair
+    """
     each = -F.logsigmoid(margin)
     return (each if weights is None else each * weights).mean(0)
 
 
 def train(
-    model: RewardModel, pairs: PairIds, recipe: Training, seed: int, tick=None, precision: str = "fp32",
-    weights: np.ndarray | None = None, penalty: str = "decay", strength: float = 0.0,
-) -> list[float]:  # fmt: skip
+    model: RewardModel,
+    pairs: PairIds,
+    recipe: Training,
+    seed: int,
+    on_step: Callable[[int], None] | None = None,
+    precision: str = "fp32",
+    weights: np.ndarray | None = None,
+    penalty: str = "decay",
+    strength: float = 0.0,
+) -> list[float]:
     """Train heads and trunk in place; the order of the pairs comes from `seed`.
 
     Parameters
     ----------
+    on_step : called after every step with the number of steps done
     precision : "fp32", or "bf16" for the trunk's products (the heads stay in float32)
-    weights : (M, K), how often head k's bootstrap sample holds pair i; all ones unless given
+    weights : (M, K), how often head k's bootstrap sample holds pair i; all ones unless said
     penalty, strength : on the heads, see `head_penalty`
 
-    Returns the loss of every step (summed over heads). Raises a `ValueError` when it is not finite.
+    Returns
+    -------
+    The loss of every step, nats summed over heads.
+
+    Raises
+    ------
+    ValueError
+        As `fit`.
     """
     heads = list(model.head_parameters())
     own = {id(p) for p in heads}
@@ -109,87 +156,104 @@ def train(
     def hidden(batch: PairIds) -> torch.Tensor:
         return read_pairs(model.model, batch.prompts, batch.chosen, batch.rejected)
 
-    return descend(
-        pairs, recipe, seed, groups, hidden, model.head, tick, precision, weights, extra, model.centre.device
-    )
+    return fit(pairs, recipe, seed, groups, hidden, model.head, on_step, precision, weights, extra)
 
 
 def head_penalty(heads: list[torch.Tensor], penalty: str, strength: float) -> Callable | None:
     """What is added to the loss for the heads, as a function of nothing.
 
     "decay": nothing, AdamW's weight decay as everywhere; "none": nothing, and no weight decay; "l2":
-    `strength` times the squared norm of w; "anchor": `strength` times that of w minus its initial value (randomised
-    priors: Osband et al. 2018).
+    `strength` times the squared norm of w; "anchor": `strength` times that of w minus its initial value
+    (randomised priors: Osband et al. 2018).
     """
     require(penalty in {"decay", "none", "l2", "anchor"}, "penalty", penalty, "decay, none, l2 or anchor")
     require(strength >= 0, "strength", strength, "0 or more")
     pulls = penalty in {"l2", "anchor"}
-    require(
-        (strength > 0) == pulls,
-        "strength",
-        strength,
-        f"{'a number above 0' if pulls else '0'} with penalty {penalty!r}",
-    )
+    mend = f"{'a number above 0' if pulls else '0'} with penalty {penalty!r}"
+    require((strength > 0) == pulls, "strength", strength, mend)
     if not pulls:
         return None
     start = [p.detach().clone() if penalty == "anchor" else torch.zeros_like(p) for p in heads]
     return lambda: strength * sum((p - s).square().sum() for p, s in zip(heads, start, strict=True))
 
 
-def descend(
-    pairs: PairIds, recipe: Training, seed: int, groups: list[dict], hidden: Callable, head: Callable, tick=None,
-    precision: str = "fp32", weights: np.ndarray | None = None, extra: Callable | None = None, device="cpu",
-) -> list[float]:  # fmt: skip
-    """The loop that every construction shares: `hidden` (pairs -> (2B, D)), `head` ((2B, D) -> (2B, K)), AdamW.
+def fit(
+    pairs: PairIds,
+    recipe: Training,
+    seed: int,
+    groups: list[dict],
+    hidden: Callable[[PairIds], torch.Tensor],
+    head: Callable[[torch.Tensor], torch.Tensor],
+    on_step: Callable[[int], None] | None = None,
+    precision: str = "fp32",
+    weights: np.ndarray | None = None,
+    extra: Callable[[], torch.Tensor] | None = None,
+) -> list[float]:
+    """The loop that every method shares: AdamW on `groups` of parameters, on `backbone.schedule`.
 
-    A loss or a gradient that is not finite stops it before the step is taken, so the weights are those of the last good
-    step; the `ValueError` says the step and the head.
+    Parameters
+    ----------
+    hidden, head : B pairs -> (2B, D), chosen before rejected; (2B, D) -> scores (2B, K)
+    extra : a further loss of the parameters; the rest as in `train`
+
+    Raises
+    ------
+    ValueError
+        Too few pairs for a batch, a rate or a precision that is none, parameters that are not float32. A loss
+        or a gradient that is not finite stops it before the step is taken: the weights are those of the last
+        good step, and the error says the step and the head.
     """
     require(len(pairs) >= recipe.batch, "pairs", len(pairs), f"at least one batch of {recipe.batch}")
     require(precision in {"fp32", "bf16"}, "precision", precision, "fp32 or bf16")
     require(0 < recipe.lr < np.inf, "training.lr", recipe.lr, "a rate above 0")
+    recipe.validate()
+    parameters = [p for group in groups for p in group["params"]]
+    types = {str(p.dtype) for p in parameters} - {"torch.float32"}
+    mend = "float32 weights, as in model.float(); precision = 'bf16' takes the products in bfloat16"
+    require(not types, "type of the trained weights", sorted(types), mend)
     steps = recipe.epochs * (len(pairs) // recipe.batch)
     optimiser = torch.optim.AdamW(
         groups, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True
     )
-    plan = schedule(optimiser, steps)
+    plan, device = schedule(optimiser, steps), parameters[-1].device
     counts = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)
     rng = stream(seed, "order")
     losses: list[float] = []
-    kind = torch.device(device).type
     for _ in range(recipe.epochs):
         for index in pairs.batches(rng.permutation(len(pairs)), recipe.batch, rng):
-            with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
-                read = hidden(pairs.take(index))
-            chosen, rejected = head(read).chunk(2)
-            by_head = nats(chosen - rejected, None if counts is None else counts[index])
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                states = hidden(pairs.take(index))
+            chosen, rejected = head(states).chunk(2)
+            by_head = bt_loss(chosen - rejected, None if counts is None else counts[index])
             if recipe.centre:
                 by_head = by_head + recipe.centre * (chosen + rejected).square().mean(0)
             total = by_head.sum() if extra is None else by_head.sum() + extra()
             optimiser.zero_grad(set_to_none=True)
             total.backward()
-            _finite(by_head, total, groups, len(losses), recipe.lr)
+            _require_finite(by_head, total, parameters, len(losses), recipe.lr)
             optimiser.step()
             plan.step()
             losses.append(total.item())
-            if tick:
-                tick(len(losses))
+            if on_step:
+                on_step(len(losses))
     return losses
 
 
-def _finite(by_head: torch.Tensor, total: torch.Tensor, groups: list[dict], step: int, lr: float) -> None:
-    grads = [p.grad for g in groups for p in g["params"] if p.grad is not None]
-    if torch.isfinite(total) and torch.isfinite(torch.nn.utils.get_total_norm(grads)):
+def _require_finite(
+    by_head: torch.Tensor, total: torch.Tensor, parameters: list[torch.Tensor], step: int, lr: float
+) -> None:
+    """Raise a `ValueError` that says the step and the head, unless loss and gradients are finite."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if torch.isfinite(total) and torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
         return
     bad = [k for k, x in enumerate(by_head.tolist()) if not np.isfinite(x)]
     who = ", ".join(f"head {k}" for k in bad) if bad else "the gradient"
-    raise ValueError(
-        f"loss = {total.item()} at step {step} ({who}): lower training.lr = {lr}; the weights are those before the step"
-    )
+    mend = f"lower training.lr = {lr}; the weights are those before the step"
+    raise ValueError(f"loss = {total.item()} at step {step} ({who}): {mend}")
 
 
 @contextmanager
-def whose(member: str) -> Iterator[None]:
+def error_context(member: str) -> Iterator[None]:
     """Begin the `ValueError` of a member's training with the member."""
     try:
         yield
@@ -197,13 +261,18 @@ def whose(member: str) -> Iterator[None]:
         raise ValueError(f"{member}: {error}") from error
 
 
-@torch.no_grad()
-def score_pairs(model: Scorer, pairs: PairIds, batch: int = 32) -> np.ndarray:
-    """Raw scores of pairs, (M, 2, K) float32: chosen, then rejected."""
+def score_pairs(ensemble: RewardEnsemble, pairs: PairIds, batch: int = 32) -> np.ndarray:
+    """Aligned scores of M pairs, (M, 2, K) float32: chosen, then rejected."""
+    return ensemble.align_raw(raw_score_pairs(ensemble, pairs, batch))
 
-    parts = []
+
+@torch.no_grad()
+def raw_score_pairs(ensemble: RewardEnsemble, pairs: PairIds, batch: int = 32) -> np.ndarray:
+    """Scores of M pairs as the members give them, (M, 2, K) float32: what `align` takes, as (2M, K)."""
+    out = np.empty((len(pairs), 2, ensemble.members), np.float32)
     for start in range(0, len(pairs), batch):
-        some = pairs.take(range(start, min(start + batch, len(pairs))))
-        out = model.pair_scores(some.prompts, some.chosen, some.rejected)
-        parts.append(torch.stack(out.chunk(2), 1).cpu().numpy())
-    return np.concatenate(parts)
+        few = pairs.take(range(start, min(start + batch, len(pairs))))
+        raw = ensemble.raw_pair_scores(few.prompts, few.chosen, few.rejected)
+        require_scores(raw, 2 * len(few), ensemble.members)
+        out[start : start + batch] = torch.stack(raw.chunk(2), 1).cpu().numpy()
+    return out

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from rmlab.recipe import Training
-from rmlab.reward.dropout import OUTPUTS, DropoutModel, draw_masks, dropout, thinned
-from rmlab.reward.lora import fingerprint
-from rmlab.reward.model import from_backbone
-from rmlab.reward.training import score_pairs
-from rmlab.tokens import pad_right
-
-QUICK = Training(epochs=1, batch=16, lr=5e-3)
+from rmlab.reward.dropout import OUTPUTS, DropoutModel, draw_masks, thinned, train
+from rmlab.reward.ensemble import load
+from rmlab.reward.lora import base_hash
+from rmlab.reward.model import RewardModel, from_backbone
+from rmlab.reward.training import raw_score_pairs
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_lm, world_pairs):
-    return dropout(tiny_lm, world_pairs, QUICK, seed=3, k=3, rate=0.2)
+def trained(tiny_lm, inputs_of):
+    return train(inputs_of(tiny_lm, seed=3), k=3, rate=0.2)
 
 
-def _asked(pairs):
-    return np.array(pairs.prompts[0]), pad_right(pairs.chosen)[0], np.array([len(a) for a in pairs.chosen])
-
-
-def test_an_answer_has_one_score_in_any_batch_chunk_and_order(trained, world_pairs):
-    prompt, ids, lengths = _asked(world_pairs)
+def test_an_answer_has_one_score_in_any_batch_chunk_and_order(trained, world_pairs, answers):
+    prompt, ids, lengths = answers
     want = trained.score(prompt, ids, lengths)
     assert np.array_equal(trained.score(prompt, ids, lengths), want)
     for chunk in (1, 100, 700):
@@ -36,12 +31,12 @@ def test_an_answer_has_one_score_in_any_batch_chunk_and_order(trained, world_pai
     for i in (0, 7, 30):
         alone = trained.score(prompt, ids[i : i + 1, : lengths[i]], lengths[i : i + 1])
         np.testing.assert_allclose(alone[0], want[i], atol=1e-5)
-    in_pairs = [score_pairs(trained, world_pairs, batch) for batch in (5, 48)]
+    in_pairs = [raw_score_pairs(trained, world_pairs, batch) for batch in (5, 48)]
     np.testing.assert_allclose(*in_pairs, atol=1e-5)
 
 
-def test_members_differ_in_every_mask(trained, world_pairs):
-    scores = trained.score(*_asked(world_pairs))
+def test_members_differ_in_every_mask(trained, answers):
+    scores = trained.score(*answers)
     assert (np.abs(scores[:, :, None] - scores[:, None, :]).mean(0)[np.triu_indices(3, 1)] > 0.05).all()
     for name in trained.masks[0]:
         one, two, three = (m[name] for m in trained.masks)
@@ -76,55 +71,80 @@ def test_a_mask_removes_whole_units_and_keeps_the_mean(lm, request):
         torch.testing.assert_close(weight[:, ~gone], whole[:, ~gone] * 4 / 3)
 
 
-def test_training_draws_fresh_masks_that_its_seed_repeats(tiny_lm, world_pairs, trained, monkeypatch):
+def test_training_draws_fresh_masks_that_its_seed_repeats(tiny_lm, inputs_of, trained, monkeypatch):
     import rmlab.reward.dropout as module
 
-    drawn, only_the_head = [], False
+    inputs, every, only_the_head = inputs_of(tiny_lm, seed=3), [], False
 
     def noted(model, rate, noise):
         masks = draw_masks(model, rate, noise)
         if only_the_head:
             masks = {n: m if n == "score.weight" else torch.ones_like(m) for n, m in masks.items()}
-        drawn.append(masks)
+        every.append(masks)
         return dict(masks)
 
     monkeypatch.setattr(module, "draw_masks", noted)
-    again = dropout(tiny_lm, world_pairs, QUICK, seed=3, k=3, rate=0.2)
-    steps = drawn[:3]
-    assert len(drawn) == 3 + 3  # one a step, one a member
-    assert len({m["score.weight"].numpy().tobytes() for m in drawn}) == 6
+    again = train(inputs, k=3, rate=0.2)
+    steps = every[:3]
+    assert len(every) == 3 + 3  # one a step, one a member
+    assert len({m["score.weight"].numpy().tobytes() for m in every}) == 6
     assert all(m.keys() == steps[0].keys() for m in steps)
-    assert fingerprint(again.model) == fingerprint(trained.model)
+    assert base_hash(again.model) == base_hash(trained.model)
     assert torch.equal(again.heads, trained.heads)
-    plain = dropout(tiny_lm, world_pairs, QUICK, seed=3, k=1)
+    plain = train(inputs, k=1)
     only_the_head = True
-    less = dropout(tiny_lm, world_pairs, QUICK, seed=3, k=3, rate=0.2)
-    assert len({fingerprint(m.model) for m in (plain, less, trained)}) == 3
+    less = train(inputs, k=3, rate=0.2)
+    assert len({base_hash(m.model) for m in (plain, less, trained)}) == 3
 
 
-def test_a_saved_model_draws_the_same_masks(trained, world_pairs, tmp_path):
-    trained.align(score_pairs(trained, world_pairs).reshape(-1, 3))
+def test_a_saved_model_draws_the_same_masks(trained, rows, tmp_path):
     trained.save(tmp_path)
-    again = DropoutModel.load(tmp_path)
-    ids, mask = (torch.from_numpy(x) for x in pad_right(world_pairs.chosen))
+    again = load(tmp_path)
     with torch.no_grad():
-        assert torch.equal(again(ids, mask), trained(ids, mask))
-    assert again.members == 3 and again.centre.abs().min() > 0
+        assert torch.equal(again(*rows), trained(*rows))
+    for mine, theirs in zip(again.masks, trained.masks, strict=True):
+        assert all(torch.equal(mine[n], theirs[n]) for n in theirs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"masks": None}, r"masks and seed of .*rmlab\.json = \(None, \d+\): give whole numbers"),
+        ({"masks": [0, -1, 2]}, "masks and seed of .*-1"),
+        ({"masks": [0, 1.5, 2]}, "masks and seed of .*1\\.5"),
+        ({"seed": "3"}, "masks and seed of .*'3'"),
+        ({"rate": 1.0}, "rate of .* = 1.0: give a share from 0 up to 1"),
+        ({"rate": None}, "rate of .* = None"),
+        ({"masks": [0, 1]}, "members of .* = 3: give its weights' 2"),
+    ],
+    ids=str,
+)
+def test_a_card_that_says_no_masks_is_refused(changes, words, trained, tmp_path):
+    trained.save(tmp_path / "masks")
+    path = tmp_path / "masks" / "rmlab.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ValueError, match=words):
+        load(tmp_path / "masks")
+
+
+def test_masks_may_be_named_by_their_numbers(trained):
+    few = DropoutModel(RewardModel(trained.model), [2, 0], trained.rate, trained.seed)
+    for mine, theirs in zip(few.masks, (trained.masks[2], trained.masks[0]), strict=True):
+        assert all(torch.equal(mine[n], theirs[n]) for n in theirs)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1, 1.5])
 @pytest.mark.parametrize("k", [1, 2])
-def test_a_rate_that_is_no_share_is_refused(rate, k, tiny_lm, world_pairs):
+def test_a_rate_that_is_no_share_is_refused(rate, k, tiny_lm, inputs_of):
     with pytest.raises(ValueError, match=rf"rate = {rate}: give a share from 0 up to 1"):
-        dropout(tiny_lm, world_pairs, QUICK, seed=0, k=k, rate=rate)
+        train(inputs_of(tiny_lm), k=k, rate=rate)
 
 
-def test_a_family_whose_outputs_have_no_known_name_is_refused(world_pairs):
+def test_a_family_whose_outputs_have_no_known_name_is_refused(inputs_of):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     shape = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 128}
-    gpt2 = GPT2LMHeadModel(
-        GPT2Config(vocab_size=200, **shape, pad_token_id=0, bos_token_id=1, eos_token_id=2)
-    )
-    with pytest.raises(ValueError, match=r"model = GPT2Model: none of its matrices is named o_proj\.weight"):
-        dropout(gpt2, world_pairs, QUICK, seed=0, k=2)
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=200, **shape, **special))
+    with pytest.raises(ValueError, match=r"model = 'GPT2Model': give a family whose .* o_proj\.weight"):
+        train(inputs_of(gpt2), k=2)

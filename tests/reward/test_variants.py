@@ -10,12 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from rmlab.reward.dropout import DropoutModel
-from rmlab.reward.heads import MlpHeads
+from rmlab.reward.ensemble import Union
 from rmlab.reward.lora import Adapter, LoraModel
-from rmlab.reward.model import RewardModel, Union, from_backbone, with_heads
-from rmlab.reward.training import score_pairs
+from rmlab.reward.model import MlpHeads, RewardModel, from_backbone, with_heads
 from rmlab.reward.variants import Variants
-from rmlab.tokens import PAD, pad_right
 
 FAMILIES = ["tiny_lm", "tiny_neox", "tiny_qwen"]
 
@@ -36,7 +34,7 @@ def _lora(lm, k=3, lora_layers=0):
         for _, b in adapter.pairs.values():
             b.data = 0.2 * torch.randn(b.shape, generator=noise)
     heads = base.model.score.weight.detach().clone()
-    return LoraModel(with_heads(base.model, torch.zeros(1, 32)), [a.detached() for a in adapters], heads)
+    return LoraModel(with_heads(base.model, torch.zeros(1, 32)), adapters, heads)
 
 
 def _lora_top(lm):
@@ -59,24 +57,15 @@ def lm(request):
     return request.getfixturevalue(request.param)
 
 
-def _asked(pairs):
-    """One prompt with all the answers, as `score` takes them, and as padded rows."""
-    prompt = pairs.prompts[0]
-    rows = [torch.from_numpy(x) for x in pad_right([prompt + a for a in pairs.chosen])]
-    return np.array(prompt), pad_right(pairs.chosen)[0], np.array([len(a) for a in pairs.chosen]), *rows
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_path_to_a_score_gives_the_same(lm, kind, world_pairs):
+def test_every_path_to_a_score_gives_the_same(lm, kind, world_pairs, answers, rows):
     """Padded rows on the model's own forward, pairs as one row, answers on the prompt's cache."""
-    model = kind(lm)
-    prompt, ids, lengths, rows, mask = _asked(world_pairs)
+    model, (prompt, ids, lengths), (whole, mask) = kind(lm), answers, rows
     with torch.no_grad():
-        want = model.raw(rows, mask)
-        padded = model.raw(F.pad(rows, (3, 2), value=PAD), F.pad(mask, (3, 2)))
-        chosen, rejected = model.pair_scores(
-            [list(prompt)] * 40, world_pairs.chosen[:40], world_pairs.chosen[8:]
-        ).chunk(2)
+        want = model.raw_forward(whole, mask)
+        padded = model.raw_forward(F.pad(whole, (3, 2), value=model.special.pad), F.pad(mask, (3, 2)))
+        sides = [list(prompt)] * 40, world_pairs.chosen[:40], world_pairs.chosen[8:]
+        chosen, rejected = model.raw_pair_scores(*sides).chunk(2)
     assert want.shape == (48, model.members) and (want.std(1) > 1e-3).all()
     torch.testing.assert_close(padded, want, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(chosen, want[:40], atol=1e-5, rtol=1e-5)
@@ -85,9 +74,9 @@ def test_every_path_to_a_score_gives_the_same(lm, kind, world_pairs):
         model.score(prompt, ids, lengths, chunk_tokens=100), want, atol=1e-5, rtol=1e-5
     )
     with torch.no_grad():
-        read = model.reader(torch.from_numpy(prompt)[None], ids.shape[1])
-        some = read(torch.from_numpy(ids), torch.from_numpy(lengths))
-    torch.testing.assert_close(some, want, atol=1e-5, rtol=1e-5)
+        read = model.prompt_scorer(torch.from_numpy(prompt)[None], ids.shape[1])
+        at_once = read(torch.from_numpy(ids), torch.from_numpy(lengths))
+    torch.testing.assert_close(at_once, want, atol=1e-5, rtol=1e-5)
 
 
 def _alone(model):
@@ -98,7 +87,10 @@ def _alone(model):
         every = range(model.members)
         if model.mlp is None:
             return [RewardModel(with_heads(model.model, model.model.score.weight[k : k + 1])) for k in every]
-        return [RewardModel(model.model, _one_mlp(model.mlp, k)) for k in every]
+        return [
+            RewardModel(with_heads(model.model, model.model.score.weight[:1]), _one_mlp(model.mlp, k))
+            for k in every
+        ]
     alone = []
     for k in range(model.members):
         trunk, edits = copy.deepcopy(model.trunk), {n: w.detach() for n, w in model.edits(k).items()}
@@ -116,10 +108,9 @@ def _one_mlp(heads, k):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_members_together_equal_members_alone(lm, kind, world_pairs):
+def test_members_together_equal_members_alone(lm, kind, answers):
     model = kind(lm)
-    asked = _asked(world_pairs)[:3]
-    together, alone = model.score(*asked), [one.score(*asked)[:, 0] for one in _alone(model)]
+    together, alone = model.score(*answers), [one.score(*answers)[:, 0] for one in _alone(model)]
     np.testing.assert_allclose(together, np.stack(alone, 1), atol=1e-5, rtol=1e-5)
 
 
@@ -129,19 +120,9 @@ def test_the_members_of_an_ensemble_differ(lm):
     for model in (_lora(lm), _lora_top(lm), _dropout(lm)):
         plain = RewardModel(with_heads(model.model, model.heads))
         with torch.no_grad():
-            assert ((model.raw(ids, ids > 0) - plain.raw(ids, ids > 0)).abs().mean(0) > 0.02).all()
-
-
-def test_a_union_keeps_the_alignment_of_its_parts(tiny_lm, world_pairs):
-    parts = [_heads(tiny_lm, 2), _dropout(tiny_lm, 2)]
-    for part in parts:
-        part.align(score_pairs(part, world_pairs).reshape(-1, 2))
-    _, _, _, rows, mask = _asked(world_pairs)
-    with torch.no_grad():
-        want = torch.cat([part(rows, mask) for part in parts], -1)
-        torch.testing.assert_close(Union(parts)(rows, mask), want)
-    with pytest.raises(ValueError, match="parts = 0: give at least one scorer"):
-        Union([])
+            assert (
+                (model.raw_forward(ids, ids > 0) - plain.raw_forward(ids, ids > 0)).abs().mean(0) > 0.02
+            ).all()
 
 
 def _uneven():
@@ -151,13 +132,13 @@ def _uneven():
 
 
 def _noted(monkeypatch, model):
-    """The (rows, width) of every chunk that the model's parts read, and how many members each reader has."""
+    """The (rows, width) of every chunk that the model's parts read, and how many members each scorer has."""
     chunks, groups = [], []
     for part in getattr(model, "parts", [model]):
 
-        def reader(prompt, room, *few, open_reader=part.reader):
-            read = open_reader(prompt, room, *few)
-            groups.extend(len(some) for some in few)
+        def prompt_scorer(prompts, max_new_tokens, members=None, open_scorer=part.prompt_scorer):
+            read = open_scorer(prompts, max_new_tokens, *([] if members is None else [members]))
+            groups.extend([] if members is None else [len(members)])
 
             def noted(ids, lengths):
                 chunks.append(tuple(ids.shape))
@@ -165,42 +146,42 @@ def _noted(monkeypatch, model):
 
             return noted
 
-        monkeypatch.setattr(part, "reader", reader)
+        monkeypatch.setattr(part, "prompt_scorer", prompt_scorer)
     return chunks, groups
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_memory_ceiling_bounds_every_chunk_and_changes_no_score(kind, tiny_lm, monkeypatch):
-    model, asked = kind(tiny_lm), _uneven()
-    want = model.score(*asked)
+    model, uneven = kind(tiny_lm), _uneven()
+    want = model.score(*uneven)
     chunks, _ = _noted(monkeypatch, model)
     for tokens in (1, 90, 400):
         chunks.clear()
-        memory = 4 * model.widest() * tokens
-        np.testing.assert_allclose(model.score(*asked, memory=memory), want, atol=1e-5, rtol=1e-5)
+        memory = 4 * model.floats_per_token() * tokens
+        np.testing.assert_allclose(model.score(*uneven, memory=memory), want, atol=1e-5, rtol=1e-5)
         assert all(rows == 1 or rows * width <= tokens for rows, width in chunks)
         assert tokens == 1 or max(rows for rows, _ in chunks) > 20
 
 
 @pytest.mark.parametrize("kind", [_lora, _lora_top, _dropout])
-def test_members_that_do_not_fit_are_scored_in_groups(kind, lm, world_pairs, monkeypatch):
-    model, asked = kind(lm), _asked(world_pairs)[:3]
-    want = model.score(*asked)
+def test_members_that_do_not_fit_are_scored_in_groups(kind, lm, answers, monkeypatch):
+    model = kind(lm)
+    want = model.score(*answers)
     copies = 4 * sum(w.numel() for w in model.trunk.parameters())
     _, groups = _noted(monkeypatch, model)
-    for fit, some in ((0, [1, 1, 1]), (1, [1, 1, 1]), (2, [2, 1])):
+    for fit, expected in ((0, [1, 1, 1]), (1, [1, 1, 1]), (2, [2, 1]), (3, [3])):
         groups.clear()
-        got = model.score(*asked, memory=2 * fit * copies + 2)
+        got = model.score(*answers, memory=2 * fit * copies + 2)
         np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
-        assert groups == some
+        assert groups == expected
 
 
 def test_a_ceiling_holds_for_the_parts_of_a_union(tiny_lm, monkeypatch):
-    union, asked = Union([_heads(tiny_lm, 2), _lora(tiny_lm)]), _uneven()
-    want = union.score(*asked)
+    union, uneven = Union([_heads(tiny_lm, 2), _lora(tiny_lm)]), _uneven()
+    want = union.score(*uneven)
     copies = 4 * sum(w.numel() for w in union.parts[1].trunk.parameters())
     _, groups = _noted(monkeypatch, union)
-    np.testing.assert_allclose(union.score(*asked, memory=4 * copies), want, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(union.score(*uneven, memory=4 * copies), want, atol=1e-5, rtol=1e-5)
     assert groups == [2, 1]
 
 
@@ -213,12 +194,6 @@ def _lora_alone(lm):
 def test_no_memory_at_all_is_refused(kind, memory, tiny_lm):
     with pytest.raises(ValueError, match=f"memory = {memory}: give a number of bytes above 0"):
         kind(tiny_lm).score(*_uneven(), memory=memory)
-
-
-def test_an_empty_answer_is_refused(tiny_lm):
-    for model in (_heads(tiny_lm), _lora(tiny_lm)):
-        with pytest.raises(ValueError, match="lengths = 0: give answers of at least one token"):
-            model.score(np.arange(5, 9), np.full((2, 3), 7), np.array([0, 3]))
 
 
 def test_variants_without_a_member_are_refused(tiny_lm):
