@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from rmlab.fast.packed import Packed, packed, turn
-from rmlab.tokens import PAD
+PAD = 0  # a filler
 
 SHARED = 16  # answers a prompt from which its keys are shared and not copied
 WORTH = 8  # tokens of an answer from which a step is worth recording

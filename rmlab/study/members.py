@@ -69,7 +69,7 @@ def instances_of(recipe: Recipe) -> list[Instance]:
     Rivals: the study's single models among the parts, or, where there is none, those of the replicate's labels and backbone.
     """
     singles = _instances(recipe, next(e for e in recipe.ensembles if e.name == SINGLE))
-    alone = [parts[0] for _, parts in singles]
+    alone = {parts[0]: None for _, parts in singles}  # a set that keeps its order
     out = []
     for spec in recipe.ensembles:
         for i, (replicate, parts) in enumerate(_instances(recipe, spec)):
@@ -116,12 +116,12 @@ def single_spec(replicate: Replicate, member: MemberSpec, recipe: Recipe) -> Tra
 def _instances(recipe: Recipe, spec: EnsembleSpec) -> list[tuple[Replicate, tuple[TrainedSpec, ...]]]:
     """(replicate, parts) of one ensemble; what is trained for itself has finetuning seed 0."""
     singles, others = parts_of(spec.method, dict(spec.options))
+    named = [(method, tuple(sorted(o.items())), _first_name(recipe, method, o)) for method, o in others]
     kept: dict[frozenset, tuple[Replicate, tuple[TrainedSpec, ...]]] = {}
     for replicate in replicates_of(recipe):
         parts = [single_spec(replicate, member, recipe) for member in singles]
-        for method, options in others:
-            name, frozen = _first_name(recipe, method, options), tuple(sorted(options.items()))
-            parts.append(TrainedSpec(method, frozen, replicate.draw, replicate.backbone, name=name))
+        for method, options, name in named:
+            parts.append(TrainedSpec(method, options, replicate.draw, replicate.backbone, name=name))
         kept.setdefault(frozenset(parts), (replicate, tuple(parts)))
     return list(kept.values())
 
