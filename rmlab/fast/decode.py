@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from rmlab.fast.packed import Packed, packed, turn
+
 PAD = 0  # a filler
 
 SHARED = 16  # answers a prompt from which its keys are shared and not copied

@@ -13,6 +13,7 @@ import json
 import re
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +116,9 @@ class CompactPool:
         require(known, "members", members, f"one or more columns below {len(self.columns)}")
         return aggregate(self.member_scores[..., members], aggregator, strength)
 
-    def curve(self, members: list[int], aggregator: str, strength: float, ns) -> dict[str, np.ndarray]:
+    def curve(
+        self, members: list[int], aggregator: str, strength: float, ns: Sequence[float]
+    ) -> dict[str, np.ndarray]:
         """Expected gold and proxy of best-of-n, exact for the weighted pool.
 
         An answer whose cumulative weight fraction rises from U' to U wins with probability U^n - U'^n;
@@ -154,7 +157,9 @@ class CompactPool:
             out[p] = order[group == np.argmax(n * log_u >= -np.log(2) - 1e-12)].min()
         return out
 
-    def tilted(self, members: list[int], aggregator: str, strength: float, betas) -> dict[str, np.ndarray]:
+    def tilted(
+        self, members: list[int], aggregator: str, strength: float, betas: Sequence[float]
+    ) -> dict[str, np.ndarray]:
         """The KL-regularised optimum at each beta, exact for the weighted pool: see `rmlab.optimise.tilt`.
 
         An answer has probability in proportion to weight * exp(score / beta).
@@ -250,7 +255,7 @@ class CompactPool:
         meta, data = self.packed()
         return -(-len(data) // 3) * 4 + len(json.dumps(meta))
 
-    def save(self, path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write one .npz; the same pool gives the same bytes."""
         meta = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS}
         text = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
@@ -263,7 +268,7 @@ class CompactPool:
                 file.writestr(item, array.getvalue())
 
     @classmethod
-    def load(cls, path) -> CompactPool:
+    def load(cls, path: str | Path) -> CompactPool:
         """Read what `save` wrote."""
         require(Path(path).exists(), "path", str(path), "a file that exists, written by CompactPool.save")
         with np.load(path) as file:

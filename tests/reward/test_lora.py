@@ -361,14 +361,29 @@ def _without(s, ending):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: {**s, "base_model.model.score.weight": torch.zeros(1, 48)}, r"score\.weight of .*member_1 = \(1, 48\): give a head \(1, 32\)"),
-        (lambda s: {**s, "base_model.model.score.weight": torch.zeros(2, 32)}, r"score\.weight of .*member_1 = \(2, 32\): give"),
-        (lambda s: {n: w * ("lora_B" not in n) for n, w in s.items()}, "lora_B of .*member_1 = 'zero in every matrix': give an adapter that was trained"),
-        (lambda s: _without(s, "q_proj.lora_B.weight"), r"lora_B of .*member_1 = 'none for layers\.1\.self_attn\.q_proj"),
-        (lambda s: _without(s, "q_proj.lora_A.weight"), r"tensors of .*member_1 = \['.*q_proj\.lora_B\.weight'\]: give an adapter of the blocks"),
+        (
+            lambda s: {**s, "base_model.model.score.weight": torch.zeros(1, 48)},
+            r"score\.weight of .*member_1 = \(1, 48\): give a head \(1, 32\)",
+        ),
+        (
+            lambda s: {**s, "base_model.model.score.weight": torch.zeros(2, 32)},
+            r"score\.weight of .*member_1 = \(2, 32\): give",
+        ),
+        (
+            lambda s: {n: w * ("lora_B" not in n) for n, w in s.items()},
+            "lora_B of .*member_1 = 'zero in every matrix': give an adapter that was trained",
+        ),
+        (
+            lambda s: _without(s, "q_proj.lora_B.weight"),
+            r"lora_B of .*member_1 = 'none for layers\.1\.self_attn\.q_proj",
+        ),
+        (
+            lambda s: _without(s, "q_proj.lora_A.weight"),
+            r"tensors of .*member_1 = \['.*q_proj\.lora_B\.weight'\]: give an adapter of the blocks",
+        ),
     ],
     ids=["width", "K", "zero", "no B", "no A"],
-)  # fmt: skip
+)
 def test_an_adapter_that_is_not_whole_is_refused(change, words, saved):
     _rewritten(saved / "member_1", change)
     with pytest.raises(ValueError, match=words):

@@ -104,18 +104,42 @@ def saved(tiny_lm, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: {n: w for n, w in s.items() if n != "score.weight"}, r"missing weights of .* = \['score\.weight'\]"),
-        (lambda s: {n: w for n, w in s.items() if "layers.1.self_attn.q" not in n}, r"missing weights .*layers\.1\.self_attn\.q_proj"),
-        (lambda s: {("v_head.weight" if n == "score.weight" else n): w for n, w in s.items()}, r"missing weights .*score\.weight"),
+        (
+            lambda s: {n: w for n, w in s.items() if n != "score.weight"},
+            r"missing weights of .* = \['score\.weight'\]",
+        ),
+        (
+            lambda s: {n: w for n, w in s.items() if "layers.1.self_attn.q" not in n},
+            r"missing weights .*layers\.1\.self_attn\.q_proj",
+        ),
+        (
+            lambda s: {("v_head.weight" if n == "score.weight" else n): w for n, w in s.items()},
+            r"missing weights .*score\.weight",
+        ),
         (lambda s: {"_orig_mod." + n: w for n, w in s.items()}, "missing weights"),
-        (lambda s: {**s, "score.bias": torch.ones(2)}, r"unexpected weights of .* = \['score\.bias'\]: give a folder with exactly"),
-        (lambda s: {**s, "score.weight": torch.zeros(2, 48)}, r"score\.weight of .* = \(2, 48\): give \(2, 32\), as its config"),
-        (lambda s: {**s, "score.weight": torch.zeros(3, 32)}, r"score\.weight of .* = \(3, 32\): give \(2, 32\), as its config"),
-        (lambda s: {**s, "model.norm.weight": torch.zeros(48)}, r"model\.norm\.weight of .* = \(48,\): give \(32,\)"),
-        (lambda s: {**s, "score.weight": torch.ones(2, 32)}, "heads of .* = 'copies': give every member its own"),
+        (
+            lambda s: {**s, "score.bias": torch.ones(2)},
+            r"unexpected weights of .* = \['score\.bias'\]: give a folder with exactly",
+        ),
+        (
+            lambda s: {**s, "score.weight": torch.zeros(2, 48)},
+            r"score\.weight of .* = \(2, 48\): give \(2, 32\), as its config",
+        ),
+        (
+            lambda s: {**s, "score.weight": torch.zeros(3, 32)},
+            r"score\.weight of .* = \(3, 32\): give \(2, 32\), as its config",
+        ),
+        (
+            lambda s: {**s, "model.norm.weight": torch.zeros(48)},
+            r"model\.norm\.weight of .* = \(48,\): give \(32,\)",
+        ),
+        (
+            lambda s: {**s, "score.weight": torch.ones(2, 32)},
+            "heads of .* = 'copies': give every member its own",
+        ),
     ],
     ids=["head", "layer", "renamed", "prefix", "bias", "width", "K", "norm", "copies"],
-)  # fmt: skip
+)
 def test_a_folder_whose_weights_are_not_its_models_is_refused(change, words, saved):
     with pytest.raises(ValueError, match=words):
         load(_rewritten(saved, change))
