@@ -62,13 +62,26 @@ def test_every_public_name_loads():
 
 def test_the_readme_maps_every_file():
     readme = (ROOT / "README.md").read_text("utf-8")
-    files = [
-        f for p in ("py", "mjs", "css") for f in (ROOT / "rmlab").rglob(f"*.{p}") if f.name != "__init__.py"
+    tree = readme[readme.index("\nrmlab/\n") :]
+    known = [
+        f.name
+        for p in ("py", "mjs", "css")
+        for f in (ROOT / "rmlab").rglob(f"*.{p}")
+        if f.name != "__init__.py"
     ]
-    missing = [f.name for f in files if f.relative_to(ROOT).as_posix() not in readme]
-    assert not missing
+    words = re.split(r"[\s,/]+", tree)
+    assert not [n for n in set(known) if words.count(n) < known.count(n)]
     for link in re.findall(r"\]\(([\w./-]+)\)", readme):
         assert (ROOT / link).exists(), link
+
+
+def test_the_readme_is_short():
+    """150 lines of 120 columns, ten numbers with their intervals, eight words a file."""
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    assert len(lines) <= 150 and max(map(len, lines)) <= 120
+    assert len(re.findall(r"\d (?:\[[^]]*\]|\([\d.]+-[\d.]+\))", "\n".join(lines))) <= 10
+    for line in lines[lines.index("rmlab/") : -2]:
+        assert len(re.split(r" {2,}", line.strip())[-1].split()) <= 8, line
 
 
 def test_no_path_of_a_machine_and_no_registry_is_named():
