@@ -45,14 +45,12 @@ def singles(k: int = 5, probed: bool = False) -> list[MemberSpec]:
     return [] if probed else [MemberSpec(0, seed) for seed in range(k)]
 
 
-def members(**_: object) -> int:
+def members() -> int:
     """One, whatever it is the mean of."""
     return 1
 
 
-def relative_cost(
-    adapter_fraction: Callable[[int, int], float], k: int = 5, **_: object
-) -> tuple[float, float, float]:
+def relative_cost(adapter_fraction: Callable[[int, int], float], k: int = 5) -> tuple[float, float, float]:
     """K trainings, one model to score with and to hold."""
     return k, 1, 1
 

@@ -54,9 +54,7 @@ def train(inputs: TrainingInputs, k: int = 5, rate: float = 0.1) -> RewardModel 
     return DropoutModel(model, k, rate, seed)
 
 
-def relative_cost(
-    adapter_fraction: Callable[[int, int], float], k: int = 5, **_: object
-) -> tuple[float, float, float]:
+def relative_cost(adapter_fraction: Callable[[int, int], float], k: int = 5) -> tuple[float, float, float]:
     """One training, K passes to score, one model to hold."""
     return 1, k, 1
 

@@ -31,7 +31,7 @@ from rmlab.recipe import require, stream
 from rmlab.reward.ensemble import CHUNK_TOKENS, Read
 from rmlab.reward.folder import CARD, read_card, read_tensors
 from rmlab.reward.heads import pair_features
-from rmlab.reward.methods import MemberSpec, TrainingInputs
+from rmlab.reward.methods import HOME, MemberSpec, TrainingInputs
 from rmlab.reward.model import RewardModel, load_classifier, with_heads
 from rmlab.reward.single import train_member
 from rmlab.reward.training import PairIds
@@ -42,15 +42,15 @@ REACH = 1e6  # tau is searched from 1/REACH to REACH times the mean curvature of
 
 def train(inputs: TrainingInputs, k: int = 5, tau: float | None = None) -> RewardModel:
     """Train one model and draw K heads from the posterior around its head; tau as in `fit_posterior`."""
-    return around(train_member(inputs, MemberSpec()), inputs.pairs, k, inputs.seed_of(), tau)
+    return around(train_member(inputs), inputs.pairs, k, inputs.seed_of(), tau)
 
 
-def singles(**_: object) -> list[MemberSpec]:
+def singles() -> list[MemberSpec]:
     """The model that the posterior sits on."""
-    return [MemberSpec()]
+    return [HOME]
 
 
-def relative_cost(adapter_fraction: Callable[[int, int], float], **_: object) -> tuple[float, float, float]:
+def relative_cost(adapter_fraction: Callable[[int, int], float]) -> tuple[float, float, float]:
     """One training and a reading of its pairs, one pass to score, one model to hold."""
     return 4 / 3, 1, 1
 

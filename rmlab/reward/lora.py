@@ -125,7 +125,6 @@ def relative_cost(
     rank: int = 8,
     lora_layers: int = 0,
     stage1: float = 0.0,
-    **_: object,
 ) -> tuple[float, float, float]:
     """A training a member on its share of the pairs, K passes to score, a model and K adapters to hold."""
     return stage1 + k * (1 - stage1), k, 1 + k * adapter_fraction(rank, lora_layers)

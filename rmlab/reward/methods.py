@@ -7,11 +7,11 @@ table needs no torch. It holds
     train(inputs, **options) -> RewardEnsemble     not yet aligned; the options are its arguments
     singles(**options) -> list[MemberSpec]         single models it starts from; without `train`, its members
     members(**options) -> K                        unless K is the option `k`
-    relative_cost(adapter_fraction, **options)     unless it costs what K single models cost
+    relative_cost(adapter_fraction, **options)     unless it is that of K single models
     load(folder) -> RewardEnsemble                 if its folders are of its own format, which cards name
 
-and leaves out what does not apply. An option `parts`, ((method, options), ...), is other methods side by
-side.
+and leaves out what does not apply; all but `train` take the options that they name. An option `parts`,
+((method, options), ...), is other methods side by side.
 """
 
 from __future__ import annotations
@@ -111,6 +111,9 @@ class MemberSpec:
         require(self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "None or at least 1")
 
 
+HOME = MemberSpec()  # the home backbone, its first finetuning seed
+
+
 @dataclass(frozen=True)
 class TrainingInputs:
     """What an ensemble is trained from.
@@ -200,7 +203,7 @@ def members_of(method: str, options: Mapping) -> int:
     """K of the ensemble that a method makes with these options."""
     module, known = module_of(method), {**options_of(method), **options}
     if hasattr(module, "members"):
-        return module.members(**options)
+        return _call(module.members, options)
     if hasattr(module, "train") and "parts" not in known:
         return known.get("k", 1)
     singles, others = parts_of(method, options)
@@ -216,7 +219,7 @@ def parts_of(method: str, options: Mapping) -> tuple[list[MemberSpec], list[tupl
     elif hasattr(module, "train"):
         singles, others = [], [(method, dict(options))]
     else:
-        singles, others = module.singles(**options), []
+        singles, others = _call(module.singles, options), []
     return list(dict.fromkeys(singles)), others
 
 
@@ -224,8 +227,8 @@ def singles_of(method: str, options: Mapping) -> list[MemberSpec]:
     """Every single model that an ensemble needs, once: its members, and what its other parts start from."""
     singles, others = parts_of(method, options)
     for other, other_options in others:
-        starts = getattr(module_of(other), "singles", None)
-        singles += starts(**other_options) if starts else []
+        module = module_of(other)
+        singles += _call(module.singles, other_options) if hasattr(module, "singles") else []
     return list(dict.fromkeys(singles))
 
 
@@ -238,6 +241,12 @@ def relative_cost(
     """
     module = module_of(method)
     if hasattr(module, "relative_cost"):
-        return module.relative_cost(adapter_fraction, **options)
+        return _call(module.relative_cost, options, adapter_fraction)
     k = members_of(method, options)
     return k, k, k
+
+
+def _call(function: Callable, options: Mapping, *arguments: object) -> object:
+    """A function of a method's module, called with those of the options that it takes."""
+    taken = inspect.signature(function).parameters
+    return function(*arguments, **{name: value for name, value in options.items() if name in taken})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rmlab.recipe import require
-from rmlab.reward.methods import MemberSpec, TrainingInputs
+from rmlab.reward.methods import HOME, MemberSpec, TrainingInputs
 from rmlab.reward.model import RewardModel, from_backbone
 from rmlab.reward.training import error_context
 from rmlab.reward.training import train as train_model
@@ -14,7 +14,7 @@ def singles(epochs: int | None = None) -> list[MemberSpec]:
     return [MemberSpec(epochs=epochs)]
 
 
-def train_member(inputs: TrainingInputs, spec: MemberSpec) -> RewardModel:
+def train_member(inputs: TrainingInputs, spec: MemberSpec = HOME) -> RewardModel:
     """The reward model (K = 1, not aligned) of one pretraining and one finetuning seed, trained once.
 
     Raises

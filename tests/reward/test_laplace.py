@@ -137,8 +137,8 @@ def test_arrays_that_do_not_fit_the_posterior_are_refused(pairs):
 
 def test_members_are_draws_around_the_head_of_the_single_model(trained, tiny_lm, inputs_of, world_pairs):
     inputs = inputs_of(tiny_lm)
-    single = train_member(inputs, MemberSpec())
-    assert singles(k=3) == [MemberSpec()]
+    single = train_member(inputs)
+    assert singles() == [MemberSpec()]
     features = pair_features(single, world_pairs).double()
     want = fit_posterior(features[:, 0] - features[:, 1], single.model.score.weight[0])
     assert trained.posterior.tau == want.tau

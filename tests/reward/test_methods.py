@@ -167,10 +167,10 @@ from rmlab.reward.methods import MemberSpec
 def train(inputs, copies=2):
     return Turned(train_member(inputs, MemberSpec()).model)
 
-def singles(copies=2):
+def singles():
     return [MemberSpec()]
 
-def members(**_):
+def members():
     return 1
 
 def relative_cost(adapter_fraction, copies=2):
