@@ -45,7 +45,7 @@ import torch
 from torch import nn
 
 from rmlab.backbone import lr_factor
-from rmlab.fast.prefix import read_answers
+from rmlab.fast.rows import read_answers
 from rmlab.optimise.checkpoint import identity_of, load_run, save_run
 from rmlab.optimise.head import Head, trunk
 from rmlab.optimise.sampling import sample

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from rmlab.fast.prefix import Edits, read_pairs
+from rmlab.fast.plain import Edits
+from rmlab.fast.rows import read_pairs
 from rmlab.recipe import require, stream_seed
 from rmlab.reward.folder import CARD, read_card
 from rmlab.reward.methods import TrainingInputs

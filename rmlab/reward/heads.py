@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rmlab.fast.prefix import read_pairs
+from rmlab.fast.rows import read_pairs
 from rmlab.recipe import Training, stream
 from rmlab.reward.methods import TrainingInputs
 from rmlab.reward.model import MlpHeads, RewardModel, from_backbone

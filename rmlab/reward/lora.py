@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rmlab.fast.packed import depth_of
-from rmlab.fast.prefix import Edits, read_pairs
+from rmlab.fast.plain import Edits
+from rmlab.fast.rows import read_pairs
 from rmlab.recipe import Training, require, stream_seed
 from rmlab.reward.folder import numbered, read_card, read_json, read_tensors, require_distinct, write_card
 from rmlab.reward.methods import TrainingInputs

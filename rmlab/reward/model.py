@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rmlab.fast.prefix import open_prompts, read_ends, read_pairs
+from rmlab.fast.prefix import open_prompts
+from rmlab.fast.rows import read_ends, read_pairs
 from rmlab.recipe import require, stream_seed
 from rmlab.reward.ensemble import Ids, Read, RewardEnsemble
 from rmlab.reward.folder import read_tensors

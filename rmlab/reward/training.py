@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from rmlab.backbone import schedule
-from rmlab.fast.prefix import read_pairs
+from rmlab.fast.rows import read_pairs
 from rmlab.recipe import Training, require, stream
 from rmlab.reward.ensemble import RewardEnsemble, require_scores
 from rmlab.reward.model import RewardModel

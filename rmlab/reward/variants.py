@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmlab.fast.prefix import Edits, open_variants, read_ends, read_pairs
+from rmlab.fast.plain import Edits
+from rmlab.fast.prefix import open_variants
+from rmlab.fast.rows import read_ends, read_pairs
 from rmlab.recipe import require
 from rmlab.reward.ensemble import CHUNK_TOKENS, Ids, Read, RewardEnsemble
 from rmlab.reward.model import activations_per_token, require_linear_head
