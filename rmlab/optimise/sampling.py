@@ -119,7 +119,7 @@ class _Sampler:
 
     def grow(self, prompts: list[list[int]], count: int, uniform: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Decode `count` answers to each prompt on uniform (R, T): ids, logprobs and values, each (R, T)."""
-        decoder = open_decoder(self.model, prompts, count, uniform.shape[1], self.special.pad)
+        decoder = open_decoder(self.model, prompts, count, uniform.shape[1], self.pad)
         ids = torch.full(uniform.shape, self.pad, dtype=torch.long, device=self.device)
         logprobs, values = torch.zeros_like(uniform), torch.zeros_like(uniform)
         at = torch.from_numpy(decoder.slots.reshape(-1)).to(self.device)  # (S,) the answer in each slot
