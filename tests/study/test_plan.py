@@ -50,10 +50,11 @@ def edited(tmp_path, before):
     """Edit a copy of the package: which stages run again, name -> tasks."""
     shutil.copytree(PACKAGE, tmp_path / "rmlab", ignore=shutil.ignore_patterns("__pycache__"))
 
-    def edit(file: str, old: str, new: str) -> dict[str, int]:
-        path = tmp_path / "rmlab" / file
-        assert old in path.read_text("utf-8"), f"{old!r} is not in {file}"
-        path.write_text(path.read_text("utf-8").replace(old, new, 1), "utf-8")
+    def edit(*edits: tuple[str, str, str]) -> dict[str, int]:
+        for file, old, new in edits:
+            path = tmp_path / "rmlab" / file
+            assert old in path.read_text("utf-8"), f"{old!r} is not in {file}"
+            path.write_text(path.read_text("utf-8").replace(old, new, 1), "utf-8")
         run = [sys.executable, "-c", KEYS]
         done = subprocess.run(
             run, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
@@ -68,26 +69,26 @@ def test_nothing_runs_again_where_nothing_changed(tiny_studies, before):
     assert again(tiny(), tiny_studies["artifacts"]) == {}
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new"),
-    [
-        ("reward/methods.py", "linear heads", "heads that are linear"),  # a menu label
-        ("reward/aggregate.py", '"mean - λ std"', '"mean less λ std"'),
-        ("reward/training.py", "at least one batch of", "no less than a batch of"),  # an error text
-        ("optimise/sampling.py", "lists of ids, none empty", "lists of ids, each with an id"),
-        ("sources/sandbox/gold.py", "greetings and goodbyes", "courtesies"),
-        ("study/stages.py", "A stage does one thing.", "A stage does a single thing."),  # a docstring
-    ],
-)
-def test_words_run_nothing_again(edited, file, old, new):
-    assert edited(file, old, new) == {}
+WORDS = [
+    ("reward/methods.py", "linear heads", "heads that are linear"),  # a menu label
+    ("reward/aggregate.py", '"mean - λ std"', '"mean less λ std"'),
+    ("reward/training.py", "at least one batch of", "no less than a batch of"),  # an error text
+    ("optimise/sampling.py", "lists of ids, none empty", "lists of ids, each with an id"),
+    ("sources/sandbox/gold.py", "greetings and goodbyes", "courtesies"),
+    ("sources/sandbox/probes.py", "five greetings", "greetings, five of them"),
+    ("study/stages.py", "A stage does one thing.", "A stage does a single thing."),  # a docstring
+]
+
+
+def test_words_run_nothing_again(edited):
+    assert edited(*WORDS) == {}
 
 
 def test_an_added_probe_is_scored_and_measured(edited):
-    old = '    "exclaim": "every stop an exclamation mark",\n'
+    label = '    "exclaim": "every stop an exclamation mark",\n'
     line = '    words["exclaim"] = ["!" if x == "." else x for x in words["base"]]\n'
-    edited("sources/sandbox/probes.py", old, old + '    "silent": "no greeting",\n')
-    runs = edited("sources/sandbox/probes.py", line, line + '    words["silent"] = words["base"][4:]\n')
+    file, added = "sources/sandbox/probes.py", '    words["silent"] = words["base"][4:]\n'
+    runs = edited((file, label, label + '    "silent": "no greeting",\n'), (file, line, line + added))
     assert runs == {"score_probes": 6, "measure": 1}
 
 
@@ -119,7 +120,7 @@ def test_a_learning_rate_trains_members_again_and_no_language_model(tiny_studies
 
 
 def test_a_line_of_the_world_reaches_everything_that_reads_it(edited):
-    runs = edited("sources/sandbox/gold.py", "LONG = 32", "LONG = 33")
+    runs = edited(("sources/sandbox/gold.py", "LONG = 32", "LONG = 33"))
     assert {"label", "score_gold", "train_member"} <= set(runs) and not {
         "pretrain",
         "tune",

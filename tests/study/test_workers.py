@@ -90,7 +90,7 @@ def test_a_worker_outlives_errors_and_is_replaced_when_it_dies(stages, tmp_path,
 # whole processes
 
 SCRIPT = """
-import sys
+import signal, sys
 from rmlab.store import Store, Task
 from rmlab.study.executor import execute
 from stages import Text, noted
@@ -102,6 +102,7 @@ def tasks(folder, names):
     return rows
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests may ignore it
     store, names, seconds = sys.argv[1:]
     rows = tasks("logs", names)
     summary = execute(rows, Store(store), 2)
