@@ -25,7 +25,7 @@ MEND = "a copy that is whole, or delete it: the run then starts again"
 
 
 def identity_of(run: Run) -> dict:
-    """What makes a run this one, before its first step: settings, seed, special tokens, the policy's weights as a hash."""
+    """What makes a run this one before its first step: settings, seed, special tokens, a hash of the policy."""
     weights = b"".join(w.cpu().numpy().tobytes() for w in run.policy.state_dict().values())
     named = {"seed": run.seed, "policy": hashlib.sha256(weights).hexdigest()}
     return {**dataclasses.asdict(run.settings), **dataclasses.asdict(run.head.special), **named}

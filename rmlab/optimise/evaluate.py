@@ -1,4 +1,4 @@
-"""What a policy does, seen from its own sampler: reward models, gold, KL, gold's terms, and a few answers as text.
+"""What a policy does, seen from its own sampler: reward models, gold and its terms, KL, a few answers as text.
 
 Letters: P prompts, N answers a prompt, B = P x N answers, T tokens, K members, F terms of gold's bill.
 """
@@ -29,7 +29,7 @@ def evaluate(
     seed: int,
     texts: list[dict],
 ) -> Callable[[Run], dict]:
-    """For `rmlab.optimise.ppo.train`: a function from a run to numbers about N sampled answers to each of P prompts.
+    """For `rmlab.optimise.ppo.train`: from a run to numbers about N sampled answers to each of P prompts.
 
     Parameters
     ----------
@@ -38,15 +38,15 @@ def evaluate(
     members : (prompts, answers), B lists of ids each -> (B, K) aligned scores
     aggregator, strength : what the policy is trained against
     seed : of the evaluations; each step's answers have a stream of their own
-    texts : a list that gains a few answers at each evaluation: `step`, `prompt` and `answer` as text, `gold`, `proxy`, and
-        `tokens`, a list a token of its text, the KL that it adds (nats), the critic's value and the advantage
+    texts : a list that gains a few answers at each evaluation: `step`, `prompt` and `answer` as text, `gold`,
+        `proxy`, and `tokens`: of each its text, the KL it adds (nats), the critic's value and the advantage
 
     Returns
     -------
-    The function. Its numbers are means over answers: `proxy` and `gold`; `member_0`, ...; `disagreement`, the members'
-    standard deviation; `eval_k1` and `eval_k3`, nats an answer; `eval_length`, tokens; `eval_ended`; `gold_<term>`, how
-    often a term of gold's bill occurs in an answer; `gold_by_prompt` and `proxy_by_prompt`, lists of P. A source
-    without gold gives no column of it.
+    The function. Its numbers are means over answers: `proxy` and `gold`; `member_0`, ...; `disagreement`, the
+    members' standard deviation; `eval_k1` and `eval_k3`, nats an answer; `eval_length`, tokens; `eval_ended`;
+    `gold_<term>`, how often a term of gold's bill occurs in an answer; `gold_by_prompt` and
+    `proxy_by_prompt`, lists of P. A source without gold gives no column of it.
     """
     ids = [list(prompt.ids) for prompt in prompts]
     rows = [prompt for prompt in prompts for _ in range(answers)]  # (B,)

@@ -1,8 +1,8 @@
 """A policy's head: from hidden states to the log-probabilities that answers are drawn from, in one place.
 
-A policy is a transformer that ends in one linear layer. What is never sampled is banned, and the rest renormalised: in
-sampling, in training and in the reference alike. A model that does more to its logits than its linear layer does
-(soft caps, scales) is refused: another distribution than its own would be sampled, silently.
+A policy is a transformer that ends in one linear layer. What is never sampled is banned, and the rest
+renormalised: in sampling, in training and in the reference alike. A model that does more to its logits than
+its linear layer does (soft caps, scales) is refused: another distribution would be sampled, silently.
 
 Letters: M tokens end to end, D hidden, V vocabulary.
 """
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from rmlab.recipe import require
 from rmlab.tokens import SpecialTokens
 
-# What families call a number that they apply to their logits: Gemma 2, RecurrentGemma, Cohere, Granite, Falcon-H1.
+# What families call a number that they apply to their logits: Gemma 2, RecurrentGemma, Cohere, Granite, Falcon.
 RESCALED = (
     "final_logit_softcapping",
     "logits_soft_cap",
@@ -40,14 +40,17 @@ class Head:
     Raises
     ------
     ValueError
-        A model whose head is not one linear layer, or whose config rescales the logits; special ids that the model does not embed.
+        A model whose head is not one linear layer, or whose config rescales the logits; special ids that it
+        does not embed.
     """
 
     def __init__(self, model: nn.Module, special: SpecialTokens | None = None):
         from transformers import PreTrainedModel
 
         linear = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-        mend = "a transformers causal language model that ends in one linear layer (merge_and_unload() a PEFT model)"
+        mend = (
+            "a transformers causal language model that ends in one linear layer; merge_and_unload() adapters"
+        )
         require(isinstance(linear, nn.Linear), "policy", type(model).__name__, mend)
         config = model.config.get_text_config()
         for name in RESCALED:
@@ -65,7 +68,10 @@ class Head:
         require(highest < self.vocab_size, "special tokens", highest, mend)
 
     def log_probs(self, hidden: torch.Tensor, answers: Iterable[Sequence[int]]) -> torch.Tensor:
-        """Log-probabilities (M,) of the answers' tokens, answer after answer, from the hidden states (M, D) before each; gradients flow."""
+        """Log-probabilities (M,) of the answers' tokens, one after another, from the hidden states before them.
+
+        hidden : (M, D); gradients flow
+        """
         return self.pick(self.logits(hidden), answers)
 
     def pick(self, logits: torch.Tensor, answers: Iterable[Sequence[int]]) -> torch.Tensor:
@@ -101,7 +107,7 @@ class Head:
         Raises
         ------
         ValueError
-            They differ by more than rounding: a model that does what its config does not name, or is not in eval mode.
+            They differ by more than rounding: the model does what its config does not name, or drops out.
         """
         ids = torch.tensor([list(prompt)], device=self.linear.weight.device)
         with torch.autocast(ids.device.type, enabled=False):

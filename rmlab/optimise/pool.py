@@ -1,4 +1,4 @@
-"""The pool: P prompts x N answers, sampled once and judged once; every aggregator and every n is arithmetic on it.
+"""The pool: P prompts x N answers, sampled once and judged once; every aggregator and n is arithmetic on it.
 
 Letters: P prompts, N answers a prompt, T tokens, F terms of gold's bill.
 """

@@ -1,17 +1,17 @@
-"""PPO for language models: sample, score, improve. One file, read from the top; the reward is a function you give.
+"""PPO for language models: sample, score, improve. One file, read from the top; the reward is a function.
 
-`train` is the loop; what it calls follows in the order of the calls. The algorithm: Schulman et al. 1707.06347, on tokens
-as in Ziegler et al. 1909.08593 and Stiennon et al. 2009.01325; Huang et al. 2403.17031 tell which details matter.
-These are ours, each with a test of its number:
+`train` is the loop; what it calls follows in the order of the calls. The algorithm: Schulman et al.
+1707.06347, on tokens as in Ziegler et al. 1909.08593 and Stiennon et al. 2009.01325; Huang et al. 2403.17031
+tell which details matter. These are ours, each with a test of its number:
 
 1. Dropout is off throughout (eval mode), else the ratio is not 1 where nothing has changed.
 2. Rewards fall on answer tokens only, the score on the answer's last token, the EOS where there is one.
-3. The KL penalty is `kl_coef (log pi - log ref)` a token, raw: clamped or made absolute it is another objective.
+3. The KL penalty is `kl_coef (log pi - log ref)` a token, raw: clamped or absolute it is another objective.
 4. An answer that never ends has `missing_eos_penalty` taken from its score.
 5. The value head sits on the policy's own trunk, or on a trunk of its own (`value_trunk`).
-6. float32 by default; `bf16` is for the update's products alone, and its error stands in every row, `ratio_error`.
-7. Advantages are whitened over the step's answer tokens. Rewards may be: divided by their spread and not shifted, so
-   that score and penalty keep their rate of exchange.
+6. float32 by default; `bf16` is for the update's products alone, its error is every row's `ratio_error`.
+7. Advantages are whitened over the step's answer tokens. Rewards may be: divided by their spread and not
+   shifted, so that score and penalty keep their rate of exchange.
 8. The ratio is clipped; so is the value, on request.
 9. GAE (Schulman et al. 1506.02438) with discount 1: a penalty is worth the same wherever it falls.
 10. Epochs in minibatches of whole answers; every token weighs the same, whichever its minibatch.
@@ -19,18 +19,20 @@ These are ours, each with a test of its number:
 12. A step's updates end when a minibatch shows the policy `early_stop_kl` nats a token from its sampler.
 13. The learning rate warms up over 5% of the steps and falls as a cosine to a tenth; Adam's epsilon is 1e-5.
 14. Entropy is logged, from the sampled log-probabilities: `-log pi`, nats a token.
-15. Log-probabilities are captured while sampling, of the distribution that is drawn from: what is never sampled is
-    banned and the rest renormalised, in sampling, training and reference alike. No second pass; a value head on the
-    policy's trunk reads the same hidden states on the way.
-16. At step 0 the ratio is 1 and the KL 0, or `train` stops: each sampled log-probability is held against the reference's,
-    and one answer's against the model's plain forward.
+15. Log-probabilities are captured while sampling, of the distribution that is drawn from: what is never
+    sampled is banned and the rest renormalised, in sampling, training and reference alike. No second pass; a
+    value head on the policy's trunk reads the same hidden states on the way.
+16. At step 0 the ratio is 1 and the KL 0, or `train` stops: each sampled log-probability is held against the
+    reference's, and one answer's against the model's plain forward.
 17. The gradient's norm is clipped, policy and value together.
-18. The value head starts at zero: the first advantages are what was received, without an untrained head's noise, and its
-    first gradient into the trunk is zero.
-19. Step 0's mean score is taken from every score, so that zero is right on average. The optimum stays where it is; but
-    with `gae_lambda` < 1 and an offset that the head has yet to learn, ending early would look good (or bad) by itself.
+18. The value head starts at zero: the first advantages are what was received, without an untrained head's
+    noise, and its first gradient into the trunk is zero.
+19. Step 0's mean score is taken from every score, so that zero is right on average. The optimum stays where
+    it is; but with `gae_lambda` < 1 and an offset that the head has yet to learn, ending early would look
+    good (or bad) by itself.
 
-Letters: B answers, T tokens (`max_new_tokens`), M answer tokens of a batch end to end (no padding), D hidden, V vocabulary.
+Letters: B answers, T tokens (`max_new_tokens`), M answer tokens of a batch end to end (no padding), D hidden,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -76,25 +78,25 @@ def train(
     ----------
     policy : a transformers causal language model in float32; a copy of it as it comes is the reference
     prompts : (generator, B) -> B prompts as token ids
-    reward : (prompts, answers) -> (B,) floats; an answer's ids end in an EOS, or it has `max_new_tokens` and none
-    eval_fn : run -> more columns, every `eval_every` steps and at the end; `run.policy`, `run.critic`, `run.step` are as they are then
-    folder : where the state is kept every `save_every` steps; the same call again goes on from there, on a CPU bit for
-        bit, once prompts and reward have given again what they gave at step 0
+    reward : (prompts, answers) -> (B,) floats; an answer ends in an EOS, or has `max_new_tokens` ids and none
+    eval_fn : run -> more columns, every `eval_every` steps and at the end
+    folder : where the state is kept every `save_every` steps; the same call again goes on from there, on a
+        CPU bit for bit, once prompts and reward have given again what they gave at step 0
     on_step : called with the step when it is done
     special : what ends, pads and is never sampled; None reads it from the policy
 
     Returns
     -------
-    `steps + 1` rows. Row s is the policy after s steps, on answers of its own: `step`; `reward` as given; `k1`, `k3`, KL
-    in nats an answer; `entropy`, nats a token; `length`, tokens; `ended`, share; `kl_coef`. Then, but for the last row, of
-    the update that learns from these answers: `lr`, `policy_loss`, `value_loss`, `clip_share` of tokens, `grad_norm` before
-    clipping, `ratio_error` (the first minibatch's largest distance of a ratio from 1), `updates` (optimiser steps taken).
+    `steps + 1` rows. Row s is the policy after s steps, on answers of its own: `step`; `reward`; `k1`, `k3`,
+    KL in nats an answer; `entropy`, nats a token; `length`, tokens; `ended`, share; `kl_coef`. But for the
+    last row, of the update on these answers: `lr`, `policy_loss`, `value_loss`, `clip_share` of tokens,
+    `grad_norm` before clipping, `ratio_error` (the first minibatch's largest, from 1), `updates` taken.
 
     Raises
     ------
     ValueError
-        A reward that raises or is not (B,) finite floats (the state before the step is written to `folder` first);
-        a loss that is not finite; a folder of another run or damaged; log-probabilities that differ at step 0.
+        A reward that raises or is not (B,) finite floats (the state is written to `folder` first); a loss
+        that is not finite; a folder that is damaged or another run's; log-probabilities that differ at step 0.
     """
     settings.validate()
     run = Run(policy, settings, seed, folder, special)
@@ -122,7 +124,7 @@ def train(
 
 
 class Run:
-    """All that changes from step to step, and its checkpoint. Random streams are named by (seed, step): none is kept."""
+    """All that changes from step to step, and its checkpoint. Random streams are named by (seed, step)."""
 
     def __init__(
         self,
@@ -168,7 +170,7 @@ class Run:
 
 
 class Critic(nn.Module):
-    """What is still to come, from the hidden state that predicts an answer's next token: (M, D) -> (M,), reward units."""
+    """What is still to come, in reward units, from the hidden state that predicts an answer's next token."""
 
     def __init__(self, policy: nn.Module, value_trunk: str):
         super().__init__()
@@ -185,7 +187,7 @@ class Critic(nn.Module):
 
 @dataclass(frozen=True)
 class Batch:
-    """A step's answers. Arrays are (B, T); what they hold beyond an answer's end, where `mask` is false, is not read."""
+    """A step's answers. Arrays are (B, T); beyond an answer's end, where `mask` is false, they are not read."""
 
     prompts: Ids
     answers: Ids
@@ -288,7 +290,10 @@ def call_reward(run: Run, reward: Reward, prompts: Ids, answers: Ids, step: int)
 
 
 def describe(batch: Batch) -> dict:
-    """The rollout's columns of a row. KL by Schulman's estimators, r = log pi - log ref: k1 = r, k3 = exp(-r) - 1 + r; sums over tokens."""
+    """The rollout's columns of a row. KL by Schulman's estimators, summed over tokens.
+
+    With r = log pi - log ref: k1 = r, k3 = exp(-r) - 1 + r.
+    """
     log_ratio = np.where(batch.mask, batch.logprobs - batch.ref_logprobs, 0.0)  # (B, T)
     kl = {"k1": log_ratio.sum(1).mean(), "k3": (np.expm1(-log_ratio) + log_ratio).sum(1).mean()}
     entropy, length = -batch.logprobs[batch.mask].mean(), batch.mask.sum(1).mean()
@@ -358,7 +363,7 @@ def improve(run: Run, batch: Batch, rewards: np.ndarray) -> dict:
 
 
 def read_minibatch(run: Run, prompts: Ids, answers: Ids) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states before the answers' tokens, of the policy's trunk and of the critic's, (M, D) each; with gradients."""
+    """Hidden states (M, D) before the answers' tokens, the policy's and the critic's; gradients flow."""
     with torch.autocast(
         run.device.type, torch.bfloat16, enabled=run.settings.precision == "bf16"
     ):  # detail 6
@@ -375,7 +380,7 @@ def policy_losses(ratio: torch.Tensor, advantages: torch.Tensor, cliprange: floa
 def value_losses(
     values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, cliprange_value: float
 ) -> torch.Tensor:
-    """Detail 8: half the squared error of each value, or of the value moved by the range at most, whichever is worse; (M,)."""
+    """Detail 8: half the squared error of each value (M,); of one moved by the range at most, if it is larger."""
     losses = (values - returns).square()
     if cliprange_value:
         near = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
@@ -384,5 +389,5 @@ def value_losses(
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target_kl: float) -> float:
-    """Detail 11: the next step's coefficient, from the KL of this one, nats an answer; the error is cut at 20%."""
+    """Detail 11: the next step's coefficient from this one's KL, nats an answer; the error is cut at 20%."""
     return kl_coef * (1 + 0.1 * min(max(float(kl) / target_kl - 1, -0.2), 0.2)) if target_kl else kl_coef

@@ -1,4 +1,4 @@
-"""Ensembles, then an aggregator: the reward function that an optimiser sees. It never knows where members come from.
+"""Ensembles, then an aggregator: the reward that an optimiser sees. It never knows where members come from.
 
 Letters: B prompts with an answer each, T tokens, K members.
 """
@@ -29,14 +29,14 @@ def reward_function(
 
     Parameters
     ----------
-    ensembles : one or several, whose members stand side by side; the rewards are in their aligned unit, standard
-        deviations of each member's reference set
+    ensembles : one or several, whose members stand side by side; the rewards are in their aligned unit,
+        standard deviations of each member's reference set
     aggregator, strength : see `rmlab.reward.aggregate`; strength None is the aggregator's usual one
 
     Raises
     ------
     ValueError
-        An unknown aggregator, a strength out of range, an ensemble that was never aligned under any but the mean.
+        An unknown aggregator, a strength out of range, anything but the mean of an unaligned ensemble.
     """
     ensembles = [ensembles] if isinstance(ensembles, RewardEnsemble) else list(ensembles)
     require(len(ensembles) > 0, "ensembles", [], "at least one")
@@ -70,7 +70,7 @@ def member_scores(ensemble: RewardEnsemble, prompts: Ids, answers: Ids) -> np.nd
     Raises
     ------
     ValueError
-        Empty prompts or answers, ids that the members do not embed, an ensemble that does not give (B, K) scores.
+        Empty prompts or answers, ids that the members do not embed, scores of another shape than (B, K).
     """
     require(
         len(prompts) == len(answers) > 0,
@@ -119,12 +119,12 @@ def check_ids(name: str, rows: Ids, vocabulary: int) -> None:
     """Raise a `ValueError` where a list holds an id outside a vocabulary."""
     ids = np.concatenate([np.asarray(row) for row in rows])
     strange = np.unique(ids[(ids < 0) | (ids >= vocabulary)]).tolist()
-    mend = f"ids of the ensemble's vocabulary, 0 to {vocabulary - 1}: the policy's tokenizer must be the ensemble's"
+    mend = f"ids of the ensemble's vocabulary, 0 to {vocabulary - 1}: the policy's tokenizer must be its own"
     require(not strange, f"token ids of the {name}", strange[:3], mend)
 
 
 def check_shape(scores: np.ndarray | torch.Tensor, rows: int, members: int | None = None) -> None:
-    """Raise a `ValueError` where member scores are not (B, K): NumPy would spread them over the answers without a word."""
+    """Raise a `ValueError` where member scores are not (B, K): NumPy would spread them silently."""
     shape = tuple(scores.shape)
     right = len(shape) == 2 and shape[0] == rows and members in (None, shape[1])
     required = f"({rows}, {'K' if members is None else members})"

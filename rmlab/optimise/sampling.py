@@ -1,10 +1,12 @@
 """Sampling answers: temperature 1, no top-k, no top-p, log-probabilities captured on the way.
 
-The sampler is the policy that is evaluated: what it never samples (see `rmlab.tokens.SpecialTokens`) is renormalised away,
-so the log-probabilities are those of the distribution that is drawn from. Every token of every answer has a random
-number of its own, drawn before the first: neither what other answers do nor `chunk` changes an answer.
+The sampler is the policy that is evaluated: what it never samples (see `rmlab.tokens.SpecialTokens`) is
+renormalised away, so the log-probabilities are those of the distribution that is drawn from. Every token of
+every answer has a random number of its own, drawn before the first: neither what other answers do nor `chunk`
+changes an answer.
 
-Letters: P prompts, N answers a prompt, R = P x N answers, T tokens, D hidden, V vocabulary, S slots that grow at once.
+Letters: P prompts, N answers a prompt, R = P x N answers, T tokens, D hidden, V vocabulary, S slots that grow
+at once.
 """
 
 from __future__ import annotations
@@ -66,12 +68,12 @@ def sample(
     seed : the samples' seed; the same seed gives the same answers
     special : what ends an answer, what pads it and what is never sampled; None reads it from the model
     chunk : about how many answers grow at once
-    read : hidden states that predict a token, (S, D) -> (S,): read on the way and kept, as a critic's values are
+    read : hidden states that predict a token, (S, D) -> (S,): read on the way and kept, as by a critic
 
     Raises
     ------
     ValueError
-        Empty prompts, ids that the model does not embed, a model without PAD or EOS, a head that is more than linear.
+        Empty prompts, ids that the model does not embed, no PAD or no EOS, a head that is more than linear.
     """
     head = Head(model, special)
     prompts = head.check_prompts(prompts)
@@ -95,7 +97,12 @@ def sample(
 
 
 class _Sampler:
-    """A head laid out for drawing: matrix (D, V), offset (V,), -inf where a token is banned, goes_on (V,), False at an EOS."""
+    """A head laid out for drawing.
+
+    matrix : (D, V)
+    offset : (V,) the head's bias or 0, -inf where a token is never sampled
+    goes_on : (V,) bool, False where a token is an EOS
+    """
 
     def __init__(self, head: Head, read: Read | None):
         weight = head.linear.weight
@@ -108,7 +115,11 @@ class _Sampler:
         self.goes_on[list(head.special.eos)] = False
 
     def draw(self, hidden: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """hidden (S, D), uniform (S,) in [0, 1) -> tokens (S,) by the inverse of the distribution function, and logprobs (S,)."""
+        """Tokens and logprobs (S,), by the inverse of the distribution function.
+
+        hidden : (S, D)
+        uniform : (S,) in [0, 1)
+        """
         logits = torch.addmm(self.offset, hidden.float(), self.matrix)
         logits -= logits.amax(-1, keepdim=True)
         cumulative = logits.exp().cumsum_(-1)

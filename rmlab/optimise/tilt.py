@@ -212,12 +212,14 @@ def soft_best_of_n_weights(
 
     Verdun et al. 2505.03156. tau -> 0 is best-of-n, n -> infinity the tilted policy with beta = tau; n = 1 and
     tau = infinity are the plain mean. Derived, for draws with replacement from M answers, with
-    a_i = exp(r_i / tau): 1 / S is the integral of exp(-t S) over t > 0, and the other n - 1 draws are independent, so
+    a_i = exp(r_i / tau): 1 / S is the integral of exp(-t S) over t > 0, and the other n - 1 draws are
+    independent, so
 
         w_i = n/M integral_0^inf a_i exp(-t a_i) phi(t)^(n-1) dt,    phi(t) = mean_j exp(-t a_j)
 
-    by the trapezoid rule in s = log t. The integrand is analytic where the imaginary part of s is below pi/2, which
-    bounds the relative error of every w_i by about 2 exp(-pi^2 / h) at step h: rounding, at h = 1/4.
+    by the trapezoid rule in s = log t. The integrand is analytic where the imaginary part of s is below
+    pi/2, which bounds the relative error of every w_i by about 2 exp(-pi^2 / h) at step h: rounding, at
+    h = 1/4.
     """
     require(n >= 1 and float(n).is_integer(), "n", n, "a whole number of answers, 1 or more")
     require(tau > 0, "tau", tau, "a temperature above 0; its limit at 0 is best_of_n_weights")

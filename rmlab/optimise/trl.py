@@ -1,7 +1,7 @@
-"""A reward ensemble as one callable, for TRL's `RLOOTrainer` and `GRPOTrainer`, and for OpenRLHF's reward file.
+"""A reward ensemble as one callable, for TRL's `RLOOTrainer` and `GRPOTrainer` and OpenRLHF's reward file.
 
-TRL adds up several reward functions with weights: no minimum over members, no mean minus a spread. So members are
-aggregated inside one function, which TRL's trainers take as it is::
+TRL adds up several reward functions with weights: no minimum over members, no mean minus a spread. So members
+are aggregated inside one function, which TRL's trainers take as it is::
 
     from transformers import AutoTokenizer
     from trl import RLOOConfig, RLOOTrainer
@@ -10,17 +10,19 @@ aggregated inside one function, which TRL's trainers take as it is::
 
     tokenizer = AutoTokenizer.from_pretrained("policy")
     reward = RewardFunction(load("rewards"), "min", tokenizer=tokenizer, missing_eos_penalty=1.0)
-    RLOOTrainer("policy", reward_funcs=reward, args=RLOOConfig("out", bf16=True), train_dataset=prompts).train()
+    args = RLOOConfig("out", bf16=True)
+    RLOOTrainer("policy", reward_funcs=reward, args=args, train_dataset=prompts).train()
 
 What TRL (1.16) hands over, and what follows from it:
 
-- `completions` is text decoded without special tokens: the EOS that reward models are trained to read is lost (and a
-  PAD that was sampled with it). `completion_ids` has them, so those are scored, after the prompt tokenised as TRL does.
+- `completions` is text decoded without special tokens: the EOS that reward models are trained to read is lost
+  (and a PAD that was sampled with it). `completion_ids` has them, so those are scored, after the prompt
+  tokenised as TRL does.
 - A prompt is a string or a list of chat messages, never ids. What else decides its rendering (the config's
-  `chat_template_kwargs`, the trainer's `tools`) is not handed over: give it here too, as `chat_template_kwargs`.
+  `chat_template_kwargs`, the trainer's `tools`) is not handed over: give it here, as `chat_template_kwargs`.
 - A `None` or NaN is silently left out of the batch's advantages: here a NaN is an error.
-- `beta > 0` reads the reference policy from the folder that the policy's config names, not from memory: save a policy
-  and its tokenizer first, and give the trainer the folder.
+- `beta > 0` reads the reference policy from the folder that the policy's config names, not from memory: save
+  a policy and its tokenizer first, and give the trainer the folder.
 
 For OpenRLHF the file named by `--reward.remote_url rewards.py` (in older versions `--remote_rm_url`) is::
 
@@ -31,8 +33,9 @@ For OpenRLHF the file named by `--reward.remote_url rewards.py` (in older versio
     tokenizer = AutoTokenizer.from_pretrained("policy")
     reward_func = openrlhf(RewardFunction(load("rewards"), "min", tokenizer=tokenizer))
 
-Each vLLM engine loads the file for itself and scores answer by answer, from text, in threads; an error in it is only
-logged, at level INFO, and the answer has no reward. Reward models must share the policy's vocabulary in both.
+Each vLLM engine loads the file for itself and scores answer by answer, from text, in threads; an error in it
+is only logged, at level INFO, and the answer has no reward. In both, reward models must share the policy's
+vocabulary.
 
 Letters: B completions, K members.
 """
@@ -42,7 +45,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from itertools import dropwhile
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +55,9 @@ from rmlab.recipe import require
 from rmlab.reward.aggregate import aggregate
 from rmlab.reward.ensemble import RewardEnsemble
 from rmlab.tokens import pad_right
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Ids = Sequence[int]
 # OpenRLHF calls from threads, and variants of one base may swap its weights to score.
@@ -73,18 +79,19 @@ class RewardFunction:
     ----------
     ensemble : any rmlab ensemble, on the device that it is to run on
     aggregator, strength : see `rmlab.reward.aggregate`; strength None for the usual one
-    tokenizer : the policy's tokenizer (or processor), the one TRL uses; needed where prompts or answers are text
+    tokenizer : the policy's tokenizer (or processor), the one TRL uses; needed where something is text
     batch : rows scored at a time
-    missing_eos_penalty : taken off the reward of an answer that was cut before its EOS, in the aligned unit. With 0 such
-        an answer is scored where it stops; TRL's `mask_truncated_completions=True` leaves it out of the loss instead
+    missing_eos_penalty : taken off the reward of an answer that was cut before its EOS, in the aligned unit.
+        With 0 such an answer is scored where it stops; TRL's `mask_truncated_completions=True` leaves it out
+        of the loss instead
     name : TRL logs under it; two functions in one trainer need two names
     chat_template_kwargs : as in the trainer's config, and `tools` where it has some
 
     Raises
     ------
     ValueError
-        An unknown aggregator, a strength out of range, an ensemble that was never aligned under any aggregator but
-        the mean, a tokenizer of another vocabulary.
+        An unknown aggregator, a strength out of range, an ensemble that was never aligned under any
+        aggregator but the mean, a tokenizer of another vocabulary.
     """
 
     def __init__(
@@ -92,7 +99,7 @@ class RewardFunction:
         ensemble: RewardEnsemble,
         aggregator: str = "min",
         strength: float | None = None,
-        tokenizer=None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         batch: int = 64,
         missing_eos_penalty: float = 0.0,
         name: str = "ensemble",
@@ -122,19 +129,19 @@ class RewardFunction:
         completion_ids: Sequence[Ids] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         log_extra: Callable[[str, list], None] | None = None,
-        **columns,
+        **columns: object,
     ) -> list[float]:
         """One reward a completion; TRL calls it by keyword.
 
         Parameters
         ----------
         prompts : B strings, lists of chat messages, or lists of ids
-        completions : B completions; read only where `completion_ids` is None, and then as finished answers: text
-            gets an EOS, lists of ids are taken as they are
+        completions : B completions; read only where `completion_ids` is None, and then as finished answers:
+            text gets an EOS, lists of ids are taken as they are
         completion_ids : B lists of ids as sampled, EOS included
-        log_metric : called with NAME/mean (of all member scores), /std (over an answer's members, the mean), /cost
-            (mean less aggregate), /min_share (of answers on which the member that is most often the lowest is: 1/K to
-            1) and /ended (share with an EOS)
+        log_metric : called with NAME/mean (of all member scores), /std (over an answer's members, the mean),
+            /cost (mean less aggregate), /min_share (of answers on which the member that is most often the
+            lowest is: 1/K to 1) and /ended (share with an EOS)
         log_extra : called with NAME/member_k and the K columns of member scores
         columns : anything else TRL passes, not read
         """
@@ -217,7 +224,7 @@ class RewardFunction:
 
     @torch.no_grad()
     def member_scores(self, rows: Sequence[Ids]) -> np.ndarray:
-        """Aligned scores (B, K) of whole rows, prompt and answer; rows of like length together, in full precision."""
+        """Aligned scores (B, K) of whole rows, prompt and answer; rows of like length together, in float32."""
         device = self.ensemble.centre.device
         out = np.empty((len(rows), self.ensemble.members), np.float32)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -243,13 +250,15 @@ class RewardFunction:
 def openrlhf(function: RewardFunction) -> Callable:
     """The `reward_func(queries, prompts, labels)` of an OpenRLHF reward file (see above).
 
-    OpenRLHF gives text: a query is the prompt and the answer decoded with their special tokens, so an EOS that was
-    sampled is read again. Prompts are tokenised as OpenRLHF does, without added tokens. It returns tensors (B,):
-    `rewards`; `scores`, the same, which dynamic filtering compares with its range (0 to 1 unless told); and
-    `extra_logs` with each member's score, their std and whether the answer ended.
+    OpenRLHF gives text: a query is the prompt and the answer decoded with their special tokens, so an EOS
+    that was sampled is read again. Prompts are tokenised as OpenRLHF does, without added tokens. It returns
+    tensors (B,): `rewards`; `scores`, the same, which dynamic filtering compares with its range (0 to 1
+    unless told); and `extra_logs` with each member's score, their std and whether the answer ended.
     """
 
-    def reward_func(queries: Sequence[str], prompts: Sequence[str], labels=None, **_) -> dict:
+    def reward_func(
+        queries: Sequence[str], prompts: Sequence[str], labels: Sequence | None = None, **_: object
+    ) -> dict:
         right = len(queries) == len(prompts)
         require(right, "queries", f"{len(queries)} rows", f"one a prompt, {len(prompts)}")
         function._need_tokenizer("queries", "text")

@@ -63,6 +63,30 @@ def goldless():
     return Goldless()
 
 
+@pytest.fixture(scope="session")
+def tiny_policy():
+    """A function (vocab_size, seed, width) -> an untrained Llama of one layer over the sandbox's special ids."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def build(vocab_size=8, seed=1, width=16):
+        size = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 1}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": True}
+        ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = LlamaForCausalLM(
+                LlamaConfig(vocab_size=vocab_size, max_position_embeddings=128, **size, **heads, **ids)
+            ).eval()
+            for name, weight in model.named_parameters():
+                if weight.ndim == 2:
+                    torch.nn.init.normal_(weight, 0.0, 0.08 if "embed" in name else width**-0.5)
+        model.generation_config.suppress_tokens = [0, 1, 3, 4]
+        return model
+
+    return build
+
+
 VOCABULARIES = {
     "eos 119 of 120": SpecialTokens(0, (119,), (3,)),
     "several eos": SpecialTokens(7, (2, 50, 119)),

@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import os
 import re
 
 import numpy as np
 import pytest
 import torch
 
-from rmlab import store
-from rmlab.backbone import build
 from rmlab.optimise.checkpoint import read_checkpoint, write_checkpoint
 from rmlab.optimise.ppo import train
-from rmlab.recipe import Ppo, Size
+from rmlab.recipe import Ppo
 from rmlab.tokens import SpecialTokens
 
 BOS, SEP = 1, 3
@@ -35,11 +34,6 @@ HARD = dataclasses.replace(QUICK, steps=5, target_kl=0.05, batch=6)
 
 class Killed(BaseException):
     """A kill: nothing in the package catches it."""
-
-
-def small(seed=1):
-    """An untrained Llama over three words."""
-    return build(Size(hidden=16, layers=1, heads=2, ff=32), 8, seed=seed).eval()
 
 
 def prompts(rng, count):
@@ -63,21 +57,33 @@ def same(a, b):
     return all(torch.equal(a[n], b[n]) for n in a)
 
 
-@functools.cache
-def whole(value_trunk):
-    """An uninterrupted run: its settings, rows and weights."""
-    settings, policy = dataclasses.replace(HARD, value_trunk=value_trunk), small()
-    return settings, train(policy, prompts, fives, settings, 3, eval_fn), weights(policy)
+@pytest.fixture(scope="module")
+def whole(tiny_policy):
+    """value_trunk -> an uninterrupted run: its settings, rows and weights."""
+
+    @functools.cache
+    def run(value_trunk):
+        settings, policy = dataclasses.replace(HARD, value_trunk=value_trunk), tiny_policy()
+        return settings, train(policy, prompts, fives, settings, 3, eval_fn), weights(policy)
+
+    return run
 
 
 # killed
 
 
-@pytest.mark.parametrize("where", ["on_step", "reward", "write"])
-@pytest.mark.parametrize(
-    ("value_trunk", "step"), [*(("shared", step) for step in range(6)), ("own", 0), ("own", 3), ("own", 5)]
-)
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, value_trunk, step, where):
+KILLS = [  # the step at whose end, in whose reward, or at the end of whose checkpoint a run is killed
+    *(("shared", "on_step", step) for step in range(6)),
+    *(("shared", "reward", step) for step in (0, 1, 4)),
+    *(("shared", "write", step) for step in (1, 3, 5)),
+    *(("own", where, 3) for where in ("on_step", "reward", "write")),
+]
+
+
+@pytest.mark.parametrize(("value_trunk", "where", "step"), KILLS)
+def test_a_killed_run_goes_on_to_the_same_bits(
+    tiny_policy, whole, tmp_path, monkeypatch, value_trunk, where, step
+):
     settings, rows, after = whole(value_trunk)
     calls = itertools.count()
 
@@ -93,20 +99,20 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, value_trun
             raise Killed
         move(*args)
 
-    move = store.os.replace
+    move = os.replace
     with monkeypatch.context() as patch, pytest.raises(Killed):
         if where == "write":
-            patch.setattr(store.os, "replace", die_in_write)
+            patch.setattr(os, "replace", die_in_write)
         reward, on_step = (die if where == name else None for name in ("reward", "on_step"))
-        train(small(), prompts, reward or fives, settings, 3, eval_fn, tmp_path, on_step)
-    policy = small()
+        train(tiny_policy(), prompts, reward or fives, settings, 3, eval_fn, tmp_path, on_step)
+    policy = tiny_policy()
     assert train(policy, prompts, fives, settings, 3, eval_fn, tmp_path) == rows
     assert same(weights(policy), after)
 
 
-def test_a_finished_run_is_read_and_not_run_again(tmp_path):
+def test_a_finished_run_is_read_and_not_run_again(tiny_policy, tmp_path):
     """But for step 0, whose prompts and rewards say that it is the same run."""
-    policy, rare, calls = small(), dataclasses.replace(QUICK, save_every=9), []
+    policy, rare, calls = tiny_policy(), dataclasses.replace(QUICK, save_every=9), []
 
     def reward(prompts, answers):
         calls.append(len(answers))
@@ -114,7 +120,7 @@ def test_a_finished_run_is_read_and_not_run_again(tmp_path):
 
     rows = train(policy, prompts, reward, rare, 0, folder=tmp_path)
     assert len(calls) == 4
-    again = small()
+    again = tiny_policy()
     assert train(again, prompts, reward, rare, 0, folder=tmp_path) == rows
     assert len(calls) == 5
     assert same(weights(again), weights(policy)) and [f.name for f in tmp_path.iterdir()] == ["ppo.pt"]
@@ -124,15 +130,15 @@ def test_a_finished_run_is_read_and_not_run_again(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tiny_policy, tmp_path_factory):
     """A run's folder, not to be written to."""
     path = tmp_path_factory.mktemp("run")
-    train(small(), prompts, fives, QUICK, 0, folder=path)
+    train(tiny_policy(), prompts, fives, QUICK, 0, folder=path)
     return path
 
 
 @pytest.mark.parametrize("changed", ["lr", "seed", "policy", "eos", "prompts", "reward"])
-def test_a_folder_of_another_run_is_refused(folder, changed):
+def test_a_folder_of_another_run_is_refused(tiny_policy, folder, changed):
     settings = dataclasses.replace(QUICK, lr=0.5) if changed == "lr" else QUICK
     ask = (lambda rng, n: [[BOS, 7, SEP]] * n) if changed == "prompts" else prompts
     judge = (lambda p, a: fives(p, a) + 0.01 * np.arange(len(a))) if changed == "reward" else fives
@@ -145,7 +151,7 @@ def test_a_folder_of_another_run_is_refused(folder, changed):
         "prompts": r"^prompts of step 0 of the run in .*ppo\.pt = .*: give that run's again, or another folder",
         "reward": r"^reward of step 0 of the run in .*ppo\.pt = .*: give that run's again, or another folder",
     }
-    policy = small(2 if changed == "policy" else 1)
+    policy = tiny_policy(seed=2 if changed == "policy" else 1)
     with pytest.raises(ValueError, match=messages[changed]):
         train(policy, ask, judge, settings, int(changed == "seed"), folder=folder, special=special)
 
@@ -169,20 +175,20 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_one_error_with_the_mend(folder, tmp_path, damage):
+def test_a_damaged_file_is_one_error_with_the_mend(tiny_policy, folder, tmp_path, damage):
     path = tmp_path / "ppo.pt"
     path.write_bytes(DAMAGES[damage]((folder / "ppo.pt").read_bytes()))
     message = (
         rf"^checkpoint {re.escape(str(path))} = .* bytes that are not what was written.*: give .*delete it"
     )
     with pytest.raises(ValueError, match=message):
-        train(small(), prompts, fives, QUICK, 0, folder=tmp_path)
+        train(tiny_policy(), prompts, fives, QUICK, 0, folder=tmp_path)
     path.unlink()
-    assert len(train(small(), prompts, fives, QUICK, 0, folder=tmp_path)) == 4
+    assert len(train(tiny_policy(), prompts, fives, QUICK, 0, folder=tmp_path)) == 4
 
 
 @pytest.mark.parametrize("part", ["step", "rows", "optimiser", "critic"])
-def test_a_whole_file_of_the_wrong_content_is_one_error_with_the_mend(folder, tmp_path, part):
+def test_a_whole_file_of_the_wrong_content_is_one_error_with_the_mend(tiny_policy, folder, tmp_path, part):
     state, path = read_checkpoint(folder / "ppo.pt"), tmp_path / "ppo.pt"
     if part == "optimiser":
         del state[part]
@@ -192,7 +198,7 @@ def test_a_whole_file_of_the_wrong_content_is_one_error_with_the_mend(folder, tm
     place = re.escape(f"of the run in {path}")
     name = {"optimiser": "parts", "critic": "critic"}.get(part, "step and rows")
     with pytest.raises(ValueError, match=rf"^{name} {place}.*: give .*delete it"):
-        train(small(), prompts, fives, QUICK, 0, folder=tmp_path)
+        train(tiny_policy(), prompts, fives, QUICK, 0, folder=tmp_path)
 
 
 def test_it_is_a_plain_torch_file(folder):

@@ -26,11 +26,8 @@ TERMS = {"gold_fives", "gold_length"}
 
 
 @pytest.fixture
-def policy():
-    from rmlab.backbone import build
-    from rmlab.recipe import Size
-
-    return build(Size(hidden=16, layers=1, heads=2, ff=32), 8, seed=1).eval()
+def policy(tiny_policy):
+    return tiny_policy()
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,8 @@ def prompts(counting):
 
 
 @pytest.fixture(scope="module")
-def policy():
-    from rmlab.backbone import build
-    from rmlab.recipe import Size
-
-    return build(Size(hidden=16, layers=1, heads=2, ff=32), 8, seed=1).eval()
+def policy(tiny_policy):
+    return tiny_policy()
 
 
 def test_it_holds_what_the_sampler_gives(policy, prompts):

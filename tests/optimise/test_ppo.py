@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from rmlab.backbone import build, lr_factor
+from rmlab.backbone import lr_factor
 from rmlab.optimise import ppo
 from rmlab.optimise.checkpoint import read_checkpoint
 from rmlab.optimise.ppo import Batch, Run, gae, improve, roll_out, token_rewards, train
-from rmlab.recipe import Ppo, Size
+from rmlab.recipe import Ppo
 from rmlab.tokens import pad_right
 
 BOS, EOS, SEP, NEVER_SAMPLED = 1, 2, 3, [0, 1, 3, 4]
@@ -37,9 +37,9 @@ QUICK = Ppo(
 
 
 @pytest.fixture
-def small():
+def small(tiny_policy):
     """An untrained Llama over three words."""
-    return build(Size(hidden=16, layers=1, heads=2, ff=32), VOCAB, seed=1).eval()
+    return tiny_policy(VOCAB)
 
 
 @pytest.fixture(params=["tiny_lm", "tiny_neox", "tiny_qwen"])
@@ -292,8 +292,8 @@ def test_4_the_penalty_teaches_a_policy_to_end(small):
     assert rows[0]["ended"] < 0.75 and rows[-1]["ended"] > 0.95
 
 
-def test_4_answers_that_never_end_are_trained_on():
-    policy = build(Size(hidden=16, layers=1, heads=2, ff=32), 300, seed=1)
+def test_4_answers_that_never_end_are_trained_on(tiny_policy):
+    policy = tiny_policy(300)
     rows = train(
         policy,
         draw_prompts,
@@ -498,10 +498,10 @@ def test_13_the_rate_reaches_the_optimiser(small):
     assert seen == [row["lr"] for row in rows[:-1]] and seen[0] < seen[2] > seen[-1]
 
 
-def test_14_entropy_is_that_of_the_policy(small):
+def test_14_entropy_is_that_of_the_policy(small, tiny_policy):
     """Of answers of one token the sampled entropy is the entropy, within four standard errors."""
     rows = train(small, one_prompt, nothing, with_settings(steps=1, batch=512, max_new_tokens=1), 0)
-    fresh = build(Size(hidden=16, layers=1, heads=2, ff=32), VOCAB, seed=1)
+    fresh = tiny_policy(VOCAB)
     logits = fresh(input_ids=torch.tensor([[BOS, 5, SEP]])).logits[0, -1].detach()
     logits[NEVER_SAMPLED] = -torch.inf
     exact = torch.distributions.Categorical(logits=logits)
@@ -613,22 +613,19 @@ def test_18_the_first_values_are_0_and_their_gradient_leaves_the_trunk(small, va
     assert roll_out(started(small)[0], draw_prompts).values.any()
 
 
-@pytest.mark.parametrize("offset", [-3.0, 50.0])
-def test_19_an_offset_of_the_reward_changes_nothing(small, monkeypatch, offset):
+def test_19_an_offset_of_the_reward_changes_nothing(small, monkeypatch):
     """Reward models leave it free; a value head that starts at zero would need a while to learn it."""
-    runs = []
-    for extra in (0.0, offset):
-        reward = lambda p, a: fives(p, a) + extra  # noqa: E731, B023
-        runs.append(
-            scores_in(
-                monkeypatch, copy.deepcopy(small), draw_prompts, reward, with_settings(steps=8, batch=32), 0
-            )
-        )
-    (rows, scores), (others, again) = runs
+    settings, runs = with_settings(steps=8, batch=32), {}
+    for offset in (0.0, -3.0, 50.0):
+        reward = lambda p, a: fives(p, a) + offset  # noqa: E731, B023
+        runs[offset] = scores_in(monkeypatch, copy.deepcopy(small), draw_prompts, reward, settings, 0)
+    rows, scores = runs[0.0]
     assert abs(scores[0][0].mean()) < 1e-12 and abs(scores[7][0].mean()) > 0.02  # one origin, that of step 0
-    np.testing.assert_allclose([p for p, _ in scores], [p for p, _ in again], atol=1e-9)
-    for row, other in zip(rows, others, strict=True):
-        assert {**other, "reward": other["reward"] - offset} == pytest.approx(row, rel=1e-3, abs=1e-5)
+    for offset in (-3.0, 50.0):
+        others, again = runs[offset]
+        np.testing.assert_allclose([p for p, _ in scores], [p for p, _ in again], atol=1e-9)
+        for row, other in zip(rows, others, strict=True):
+            assert {**other, "reward": other["reward"] - offset} == pytest.approx(row, rel=1e-3, abs=1e-5)
 
 
 def test_kl_columns_are_those_of_the_estimators():
@@ -787,8 +784,14 @@ FAULTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_policy):
+    """The rows of an uninterrupted run."""
+    return train(tiny_policy(VOCAB), draw_prompts, fives, QUICK, 0)
+
+
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_reward_that_fails_is_named_and_the_state_kept(small, tmp_path, name):
+def test_a_reward_that_fails_is_named_and_the_state_kept(small, whole, tmp_path, name):
     fault, message = FAULTS[name]
     calls, batch = itertools.count(), []
 
@@ -804,7 +807,6 @@ def test_a_reward_that_fails_is_named_and_the_state_kept(small, tmp_path, name):
     assert text.endswith(f"the state before the step is in {tmp_path / 'ppo.pt'}")
     kept = read_checkpoint(tmp_path / "ppo.pt")
     assert kept["step"] == 1 and len(kept["rows"]) == 1
-    whole = train(copy.deepcopy(small), draw_prompts, fives, QUICK, 0)
     assert train(copy.deepcopy(small), draw_prompts, fives, QUICK, 0, folder=tmp_path) == whole
 
 

@@ -16,10 +16,8 @@ import pytest
 import torch
 
 import rmlab.optimise.trl as module
-from rmlab.backbone import build
 from rmlab.optimise.reward import member_scores
 from rmlab.optimise.trl import RewardFunction, openrlhf
-from rmlab.recipe import Size
 from rmlab.reward.aggregate import AGGREGATORS, aggregate, usual_strength
 from rmlab.reward.dropout import DropoutModel
 from rmlab.reward.ensemble import RewardEnsemble
@@ -352,10 +350,10 @@ class Noted(RewardFunction):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, tokenizer):
+def folder(tiny_policy, tmp_path_factory, tokenizer):
     """A policy and its tokenizer on disk: what TRL reads, and its reference with beta > 0."""
     at = tmp_path_factory.mktemp("policy")
-    build(Size(hidden=32, layers=2, heads=4, ff=48), VOCABULARY, seed=5).save_pretrained(at)
+    tiny_policy(VOCABULARY, 5, 32).save_pretrained(at)
     asking = build_tokenizer(WORDS)
     asking.chat_template = TEMPLATE
     asking.save_pretrained(at)
