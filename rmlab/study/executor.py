@@ -108,10 +108,12 @@ def _run(schedule: Schedule, store: Store, count: int, devices: list[str], progr
                         break
                     worker.begin(task)
                 if not schedule.running:
-                    return
+                    break
                 for worker in wait_for(crew, seconds=1.0):
                     _settle(*worker.finish(), schedule, progress)
                 progress.show()
+            for worker in crew:
+                worker.leave()
         finally:
             for worker in crew:  # all of them, before any is waited for
                 worker.kill()

@@ -17,6 +17,7 @@ from rmlab.store import SourcesEdited, Store, Task
 
 UNGUARDED = 78  # exit status of a process that found itself running its parent's script
 LOG_LINES = 20
+PATIENCE = 5  # seconds that a process has to end by itself
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
@@ -70,6 +71,12 @@ class Worker:
         """End the process, whatever it does, without waiting for its end."""
         if self.process is not None and self.process.pid is not None:
             self.process.kill()
+
+    def leave(self) -> None:
+        """Let a process without a task end by itself, so that it gives back what it holds."""
+        if self.process is not None and self.task is None:
+            self.connection.close()
+            self.process.join(PATIENCE)
 
     def end(self) -> None:
         """End the process and what belongs to it."""
