@@ -34,6 +34,8 @@ class SourcesEdited(RuntimeError):
 class Task:
     """A stage to run: `stage(out, settings, **inputs)` writes files into the folder `out`.
 
+    Parameters
+    ----------
     stage : a function of a module
     settings : a frozen dataclass of numbers, text, tuples and further dataclasses
     inputs : argument names to tasks or lists of tasks; the stage receives their folders

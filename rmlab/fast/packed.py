@@ -224,13 +224,15 @@ class Rotated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, flat: torch.Tensor, rotations: torch.Tensor, count: int) -> torch.Tensor:
+        """The same tensor, rotated."""
         ctx.save_for_backward(rotations)
         ctx.count = count
         ctx.mark_dirty(flat)
         return rotate(flat, rotations, count)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor):
+    def backward(ctx, grad: torch.Tensor) -> tuple:
+        """The gradient of what came in."""
         return rotate(grad.clone(), ctx.saved_tensors[0].conj(), ctx.count), None, None
 
 

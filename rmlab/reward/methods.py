@@ -2,7 +2,7 @@
 
 `train_ensemble("heads", inputs, k=3)` trains one. A method is one module and one entry in `METHODS`, which
 studies, the book and the explorer read; a module is imported when its method is used, so that reading the
-table needs no torch. It holds
+table needs no torch. It holds::
 
     train(inputs, **options) -> RewardEnsemble     not yet aligned; the options are its arguments
     singles(**options) -> list[MemberSpec]         single models it starts from; without `train`, its members
