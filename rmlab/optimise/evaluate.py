@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rmlab.optimise.ppo import Batch, Run, collect, describe, gae, token_rewards
-from rmlab.optimise.reward import check_shape
 from rmlab.recipe import stream_seed
 from rmlab.reward.aggregate import aggregate
+from rmlab.reward.ensemble import require_scores
 from rmlab.sources.base import Prompt, Source
 from rmlab.tokens import pad_right
 
@@ -54,7 +54,7 @@ def evaluate(
     def evaluate_run(run: Run) -> dict:
         batch = collect(run, ids, answers, stream_seed(seed, run.step))
         scores = np.asarray(members(batch.prompts, batch.answers))
-        check_shape(scores, len(rows))
+        require_scores(scores, len(rows), scores.shape[1] if scores.ndim > 1 else 1)
         proxy = aggregate(scores, aggregator, strength)
         padded, _ = pad_right(batch.answers, source.special.pad, run.settings.max_new_tokens)
         gold = source.gold(rows, padded)

@@ -13,7 +13,7 @@ import torch
 
 from rmlab.recipe import require
 from rmlab.reward.aggregate import AGGREGATORS, aggregate, usual_strength
-from rmlab.reward.ensemble import RewardEnsemble
+from rmlab.reward.ensemble import RewardEnsemble, require_scores
 from rmlab.tokens import pad_right
 
 Ids = Sequence[Sequence[int]]
@@ -97,7 +97,7 @@ def member_scores(ensemble: RewardEnsemble, prompts: Ids, answers: Ids) -> np.nd
                 torch.tensor([list(prompts[i]) for i in chunk], device=device), ids.shape[1]
             )
             raw = scorer(torch.from_numpy(ids).to(device), lengths)
-            check_shape(raw, len(chunk), ensemble.members)
+            require_scores(raw, len(chunk), ensemble.members)
             out[chunk] = ensemble.align_raw(raw).cpu().numpy()
     return out
 
@@ -121,11 +121,3 @@ def check_ids(name: str, rows: Ids, vocabulary: int) -> None:
     strange = np.unique(ids[(ids < 0) | (ids >= vocabulary)]).tolist()
     mend = f"ids of the ensemble's vocabulary, 0 to {vocabulary - 1}: the policy's tokenizer must be its own"
     require(not strange, f"token ids of the {name}", strange[:3], mend)
-
-
-def check_shape(scores: np.ndarray | torch.Tensor, rows: int, members: int | None = None) -> None:
-    """Raise a `ValueError` where member scores are not (B, K): NumPy would spread them silently."""
-    shape = tuple(scores.shape)
-    right = len(shape) == 2 and shape[0] == rows and members in (None, shape[1])
-    required = f"({rows}, {'K' if members is None else members})"
-    require(right, "shape of the member scores", shape, f"{required}: a row an answer, a column a member")

@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from rmlab.optimise.reward import check_aggregator, check_ids, check_shape, vocabulary_size
+from rmlab.optimise.reward import check_aggregator, check_ids, vocabulary_size
 from rmlab.recipe import require
 from rmlab.reward.aggregate import aggregate
 from rmlab.reward.ensemble import RewardEnsemble
@@ -216,10 +216,6 @@ class RewardFunction:
         count = f"not finite on {bad.any(1).sum()} of {len(rows)} completions"
         require(not bad.any(), name, count, "an ensemble whose weights and alignment are finite")
         rewards = aggregate(members, self.aggregator, self.strength)
-        count = f"not finite on {(~np.isfinite(rewards)).sum()} of {len(rows)} completions"
-        require(
-            bool(np.isfinite(rewards).all()), f"{self.aggregator} of the members", count, "smaller scores"
-        )
         return Judged(rewards - np.float32(self.missing_eos_penalty) * ~ended, members, ended)
 
     @torch.no_grad()
@@ -233,7 +229,6 @@ class RewardFunction:
             ids, mask = map(torch.from_numpy, pad_right([rows[i] for i in chunk], self.special.pad))
             with TURNS, torch.autocast(device.type, enabled=False):  # a trainer's bf16 is not the reward's
                 scores = self.ensemble(ids.to(device), mask.to(device))
-            check_shape(scores, len(chunk), self.ensemble.members)
             out[chunk] = scores.float().cpu().numpy()
         return out
 

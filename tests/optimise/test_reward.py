@@ -9,7 +9,7 @@ import torch
 from rmlab.optimise.reward import member_scores, reward_function
 from rmlab.recipe import Training
 from rmlab.reward.aggregate import AGGREGATORS, aggregate, usual_strength
-from rmlab.reward.methods import Ingredients, build
+from rmlab.reward.methods import TrainingInputs, train_ensemble
 from rmlab.reward.model import from_backbone
 from rmlab.tokens import pad_right
 
@@ -30,8 +30,10 @@ def aligned(ensemble, seed=0):
 @pytest.mark.parametrize("family", ["tiny_lm", "tiny_neox", "tiny_qwen"])
 @pytest.mark.parametrize(("method", "options"), METHODS)
 def test_scores_are_those_of_the_plain_forward(request, world_pairs, family, method, options):
-    data = Ingredients([request.getfixturevalue(family)], world_pairs, Training(epochs=1, batch=16), 0)
-    ensemble = aligned(build(method, data, **options))
+    backbone, training = request.getfixturevalue(family), Training(epochs=1, batch=16)
+    ensemble = aligned(
+        train_ensemble(method, TrainingInputs([backbone], world_pairs, training, 0), **options)
+    )
     prompts, answers = world_pairs.prompts, world_pairs.chosen
     rows = [p + a for p, a in zip(prompts, answers, strict=True)]
     ids, mask = (torch.from_numpy(x) for x in pad_right(rows))
@@ -74,7 +76,7 @@ def test_an_ensemble_that_was_never_aligned_has_a_mean_alone(tiny_lm, heads):
 def test_scores_of_another_shape_are_refused(tiny_lm, monkeypatch, shape):
     ensemble = from_backbone(tiny_lm, 3, seed=0)
     monkeypatch.setattr(type(ensemble), "prompt_scorer", lambda *_: lambda *_: torch.ones(shape))
-    with pytest.raises(ValueError, match=r"shape of the member scores = .*: give \(2, 3\): a row an answer"):
+    with pytest.raises(ValueError, match=r"shape of the scores = .*: give \(2, 3\): a row an answer"):
         member_scores(ensemble, PROMPTS[:1] + PROMPTS[2:], ANSWERS[:1] + ANSWERS[2:])
 
 

@@ -20,9 +20,9 @@ from rmlab.optimise.reward import member_scores
 from rmlab.optimise.trl import RewardFunction, openrlhf
 from rmlab.reward.aggregate import AGGREGATORS, aggregate, usual_strength
 from rmlab.reward.dropout import DropoutModel
-from rmlab.reward.ensemble import RewardEnsemble
+from rmlab.reward.ensemble import RewardEnsemble, Union
 from rmlab.reward.lora import Adapter, LoraModel
-from rmlab.reward.model import Union, from_backbone, with_heads
+from rmlab.reward.model import from_backbone, with_heads
 from rmlab.tokens import pad_right
 
 PAD, EOS, VOCABULARY = 0, 2, 152
@@ -82,7 +82,7 @@ def ensembles(tiny_lm):
             b.data.normal_(0, 0.3, generator=noise)
     lora = LoraModel(
         with_heads(base.model, torch.zeros(1, 32)),
-        [a.detached() for a in adapters],
+        adapters,
         from_backbone(tiny_lm, K, seed=2).model.score.weight.detach(),
     )
     dropout = DropoutModel(from_backbone(tiny_lm, 1, seed=3), K, 0.3, seed=0)
@@ -305,22 +305,6 @@ def test_scores_that_are_no_numbers_are_named(ensembles, rows, tiny_lm):
         broken.scale[1] = scale
         with pytest.raises(ValueError, match=r"scores of members \[1\] = 'not finite on 8 of 8 completions'"):
             RewardFunction(broken, "median")(ids, answers)
-    broken.scale[1] = 1e-25  # finite members, and a variance that is not
-    assert np.isfinite(RewardFunction(broken, "min")(ids, answers)).all()
-    with (
-        np.errstate(over="ignore"),
-        pytest.raises(ValueError, match="uwo of the members = 'not finite on 8 of 8"),
-    ):
-        RewardFunction(broken, "uwo")(ids, answers)
-
-
-@pytest.mark.parametrize("shape", [(1, K), (8, 1), (8,)])
-def test_scores_of_another_shape_are_refused(ensembles, rows, monkeypatch, shape):
-    """NumPy would spread them over the batch."""
-    function = RewardFunction(ensembles["heads"])
-    monkeypatch.setattr(function.ensemble, "forward", lambda ids, mask: torch.ones(shape))
-    with pytest.raises(ValueError, match=r"shape of the .*scores = .*8, 3"):
-        function(*rows[1:])
 
 
 def test_special_tokens_are_the_ensembles(vocabulary):
