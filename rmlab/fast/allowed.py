@@ -17,6 +17,7 @@ from types import ModuleType
 import torch
 from torch import nn
 from torch.nn.modules import module as every_module
+from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
 FAMILIES = {
@@ -62,12 +63,12 @@ def family(trunk: nn.Module, longest: int) -> str | None:
     return name if allowed else None
 
 
-def width(config) -> int:
+def width(config: PretrainedConfig) -> int:
     """W, the width of a head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def _config_allows(config, longest: int) -> bool:
+def _config_allows(config: PretrainedConfig, longest: int) -> bool:
     """Causal attention over whole rows, heads of an even width."""
     kinds = set(getattr(config, "layer_types", None) or ())
     slides = config.model_type == "mistral" or "sliding_attention" in kinds

@@ -115,6 +115,7 @@ class PackedDecoder(Decoder):
 
     @torch.no_grad()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """As `plain.Decoder.step`: a token a slot, (N,) -> hidden states (N, D)."""
         weights, at = self.weights, self.start + self.time
         x = weights.embed(tokens)
         for layer in range(len(weights.layers)):
@@ -192,11 +193,13 @@ class RecordedDecoder(PackedDecoder):
         self._begin()
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """As `plain.Decoder.step`: a token a slot, (N,) -> hidden states (N, D)."""
         self.tokens.copy_(tokens)
         self.replay()
         return self.hidden
 
     def shrink(self, going: np.ndarray) -> None:
+        """Nothing closes up: the recorded step has fixed shapes."""
         """Nothing closes up: the shapes stay."""
 
     def _begin(self) -> None:

@@ -159,13 +159,15 @@ class PackedLlama(Packed):
         qk, v = flat.split([len(gains), self.key_heads], -2)
         return torch.cat([self.norm(qk) * gains, v], -2)
 
-    def after(self, layer, x, mixed):
+    def after(self, layer: int, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """Residual x (..., D) and attention's output through the rest of the block."""
         _, _, out, up, down = self.layers[layer]
         x = x + F.linear(mixed, *out)
         gate, value = F.linear(self.norm(x), *up).chunk(2, -1)
         return x + F.linear(self.act(gate) * value, *down)
 
-    def end(self, x):
+    def end(self, x: torch.Tensor) -> torch.Tensor:
+        """The final norm, (..., D) -> (..., D)."""
         return self.norm(x) * self.gain
 
 
@@ -193,13 +195,15 @@ class PackedNeoX(Packed):
         flat = F.linear(F.layer_norm(x, self.hidden, *norm, self.eps), *qkv)
         return flat.unflatten(-1, (-1, self.width))
 
-    def after(self, layer, x, mixed):
+    def after(self, layer: int, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """Residual x (..., D) and attention's output through the rest of the block."""
         _, _, dense, norm, up, down = self.layers[layer]
         seen = x + F.linear(mixed, *dense)
         read = F.layer_norm(x if self.parallel else seen, self.hidden, *norm, self.eps)
         return seen + F.linear(self.act(F.linear(read, *up)), *down)
 
-    def end(self, x):
+    def end(self, x: torch.Tensor) -> torch.Tensor:
+        """The final norm, (..., D) -> (..., D)."""
         return F.layer_norm(x, self.hidden, *self.final, self.eps)
 
 

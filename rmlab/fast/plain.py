@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 
 from rmlab.recipe import require
 from rmlab.tokens import pad_right
 
 Edits = Mapping[str, torch.Tensor]  # a trunk's parameters by name, edited
+Rows = Sequence[Sequence[int]]  # lists of ids, of any lengths
 
 
 def trunk_of(model: nn.Module) -> nn.Module:
@@ -76,9 +78,9 @@ def read_rows(
         if reach is not None:
             _forget(trunk)
         ids, mask = (torch.from_numpy(x).to(device) for x in pad_right([rows[b] for b in group], pad=0))
-        wanted = mask & (torch.arange(ids.shape[1]) >= torch.from_numpy(starts[group])[:, None]).to(device)
+        kept = mask & (torch.arange(ids.shape[1]) >= torch.from_numpy(starts[group])[:, None]).to(device)
         call = {"input_ids": ids, "attention_mask": mask.long(), "use_cache": False}
-        parts.append(torch.func.functional_call(trunk, dict(edits or {}), (), call).last_hidden_state[wanted])
+        parts.append(torch.func.functional_call(trunk, dict(edits or {}), (), call).last_hidden_state[kept])
     if len(parts) == 1:
         return parts[0]
     counts = lengths - starts
@@ -87,7 +89,7 @@ def read_rows(
     return torch.cat(parts)[torch.from_numpy(order).to(device)]
 
 
-def rope_reach(config) -> int | None:
+def rope_reach(config: PretrainedConfig) -> int | None:
     """The longest row whose rotations do not depend on the rows beside it; None: of any length."""
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [
@@ -105,13 +107,15 @@ def _forget(trunk: nn.Module) -> None:
     trunk(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device_of(trunk)), use_cache=False)
 
 
-def read_pairs(trunk: nn.Module, prompts, chosen, rejected, edits: Edits | None = None) -> torch.Tensor:
+def read_pairs(
+    trunk: nn.Module, prompts: Rows, chosen: Rows, rejected: Rows, edits: Edits | None = None
+) -> torch.Tensor:
     """Hidden state at the last token of B chosen, then of B rejected answers, (2B, D): two rows a pair."""
     rows = [np.concatenate([p, a]) for side in (chosen, rejected) for p, a in zip(prompts, side, strict=True)]
     return read_rows(trunk, rows, np.array([len(row) - 1 for row in rows]), edits)
 
 
-def read_answers(trunk: nn.Module, prompts, answers) -> torch.Tensor:
+def read_answers(trunk: nn.Module, prompts: Rows, answers: Rows) -> torch.Tensor:
     """Hidden states that predict the answers' tokens, answer after answer, (N, D)."""
     rows = [np.concatenate([p, a[:-1]]).astype(np.int64) for p, a in zip(prompts, answers, strict=True)]
     return read_rows(trunk, rows, np.array([len(p) - 1 for p in prompts]))

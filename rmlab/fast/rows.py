@@ -100,19 +100,19 @@ def _read(
     rank = np.zeros(ids.size, np.int64)
     rank[tokens] = np.arange(len(tokens))
     source = np.where(mask, rank[owner * len(time) + time], 0)  # (B, T) which of the n stands at a place
-    wanted = np.flatnonzero(mask & (time >= starts[:, None]))
-    hidden = _forward(weights, ids, _rounded(tokens), source, _rounded(wanted))
-    return hidden[: len(wanted)]
+    kept = np.flatnonzero(mask & (time >= starts[:, None]))
+    hidden = _forward(weights, ids, _rounded(tokens), source, _rounded(kept))
+    return hidden[: len(kept)]
 
 
 def _forward(
-    weights: Packed, ids: np.ndarray, tokens: np.ndarray, source: np.ndarray, wanted: np.ndarray
+    weights: Packed, ids: np.ndarray, tokens: np.ndarray, source: np.ndarray, kept: np.ndarray
 ) -> torch.Tensor:
-    """The packed forward on `tokens` of ids (B, T), laid out by `source` for attention: hidden states at `wanted`, (N, D)."""
+    """The packed forward on `tokens` of ids (B, T), laid out by `source` for attention: hidden states at `kept`, (N, D)."""
     device, shape = weights.table.device, ids.shape
-    position_ids, tops = tokens % shape[1], source.reshape(-1)[wanted]
-    arrays = ids.reshape(-1)[tokens], position_ids, tokens, source.reshape(-1), wanted, tops
-    ids, position_ids, tokens, source, wanted, tops = (torch.from_numpy(x).to(device) for x in arrays)
+    position_ids, tops = tokens % shape[1], source.reshape(-1)[kept]
+    arrays = ids.reshape(-1)[tokens], position_ids, tokens, source.reshape(-1), kept, tops
+    ids, position_ids, tokens, source, kept, tops = (torch.from_numpy(x).to(device) for x in arrays)
     rotations = weights.rotations(shape[1])[position_ids]
     x = weights.embed(ids)
     for layer in range(len(weights.layers)):
@@ -122,7 +122,7 @@ def _forward(
             0, 1
         )  # (B x T, H x W); padding is on the right and never seen
         if layer == len(weights.layers) - 1:
-            x, tokens = x.index_select(0, tops), wanted
+            x, tokens = x.index_select(0, tops), kept
         x = weights.after(layer, x, mixed.index_select(0, tokens))
     return weights.end(x)
 
