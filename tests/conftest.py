@@ -95,19 +95,19 @@ def world_pairs():
     from rmlab.tokens import pad_right
 
     rng = stream(0, "tests")
-    asked = w.requests(48, rng)
+    requests = w.requests(48, rng)
     sides = []
     for _ in range(2):
         words = [
             authors.answer(r, s, rng)
-            for r, s in zip(asked, authors.skills(48, authors.POLICY_SKILL, rng), strict=True)
+            for r, s in zip(requests, authors.skills(48, authors.POLICY_SKILL, rng), strict=True)
         ]
         sides.append([[w.ID[x] for x in a] + [EOS] for a in words])
-    worth = np.stack([gold.gold(pad_right(side)[0], gold.Truth.of(asked)) for side in sides])
+    worth = np.stack([gold.gold(pad_right(side)[0], gold.Truth.of(requests)) for side in sides])
     first = worth[0] >= worth[1]
     chosen = [sides[0][i] if f else sides[1][i] for i, f in enumerate(first)]
     rejected = [sides[1][i] if f else sides[0][i] for i, f in enumerate(first)]
-    return PairIds([r.ids() for r in asked], chosen, rejected)
+    return PairIds([r.ids() for r in requests], chosen, rejected)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from rmlab.preferences import HUGE, BadRow, Pair, load_pairs, split_pairs, truncate_pair, truncate_pairs
@@ -258,7 +259,7 @@ ids = st.lists(st.integers(5, 8), max_size=12)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(ids, ids, ids, st.integers(2, 20))
+@hypothesis.given(ids, ids, ids, st.integers(2, 20))
 def test_truncation_keeps_the_answers_and_their_difference(prompt, chosen, rejected, most):
     chosen, rejected = [*chosen, 2], [*rejected, 2]
     try:

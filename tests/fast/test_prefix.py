@@ -15,7 +15,7 @@ from tests.fast.families import BY_BATCH, PACKED, PLAIN, alone, close, every
 LENGTHS = torch.tensor([1, 9, 4, 4, 2, 8, 3] * 2)
 
 
-def drawn(seed: int, prompts: int) -> tuple[torch.Tensor, torch.Tensor]:
+def random_lists(seed: int, prompts: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts (P, 6) and answers (14, 9), -100 behind an answer's end."""
     draw = torch.Generator().manual_seed(seed)
     start, ids = (torch.randint(5, 100, shape, generator=draw) for shape in ((prompts, 6), (14, 9)))
@@ -31,7 +31,7 @@ def truth(model, start: torch.Tensor, ids: torch.Tensor, edits=None) -> torch.Te
 @pytest.mark.parametrize("prompts", [1, 7])
 @every(PACKED, PLAIN, BY_BATCH)
 def test_whole_answers_equal_the_reference(lm, prompts):
-    start, ids = drawn(2, prompts)
+    start, ids = random_lists(2, prompts)
     close(open_prompts(lm, start, 9)(ids, LENGTHS), truth(lm, start, ids))
     close(open_prompts(lm, start, 30)(ids, LENGTHS), truth(lm, start, ids))
 
@@ -55,7 +55,7 @@ def test_variants_equal_models_with_the_edits_in_place(lm, kind):
         pytest.skip("its names are others")
     draw = torch.Generator().manual_seed(7)
     variants = [edits_of(lm, kind, draw) for _ in range(2)] + [{}]
-    start, ids = drawn(3, 2)
+    start, ids = random_lists(3, 2)
     got = open_variants(lm, variants, start, 9)(ids, LENGTHS)
     close(got, torch.stack([truth(lm, start, ids, edits) for edits in variants], 1))
 
@@ -68,7 +68,7 @@ def test_the_lowest_edit_is_where_variants_part():
 
 @every({n: PACKED[n] for n in ("llama", "qwen2", "neox")}, {"gpt2": PLAIN["gpt2"]})
 def test_whole_answers_in_half_precision(lm):
-    start, ids = drawn(2, 1)
+    start, ids = random_lists(2, 1)
     half = open_prompts(copy.deepcopy(lm).bfloat16(), start, 9)(ids, LENGTHS)
     assert half.dtype == torch.bfloat16
     want = truth(lm, start, ids)
@@ -77,7 +77,7 @@ def test_whole_answers_in_half_precision(lm):
 
 @every({"llama": PACKED["llama"], "gpt2": PLAIN["gpt2"]})
 def test_what_cannot_be_read_is_refused(lm):
-    start, ids = drawn(2, 2)
+    start, ids = random_lists(2, 2)
     with pytest.raises(ValueError, match="prompts"):
         open_prompts(lm, start[:, :0], 9)
     with pytest.raises(ValueError, match="-100"):

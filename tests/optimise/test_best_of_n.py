@@ -4,9 +4,10 @@ from fractions import Fraction
 from itertools import combinations
 from math import comb
 
+import hypothesis
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, ess, kl_bound, n_grid, winner_weights
@@ -35,7 +36,7 @@ pools = st.integers(1, 7).flatmap(
 
 
 @quick
-@given(pools)
+@hypothesis.given(pools)
 def test_equals_brute_force_with_ties(pool):
     proxy, gold, _ = pool
     ns = range(1, len(proxy) + 1)
@@ -44,7 +45,7 @@ def test_equals_brute_force_with_ties(pool):
 
 
 @quick
-@given(pools)
+@hypothesis.given(pools)
 def test_equals_brute_force_with_a_mask(pool):
     proxy, gold, mask = pool
     ns = range(1, len(proxy) + 1)
@@ -53,7 +54,7 @@ def test_equals_brute_force_with_a_mask(pool):
 
 
 @quick
-@given(st.integers(1, 40), st.data())
+@hypothesis.given(st.integers(1, 40), st.data())
 def test_weights_equal_exact_fractions(N, data):
     n = data.draw(st.integers(1, N))
     exact = [float(Fraction(comb(i - 1, n - 1), comb(N, n))) for i in range(1, N + 1)]

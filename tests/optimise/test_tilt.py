@@ -2,9 +2,10 @@
 
 from itertools import product
 
+import hypothesis
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
@@ -57,7 +58,7 @@ def draws_of(proxy, n, pick):
 
 
 @quick
-@given(rows, st.floats(0.05, 20))
+@hypothesis.given(rows, st.floats(0.05, 20))
 def test_tilting_equals_enumeration(row, beta):
     r, gold = np.array(row), np.arange(len(row)) ** 2.0
     z = sum(np.exp(x / beta) for x in row)
@@ -123,7 +124,7 @@ def test_a_beta_a_prompt_equals_one_prompt_at_a_time():
 
 
 @quick
-@given(st.integers(0, 10_000), st.floats(0.02, 0.98))
+@hypothesis.given(st.integers(0, 10_000), st.floats(0.02, 0.98))
 def test_beta_for_kl_inverts(seed, share):
     proxy, _, ended = pool(seed, P=4, N=30)
     low, high = kl(tilted_weights(proxy, np.inf, ended)), kl(tilted_weights(proxy, 0.0, ended))
@@ -171,14 +172,14 @@ def test_nothing_beats_the_tilted_policy_at_equal_kl(weights, strengths):
 
 
 @quick
-@given(rows, st.integers(1, 4))
+@hypothesis.given(rows, st.integers(1, 4))
 def test_best_of_n_equals_enumeration(row, n):
     exact = draws_of(row, n, lambda r: (r == r.max()) / (r == r.max()).sum())
     np.testing.assert_allclose(best_of_n_weights([row], n)[0], exact, atol=1e-12)
 
 
 @quick
-@given(st.integers(0, 10_000), st.integers(1, 200))
+@hypothesis.given(st.integers(0, 10_000), st.integers(1, 200))
 def test_best_of_n_stays_below_the_bound(seed, n):
     proxy, _, ended = pool(seed)
     free = kl(best_of_n_weights(proxy, n))
@@ -221,7 +222,7 @@ def test_both_draws_agree_while_n_is_small_beside_the_pool():
 
 
 @quick
-@given(rows, st.integers(1, 4), st.floats(0.02, 20))
+@hypothesis.given(rows, st.integers(1, 4), st.floats(0.02, 20))
 def test_soft_best_of_n_equals_enumeration(row, n, tau):
     exact = draws_of(row, n, lambda r: np.exp((r - r.max()) / tau) / np.exp((r - r.max()) / tau).sum())
     np.testing.assert_allclose(soft_best_of_n_weights([row], n, tau)[0], exact, atol=1e-12)

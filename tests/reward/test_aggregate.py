@@ -3,10 +3,11 @@
 import subprocess
 import sys
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -28,7 +29,7 @@ def strength_for(aggregator):
 
 
 @quick
-@given(rows)
+@hypothesis.given(rows)
 def test_a_strength_of_zero_is_exactly_the_mean(s):
     for aggregator in ("mean_std", "uwo"):
         assert np.array_equal(aggregate(s, aggregator, 0.0), aggregate(s, "mean"))
@@ -36,7 +37,7 @@ def test_a_strength_of_zero_is_exactly_the_mean(s):
 
 
 @quick
-@given(rows, st.randoms(use_true_random=False))
+@hypothesis.given(rows, st.randoms(use_true_random=False))
 def test_the_order_of_members_does_not_matter(s, random):
     order = random.sample(range(s.shape[-1]), s.shape[-1])
     for aggregator in NAMES:
@@ -49,7 +50,7 @@ def test_the_order_of_members_does_not_matter(s, random):
 
 
 @quick
-@given(rows)
+@hypothesis.given(rows)
 def test_arrays_equal_tensors(s):
     for aggregator in NAMES:
         for kind, tol in ((np.float64, 1e-10), (np.float32, 2e-3 if aggregator == "uwo" else 2e-4)):
@@ -63,14 +64,14 @@ def test_arrays_equal_tensors(s):
 
 
 @quick
-@given(rows, temperatures)
+@hypothesis.given(rows, temperatures)
 def test_entropic_lies_between_min_and_mean(s, strength):
     low, value, mean = aggregate(s, "min"), aggregate(s, "entropic", strength), aggregate(s, "mean")
     assert (value >= low - 1e-9).all() and (value <= mean + 1e-9).all()
 
 
 @quick
-@given(rows)
+@hypothesis.given(rows)
 def test_limits_of_the_entropic_and_the_quantile(s):
     np.testing.assert_allclose(aggregate(s, "entropic", 1e9), aggregate(s, "mean"), atol=1e-4)
     np.testing.assert_allclose(aggregate(s, "entropic", 1e-7), aggregate(s, "min"), atol=1e-5)
@@ -86,7 +87,7 @@ def test_limits_of_the_entropic_and_the_quantile(s):
 
 
 @quick
-@given(rows, st.floats(-9, 9))
+@hypothesis.given(rows, st.floats(-9, 9))
 def test_a_common_shift_shifts_the_result(s, c):
     for aggregator in NAMES:
         strength = strength_for(aggregator)
