@@ -1,48 +1,42 @@
 """Hugging Face weights, packed for speed: q, k and v in one product, Llama's norms folded into the matrix that follows.
 
-`packed(trunk)` reads a Llama's or a GPT-NeoX's parameters as they are (and, where given, edited ones in their
-place: an adapter merged in, a unit dropped out); `None` says that this model has no packed form here. Packing is
-differentiable, so that training runs on it too. Places of q and k that turn together are packed as neighbours, so that
-rotation is one product of complex numbers.
+`packed(trunk, longest)` reads the parameters of a Llama, Mistral, Qwen2, Qwen3 or GPT-NeoX as they are (and, where given,
+edited ones in their place: an adapter merged in, a unit dropped out); `None` says that this model has no packed form.
+Packing is differentiable, so that training runs on it too.
 
-Letters: R rows, T tokens, D hidden, H heads, W width of a head.
+Letters: B rows, T tokens, D hidden, H heads, G key-value heads (H where each head has its own), W width of a head,
+F = H + 2G: the heads of q, k and v side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
 
-# Hooks from here stay on a model that was once asked for hidden states, and change nothing.
-ONLY_LOOK = "transformers.utils.output_capturing"
+from rmlab.fast.allowed import family, width
+from rmlab.fast.plain import Edits
 
 
-def packed(trunk: nn.Module, edits: Mapping[str, torch.Tensor] | None = None) -> Packed | None:
+def packed(trunk: nn.Module, longest: int, edits: Edits | None = None) -> Packed | None:
     """Pack a trunk's weights afresh (they may have been trained since), `edits` replacing parameters by name.
 
-    None for other families, for what the families' forms leave out (grouped keys, say), and for a model that its
-    parameters do not tell all of: with hooks, adapters in the place of its layers, or quantised weights.
+    longest : tokens of the longest row that will be read
+
+    None for a model that is not on the list (`allowed.py`), or has other parameters than a packed form reads.
     """
-    kind = {"LlamaModel": PackedLlama, "GPTNeoXModel": PackedNeoX}.get(type(trunk).__name__)
-    if kind is None or width(trunk.config) % 2 or not kind.fits(trunk.config):
-        return None
-    hooks = (h for m in trunk.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
-    if any(getattr(hook, "__module__", None) != ONLY_LOOK for hook in hooks):
+    name = family(trunk, longest)
+    if name is None:
         return None
     weights = {**dict(trunk.named_parameters()), **(edits or {})}
-    if not all(w.is_floating_point() for w in weights.values()):
-        return None
     try:
-        return kind(trunk.config, trunk.rotary_emb, weights)
-    except KeyError:  # a layer's weight goes by another name: something is wrapped around it
+        form = (PackedNeoX if name == "gpt_neox" else PackedLlama)(trunk, weights)
+    except KeyError:  # a weight goes by another name
         return None
-
-
-def width(config) -> int:
-    """W, the width of a head."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return (
+        None if weights else form
+    )  # a weight that was not taken changes the model's numbers in a way of its own
 
 
 def depth_of(name: str) -> int | None:
@@ -52,162 +46,186 @@ def depth_of(name: str) -> int | None:
 
 
 class Packed:
-    """What the families share: `embed`, `qkv` (or `flat` and `turn`), `after` and `end` are a transformer in four calls."""
+    """What the families share: `embed`, `qkv`, `after` and `end` are a transformer in four calls.
 
-    embed: torch.Tensor  # (V, D)
+    Every weight is taken out of `weights`, so that what is left there was not read.
+    """
+
+    table: torch.Tensor  # (V, D)
     layers: list[tuple]
 
-    def __init__(self, config, rotary: nn.Module, weights: Mapping[str, torch.Tensor]):
-        self.heads = config.num_attention_heads
-        self.width = width(config)
-        self.rotary = rotary
+    def __init__(self, trunk: nn.Module, weights: dict[str, torch.Tensor]):
+        config = trunk.config
+        self.heads, self.width = config.num_attention_heads, width(config)
+        self.key_heads = self.heads if config.model_type == "gpt_neox" else config.num_key_value_heads
+        self.rows = (self.heads + 2 * self.key_heads) * self.width  # of q, k and v together
+        self.rotary, self.padding_idx = trunk.rotary_emb, trunk.get_input_embeddings().padding_idx
+        self.layers = []
         self._pack(config, weights)
 
-    def _order(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows of a q, k, v matrix, (3, H, W), as they are packed: places i and i + r / 2 of q and k, which turn together, side by side."""
-        reach = 2 * len(self.rotary.inv_freq)
-        first = rows[:2, :, :reach].unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
-        qk = torch.cat([first, rows[:2, :, reach:]], -1)
-        return torch.cat([qk, rows[2:]]).flatten().to(self.rotary.inv_freq.device)
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids (...) -> (..., D)."""
+        return F.embedding(ids, self.table, self.padding_idx)
 
-    def qkv(self, layer: int, x: torch.Tensor, turns: torch.Tensor):
-        """x (R, T, D) -> q, k, v (R, H, T, W), q and k rotated by turns, (T, r / 2) or (R, T, r / 2)."""
-        flat = self.flat(layer, x)
-        reach = 2 * turns.shape[-1]
-        qk = torch.view_as_real(_pairs(flat, reach) * turns[..., None, None, :]).flatten(-2).to(flat.dtype)
-        if reach < self.width:
-            qk = torch.cat([qk, flat[..., :2, :, reach:]], -1)
-        return *(t.transpose(1, 2) for t in qk.unbind(2)), flat[:, :, 2].transpose(1, 2)
+    def qkv(self, layer: int, x: torch.Tensor, rotations: torch.Tensor) -> torch.Tensor:
+        """x (..., D) -> q, k and v, (..., F, W), q and k rotated by rotations (..., 2, r / 2), r <= W."""
+        return rotate(self._project(layer, x), rotations.unsqueeze(-3), self.heads + self.key_heads)
 
-    def flat(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        """x (..., D) -> q, k, v not yet rotated, (..., 3, H, W)."""
-        return self._project(layer, x).view(*x.shape[:-1], 3, self.heads, self.width)
+    def split(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, T, F, W) -> q (B, H, T, W), k and v (B, G, T, W), as views."""
+        return flat.transpose(1, 2).split([self.heads, self.key_heads, self.key_heads], 1)
 
     def after(self, layer: int, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-        """Residual x (R, T, D) and attention's output (R, T, H x W) through the rest of the block."""
+        """Residual x (..., D) and attention's output (..., H x W) through the rest of the block."""
         raise NotImplementedError  # pragma: no cover - the two families below
 
     def end(self, x: torch.Tensor) -> torch.Tensor:
         """The final norm, (..., D) -> (..., D)."""
         raise NotImplementedError  # pragma: no cover
 
-    def turns(self, start: int, count: int) -> torch.Tensor:
-        """The rotations at positions start..start+count, as complex numbers, (count, r / 2) complex64."""
-        positions = torch.arange(start, start + count, device=self.embed.device)[None]
-        cos, sin = (
-            angle[0, :, : angle.shape[-1] // 2] for angle in self.rotary(self.embed[:1, None], positions)
-        )
-        return torch.complex(cos.float(), sin.float())
+    def rotations(self, count: int) -> torch.Tensor:
+        """Cosines and sines of the rotations at positions 0 to count, (count, 2, r / 2) float32."""
+        positions = torch.arange(count, device=self.table.device)[None]
+        angles = [angle[0].chunk(2, -1)[0].float() for angle in self.rotary(self.table[:1, None], positions)]
+        return torch.stack(angles, 1)
+
+    def encode(
+        self, x: torch.Tensor, rotations: torch.Tensor, layers: range, gap: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Prompts x (B, T, D) through some layers: what leaves them, and their keys and values, (B, G, T, W) a layer.
+
+        gap : (B, T) bool, where a prompt has not begun. Out of the top layer comes the last token alone, (B, 1, D).
+        """
+        time = torch.arange(x.shape[1], device=x.device)
+        seen = (time <= time[:, None])[None, None]  # (1 or B, 1, T, T)
+        if gap is not None:
+            seen = seen & ~gap[:, None, None] | (
+                time == time[:, None]
+            )  # a gap sees itself, and stays a number
+        cached = []
+        for layer in layers:
+            q, k, v = self.split(self.qkv(layer, x, rotations))
+            cached.append((k, v))
+            if layer == len(self.layers) - 1:
+                q, x, seen = q[:, :, -1:], x[:, -1:], seen[:, :, -1:]
+            x = self.after(layer, x, attention(q, k, v, seen))
+        return x, cached
+
+    def _pack(self, config, weights: dict[str, torch.Tensor]) -> None:
+        raise NotImplementedError  # pragma: no cover
+
+    def _project(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+        """x (..., D) -> q, k and v, not yet rotated, (..., F, W)."""
+        raise NotImplementedError  # pragma: no cover
 
 
 class PackedLlama(Packed):
-    """RMSNorm, SwiGLU, no biases."""
+    """RMSNorm and a gated MLP; with biases and norms of q and k where the family has them (Qwen2, Qwen3)."""
 
-    @staticmethod
-    def fits(config) -> bool:
-        return (
-            config.num_attention_heads == config.num_key_value_heads
-            and config.hidden_act == "silu"
-            and not getattr(config, "attention_bias", False)
-            and not getattr(config, "mlp_bias", False)
-        )
-
-    def _pack(self, config, w):
-        self.eps = config.rms_norm_eps
-        self.embed, self.gain = w["embed_tokens.weight"], w["norm.weight"]
-        self.layers = []
-        order = self._order(torch.arange(3 * self.heads * self.width).view(3, self.heads, -1))
+    def _pack(self, config, weights):
+        self.eps, self.act = config.rms_norm_eps, ACT2FN[config.hidden_act]
+        self.table, self.gain = weights.pop("embed_tokens.weight"), weights.pop("norm.weight")
         for i in range(config.num_hidden_layers):
             at = f"layers.{i}."
-            first, second = w[at + "input_layernorm.weight"], w[at + "post_attention_layernorm.weight"]
-            qkv = (
-                torch.cat([w[f"{at}self_attn.{n}_proj.weight"] for n in "qkv"]).index_select(0, order) * first
-            )
-            up = torch.cat([w[f"{at}mlp.{n}_proj.weight"] for n in ("gate", "up")]) * second
-            out, down = w[at + "self_attn.o_proj.weight"], w[at + "mlp.down_proj.weight"]
-            self.layers.append((qkv.T.contiguous(), out.T, up.T.contiguous(), down.T))
+            qkv = _take(weights, *(f"{at}self_attn.{n}_proj" for n in "qkv"), rows=self.rows)
+            up = _take(weights, at + "mlp.gate_proj", at + "mlp.up_proj")
+            out, down = _take(weights, at + "self_attn.o_proj"), _take(weights, at + "mlp.down_proj")
+            first, second = (weights.pop(f"{at}{n}_layernorm.weight") for n in ("input", "post_attention"))
+            gains = None  # (H + G, W), of the norms of q and k
+            if at + "self_attn.q_norm.weight" in weights:
+                of_q, of_k = (weights.pop(f"{at}self_attn.{n}_norm.weight") for n in "qk")
+                gains = torch.cat([of_q.expand(self.heads, -1), of_k.expand(self.key_heads, -1)])
+            self.layers.append(((qkv[0] * first, qkv[1]), gains, out, (up[0] * second, up[1]), down))
 
     def norm(self, x: torch.Tensor) -> torch.Tensor:
-        squares = x.float().square().mean(-1, keepdim=True)  # half precision ends at 65,504
+        """x over its root mean square, in its own type; the squares in float32: half precision ends at 65,504."""
+        squares = x.float().square().mean(-1, keepdim=True)
         return (x * torch.rsqrt(squares + self.eps)).to(x.dtype)
 
-    def _project(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(x) @ self.layers[layer][0]
+    def _project(self, layer, x):
+        qkv, gains, *_ = self.layers[layer]
+        flat = F.linear(self.norm(x), *qkv).unflatten(-1, (-1, self.width))
+        if gains is None:
+            return flat
+        qk, v = flat.split([len(gains), self.key_heads], -2)
+        return torch.cat([self.norm(qk) * gains, v], -2)
 
-    def after(self, layer: int, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-        _, out, up, down = self.layers[layer]
-        x = x + mixed @ out
-        gate, value = (self.norm(x) @ up).chunk(2, -1)
-        return x + (nn.functional.silu(gate) * value) @ down
+    def after(self, layer, x, mixed):
+        _, _, out, up, down = self.layers[layer]
+        x = x + F.linear(mixed, *out)
+        gate, value = F.linear(self.norm(x), *up).chunk(2, -1)
+        return x + F.linear(self.act(gate) * value, *down)
 
-    def end(self, x: torch.Tensor) -> torch.Tensor:
+    def end(self, x):
         return self.norm(x) * self.gain
 
 
 class PackedNeoX(Packed):
     """LayerNorm with biases, rotary on a part of each head, attention and MLP side by side."""
 
-    @staticmethod
-    def fits(config) -> bool:
-        return config.hidden_act in {"gelu", "gelu_new", "gelu_fast", "relu", "gelu_pytorch_tanh"}
-
-    def _pack(self, config, w):
-        from transformers.activations import ACT2FN
-
+    def _pack(self, config, weights):
         self.eps, self.hidden = config.layer_norm_eps, (config.hidden_size,)
         self.act, self.parallel = ACT2FN[config.hidden_act], config.use_parallel_residual
-        self.embed = w["embed_in.weight"]
-        self.gain, self.shift = w["final_layer_norm.weight"], w["final_layer_norm.bias"]
-        self.layers = []
-        by_head = torch.arange(3 * self.heads * self.width).view(
-            self.heads, 3, -1
-        )  # so Hugging Face keeps q, k and v
-        order = self._order(by_head.transpose(0, 1))
+        self.table, self.final = weights.pop("embed_in.weight"), _take(weights, "final_layer_norm")
         for i in range(config.num_hidden_layers):
             at = f"layers.{i}."
-            bias = w.get(at + "attention.query_key_value.bias")
-            bias = None if bias is None else bias.index_select(0, order)
-            up, up_bias = w[at + "mlp.dense_h_to_4h.weight"], w[at + "mlp.dense_h_to_4h.bias"]
+            names = "attention.dense", "post_attention_layernorm", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"
+            qkv = _take(weights, at + "attention.query_key_value", rows=self.rows)
+            heads_last = (None if x is None else x.unflatten(0, (self.heads, 3, -1)) for x in qkv)
+            qkv = [None if x is None else x.transpose(0, 1).flatten(0, 2) for x in heads_last]  # q, k, v
             self.layers.append(
-                (
-                    self._norm(w, at + "input_layernorm."),
-                    (w[at + "attention.query_key_value.weight"].index_select(0, order), bias),
-                    (w[at + "attention.dense.weight"], w.get(at + "attention.dense.bias")),
-                    self._norm(w, at + "post_attention_layernorm."),
-                    (up, up_bias),
-                    (w[at + "mlp.dense_4h_to_h.weight"], w[at + "mlp.dense_4h_to_h.bias"]),
-                )
+                (_take(weights, at + "input_layernorm"), qkv, *(_take(weights, at + n) for n in names))
             )
 
-    @staticmethod
-    def _norm(w, name: str):
-        return w[name + "weight"], w[name + "bias"]
-
-    def _project(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+    def _project(self, layer, x):
         norm, qkv, *_ = self.layers[layer]
-        return nn.functional.linear(nn.functional.layer_norm(x, self.hidden, *norm, self.eps), *qkv)
+        flat = F.linear(F.layer_norm(x, self.hidden, *norm, self.eps), *qkv)
+        return flat.unflatten(-1, (-1, self.width))
 
-    def after(self, layer: int, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+    def after(self, layer, x, mixed):
         _, _, dense, norm, up, down = self.layers[layer]
-        seen = x + nn.functional.linear(mixed, *dense)
-        read = nn.functional.layer_norm(x if self.parallel else seen, self.hidden, *norm, self.eps)
-        return seen + nn.functional.linear(self.act(nn.functional.linear(read, *up)), *down)
+        seen = x + F.linear(mixed, *dense)
+        read = F.layer_norm(x if self.parallel else seen, self.hidden, *norm, self.eps)
+        return seen + F.linear(self.act(F.linear(read, *up)), *down)
 
-    def end(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.layer_norm(x, self.hidden, self.gain, self.shift, self.eps)
-
-
-def turn(flat: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Rotate q and k of flat (..., 3, H, W) in place by turns, (..., 1, 1, r / 2), r <= W; by their conjugates, back again."""
-    reach = 2 * turns.shape[-1]
-    pairs = _pairs(flat, reach)
-    if flat.dtype == torch.float32:
-        pairs.mul_(turns)
-    else:
-        flat[..., :2, :, :reach] = torch.view_as_real(pairs * turns).flatten(-2)
-    return flat
+    def end(self, x):
+        return F.layer_norm(x, self.hidden, *self.final, self.eps)
 
 
-def _pairs(flat: torch.Tensor, reach: int) -> torch.Tensor:
-    """The first `reach` places of q and k of flat (..., 3, H, W), as complex numbers, (..., 2, H, reach / 2)."""
-    return torch.view_as_complex(flat[..., :2, :, :reach].float().unflatten(-1, (-1, 2)))
+def _take(
+    weights: dict[str, torch.Tensor], *names: str, rows: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Matrices and biases of layers, one under another; no biases: None. A `KeyError` where one is missing or not of `rows`."""
+    matrices = [weights.pop(name + ".weight") for name in names]
+    biases = [weights.pop(name + ".bias") for name in names] if names[0] + ".bias" in weights else []
+    matrix, bias = (torch.cat(x) if len(x) > 1 else next(iter(x), None) for x in (matrices, biases))
+    if len(matrix) != (rows or len(matrix)):
+        raise KeyError(names)  # heads were pruned: not what the config says
+    return matrix, bias
+
+
+def rotate(flat: torch.Tensor, rotations: torch.Tensor, count: int) -> torch.Tensor:
+    """The first `count` heads of flat (..., F, W) rotated by cosines and sines, (..., 1, 2, r / 2), in their first r places.
+
+    Places i and i + r / 2 rotate together, as Hugging Face keeps them.
+    """
+    cos, sin = rotations.unbind(-2)
+    reach, (qk, v) = 2 * cos.shape[-1], flat.split([count, flat.shape[-2] - count], -2)
+    x, y = qk[..., :reach].chunk(2, -1)
+    rotated = torch.cat([x * cos - y * sin, y * cos + x * sin, qk[..., reach:]], -1)
+    return torch.cat([rotated.to(flat.dtype), v], -2)
+
+
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Attention of q (B, H, T, W) over k and v (B, G, S, W) -> (B, T, H x W); mask (B, 1, T, S) bool, None: causal.
+
+    Under autocast on a CPU it runs in float32: bfloat16 has no fast backward there.
+    """
+    if q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return attention(q.float(), k.float(), v.float(), mask)
+    grouped = q.shape[1] != k.shape[1]
+    mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=grouped)
+    return mixed.transpose(1, 2).flatten(2)

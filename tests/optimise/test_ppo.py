@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rmlab import store
 from rmlab.backbone import build, schedule
-from rmlab.fast import prefix as fastpath
+from rmlab.fast import rows as fastpath
 from rmlab.optimise import ppo
 from rmlab.optimise.ppo import Batch, Run, gae, improve, roll_out, token_rewards, train
 from rmlab.recipe import Ppo, Size
