@@ -59,7 +59,7 @@ def ours(name: str, variant: str) -> dict:
     """Seconds of the counted iterations and what the rows say."""
     import torch
 
-    from rmlab.fast import prefix as fastpath
+    from rmlab.fast import rows as fastpath
     from rmlab.optimise import ppo
     from rmlab.optimise.reward import reward_function
     from rmlab.recipe import Ppo

@@ -92,11 +92,7 @@ class PackedDecoder(Decoder):
         position_ids = torch.arange(length + max_new_tokens, device=ids.device) - gaps[:, None]  # (P, L + S)
         rotations = weights.rotations(length + max_new_tokens)[position_ids.clamp_min(0)]  # (P, L + S, r / 2)
         gap = position_ids[:, :length] < 0  # (P, L)
-        causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
-        seen = causal & ~gap[:, None] | causal.T & causal  # a gap sees itself, so that it stays a number
-        x, cached = weights.encode(
-            weights.embed(ids), rotations[:, :length], range(len(weights.layers)), seen[:, None]
-        )
+        x, cached = weights.encode(weights.embed(ids), rotations[:, :length], range(len(weights.layers)), gap)
         self.last = weights.end(x[:, -1])[order]
         size = 2, len(answers), weights.key_heads, self.start + max_new_tokens, weights.width
         self.cache = [self.last.new_empty(size) for _ in weights.layers]
@@ -199,7 +195,6 @@ class RecordedDecoder(PackedDecoder):
         return self.hidden
 
     def shrink(self, going: np.ndarray) -> None:
-        """Nothing closes up: the recorded step has fixed shapes."""
         """Nothing closes up: the shapes stay."""
 
     def _begin(self) -> None:

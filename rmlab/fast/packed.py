@@ -2,16 +2,13 @@
 
 `packed(trunk, longest)` reads the parameters of a Llama, Mistral, Qwen2, Qwen3 or GPT-NeoX as they are (and, where given,
 edited ones in their place: an adapter merged in, a unit dropped out); `None` says that this model has no packed form.
-Packing is differentiable, so that training runs on it too. Places of q and k that rotate together are packed as
-neighbours, so that a rotation is one product of complex numbers.
+Packing is differentiable, so that training runs on it too.
 
 Letters: B rows, T tokens, D hidden, H heads, G key-value heads (H where each head has its own), W width of a head,
 F = H + 2G: the heads of q, k and v side by side.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -61,6 +58,7 @@ class Packed:
         config = trunk.config
         self.heads, self.width = config.num_attention_heads, width(config)
         self.key_heads = self.heads if config.model_type == "gpt_neox" else config.num_key_value_heads
+        self.rows = (self.heads + 2 * self.key_heads) * self.width  # of q, k and v together
         self.rotary, self.padding_idx = trunk.rotary_emb, trunk.get_input_embeddings().padding_idx
         self.layers = []
         self._pack(config, weights)
@@ -70,8 +68,8 @@ class Packed:
         return F.embedding(ids, self.table, self.padding_idx)
 
     def qkv(self, layer: int, x: torch.Tensor, rotations: torch.Tensor) -> torch.Tensor:
-        """x (..., D) -> q, k and v, (..., F, W), q and k rotated by rotations (..., r / 2), r <= W."""
-        return Rotated.apply(self._project(layer, x), rotations.unsqueeze(-2), self.heads + self.key_heads)
+        """x (..., D) -> q, k and v, (..., F, W), q and k rotated by rotations (..., 2, r / 2), r <= W."""
+        return rotate(self._project(layer, x), rotations.unsqueeze(-3), self.heads + self.key_heads)
 
     def split(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(B, T, F, W) -> q (B, H, T, W), k and v (B, G, T, W), as views."""
@@ -86,26 +84,31 @@ class Packed:
         raise NotImplementedError  # pragma: no cover
 
     def rotations(self, count: int) -> torch.Tensor:
-        """The rotations at positions 0 to count, as complex numbers, (count, r / 2) complex64."""
+        """Cosines and sines of the rotations at positions 0 to count, (count, 2, r / 2) float32."""
         positions = torch.arange(count, device=self.table.device)[None]
-        cos, sin = (
-            angle[0].chunk(2, -1)[0].float() for angle in self.rotary(self.table[:1, None], positions)
-        )
-        return torch.complex(cos, sin)
+        angles = [angle[0].chunk(2, -1)[0].float() for angle in self.rotary(self.table[:1, None], positions)]
+        return torch.stack(angles, 1)
 
     def encode(
-        self,
-        x: torch.Tensor,
-        rotations: torch.Tensor,
-        layers: Iterable[int],
-        mask: torch.Tensor | None = None,
+        self, x: torch.Tensor, rotations: torch.Tensor, layers: range, gap: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-        """Rows x (B, T, D) through some layers: what leaves them, and their keys and values, (B, G, T, W) a layer."""
+        """Prompts x (B, T, D) through some layers: what leaves them, and their keys and values, (B, G, T, W) a layer.
+
+        gap : (B, T) bool, where a prompt has not begun. Out of the top layer comes the last token alone, (B, 1, D).
+        """
+        time = torch.arange(x.shape[1], device=x.device)
+        seen = (time <= time[:, None])[None, None]  # (1 or B, 1, T, T)
+        if gap is not None:
+            seen = seen & ~gap[:, None, None] | (
+                time == time[:, None]
+            )  # a gap sees itself, and stays a number
         cached = []
         for layer in layers:
             q, k, v = self.split(self.qkv(layer, x, rotations))
             cached.append((k, v))
-            x = self.after(layer, x, attention(q, k, v, mask))
+            if layer == len(self.layers) - 1:
+                q, x, seen = q[:, :, -1:], x[:, -1:], seen[:, :, -1:]
+            x = self.after(layer, x, attention(q, k, v, seen))
         return x, cached
 
     def _pack(self, config, weights: dict[str, torch.Tensor]) -> None:
@@ -115,13 +118,6 @@ class Packed:
         """x (..., D) -> q, k and v, not yet rotated, (..., F, W)."""
         raise NotImplementedError  # pragma: no cover
 
-    def _neighbours(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows of q, k and v, (F, W), as they are packed: places i and i + r / 2 of q and k, which rotate together, side by side."""
-        reach, rotated = 2 * len(self.rotary.inv_freq), rows[: self.heads + self.key_heads]
-        pairs = rotated[:, :reach].unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
-        whole = torch.cat([torch.cat([pairs, rotated[:, reach:]], -1), rows[len(rotated) :]])
-        return whole.flatten().to(self.rotary.inv_freq.device)
-
 
 class PackedLlama(Packed):
     """RMSNorm and a gated MLP; with biases and norms of q and k where the family has them (Qwen2, Qwen3)."""
@@ -129,20 +125,15 @@ class PackedLlama(Packed):
     def _pack(self, config, weights):
         self.eps, self.act = config.rms_norm_eps, ACT2FN[config.hidden_act]
         self.table, self.gain = weights.pop("embed_tokens.weight"), weights.pop("norm.weight")
-        order = self._neighbours(
-            torch.arange((self.heads + 2 * self.key_heads) * self.width).view(-1, self.width)
-        )
         for i in range(config.num_hidden_layers):
             at = f"layers.{i}."
-            qkv = _take(weights, *(f"{at}self_attn.{n}_proj" for n in "qkv"), order=order)
+            qkv = _take(weights, *(f"{at}self_attn.{n}_proj" for n in "qkv"), rows=self.rows)
             up = _take(weights, at + "mlp.gate_proj", at + "mlp.up_proj")
             out, down = _take(weights, at + "self_attn.o_proj"), _take(weights, at + "mlp.down_proj")
             first, second = (weights.pop(f"{at}{n}_layernorm.weight") for n in ("input", "post_attention"))
             gains = None  # (H + G, W), of the norms of q and k
             if at + "self_attn.q_norm.weight" in weights:
-                of_q, of_k = (
-                    weights.pop(f"{at}self_attn.{n}_norm.weight")[order[: self.width]] for n in "qk"
-                )
+                of_q, of_k = (weights.pop(f"{at}self_attn.{n}_norm.weight") for n in "qk")
                 gains = torch.cat([of_q.expand(self.heads, -1), of_k.expand(self.key_heads, -1)])
             self.layers.append(((qkv[0] * first, qkv[1]), gains, out, (up[0] * second, up[1]), down))
 
@@ -178,14 +169,12 @@ class PackedNeoX(Packed):
         self.eps, self.hidden = config.layer_norm_eps, (config.hidden_size,)
         self.act, self.parallel = ACT2FN[config.hidden_act], config.use_parallel_residual
         self.table, self.final = weights.pop("embed_in.weight"), _take(weights, "final_layer_norm")
-        by_head = torch.arange(3 * self.heads * self.width).view(
-            self.heads, 3, -1
-        )  # as Hugging Face keeps q, k, v
-        order = self._neighbours(by_head.transpose(0, 1).flatten(0, 1))
         for i in range(config.num_hidden_layers):
             at = f"layers.{i}."
             names = "attention.dense", "post_attention_layernorm", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"
-            qkv = _take(weights, at + "attention.query_key_value", order=order)
+            qkv = _take(weights, at + "attention.query_key_value", rows=self.rows)
+            heads_last = (None if x is None else x.unflatten(0, (self.heads, 3, -1)) for x in qkv)
+            qkv = [None if x is None else x.transpose(0, 1).flatten(0, 2) for x in heads_last]  # q, k, v
             self.layers.append(
                 (_take(weights, at + "input_layernorm"), qkv, *(_take(weights, at + n) for n in names))
             )
@@ -208,47 +197,27 @@ class PackedNeoX(Packed):
 
 
 def _take(
-    weights: dict[str, torch.Tensor], *names: str, order: torch.Tensor | None = None
+    weights: dict[str, torch.Tensor], *names: str, rows: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Matrices and biases of layers, one under another, in `order`; no biases: None. A `KeyError` where one is missing."""
+    """Matrices and biases of layers, one under another; no biases: None. A `KeyError` where one is missing or not of `rows`."""
     matrices = [weights.pop(name + ".weight") for name in names]
-    if names[0] + ".bias" not in weights:
-        matrix, bias = torch.cat(matrices) if len(names) > 1 else matrices[0], None
-    else:
-        matrix, bias = (torch.cat(x) for x in (matrices, [weights.pop(name + ".bias") for name in names]))
-    if order is None:
-        return matrix, bias
-    if len(matrix) != len(order):
+    biases = [weights.pop(name + ".bias") for name in names] if names[0] + ".bias" in weights else []
+    matrix, bias = (torch.cat(x) if len(x) > 1 else next(iter(x), None) for x in (matrices, biases))
+    if len(matrix) != (rows or len(matrix)):
         raise KeyError(names)  # heads were pruned: not what the config says
-    return matrix.index_select(0, order), None if bias is None else bias.index_select(0, order)
-
-
-class Rotated(torch.autograd.Function):
-    """flat (..., F, W), its first `count` heads rotated in place, which spares a copy of it; gradients are rotated back."""
-
-    @staticmethod
-    def forward(ctx, flat: torch.Tensor, rotations: torch.Tensor, count: int) -> torch.Tensor:
-        """The same tensor, rotated."""
-        ctx.save_for_backward(rotations)
-        ctx.count = count
-        ctx.mark_dirty(flat)
-        return rotate(flat, rotations, count)
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple:
-        """The gradient of what came in."""
-        return rotate(grad.clone(), ctx.saved_tensors[0].conj(), ctx.count), None, None
+    return matrix, bias
 
 
 def rotate(flat: torch.Tensor, rotations: torch.Tensor, count: int) -> torch.Tensor:
-    """Rotate the first r places of the first `count` heads of flat (..., F, W) in place by rotations (..., 1, r / 2)."""
-    turned = flat[..., :count, : 2 * rotations.shape[-1]]
-    pairs = torch.view_as_complex(turned.float().unflatten(-1, (-1, 2)))
-    if flat.dtype == torch.float32:
-        pairs.mul_(rotations)
-    else:
-        turned.copy_(torch.view_as_real(pairs * rotations).flatten(-2))
-    return flat
+    """The first `count` heads of flat (..., F, W) rotated by cosines and sines, (..., 1, 2, r / 2), in their first r places.
+
+    Places i and i + r / 2 rotate together, as Hugging Face keeps them.
+    """
+    cos, sin = rotations.unbind(-2)
+    reach, (qk, v) = 2 * cos.shape[-1], flat.split([count, flat.shape[-2] - count], -2)
+    x, y = qk[..., :reach].chunk(2, -1)
+    rotated = torch.cat([x * cos - y * sin, y * cos + x * sin, qk[..., reach:]], -1)
+    return torch.cat([rotated.to(flat.dtype), v], -2)
 
 
 def attention(
