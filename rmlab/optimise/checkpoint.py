@@ -9,29 +9,36 @@ import dataclasses
 import hashlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from rmlab.recipe import require
 from rmlab.store import write_atomic
 
-if TYPE_CHECKING:
-    from rmlab.optimise.ppo import Run
-
 PLAIN = ("identity", "step", "rows", "kl_coef", "origin", "first")  # of a run, as they are
 STATEFUL = ("policy", "critic", "optimiser")  # and by their state dicts
 MEND = "a copy that is whole, or delete it: the run then starts again"
 
 
-def identity_of(run: Run) -> dict:
+class Resumable(Protocol):
+    """What a checkpoint needs of a run."""
+
+    path: Path
+    settings: object  # a dataclass
+    seed: int
+    identity: dict
+    policy: torch.nn.Module
+
+
+def identity_of(run: Resumable) -> dict:
     """What makes a run this one before its first step: settings, seed, special tokens, a hash of the policy."""
     weights = b"".join(w.cpu().numpy().tobytes() for w in run.policy.state_dict().values())
     named = {"seed": run.seed, "policy": hashlib.sha256(weights).hexdigest()}
     return {**dataclasses.asdict(run.settings), **dataclasses.asdict(run.head.special), **named}
 
 
-def save_run(run: Run) -> None:
+def save_run(run: Resumable) -> None:
     """Write a run's checkpoint to `run.path`.
 
     Raises
@@ -43,7 +50,7 @@ def save_run(run: Run) -> None:
     write_checkpoint(run.path, {name: getattr(run, name) for name in PLAIN} | state)
 
 
-def load_run(run: Run) -> None:
+def load_run(run: Resumable) -> None:
     """Put a run where its checkpoint left it.
 
     Raises
