@@ -1,6 +1,6 @@
 """A grid of 15 small trainings: one-thread processes on all cores against one after another with all threads.
 
-Run: `python benchmarks/grid.py [--rounds N] [--quick]`.
+Run: `python benchmarks/grid.py [--rounds N] [--quick] [--against COMMIT]`.
 
 Starting the processes is inside the clock, as it is for whoever runs a study. Read the ratio with the machine's load.
 """

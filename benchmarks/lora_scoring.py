@@ -1,6 +1,6 @@
 """Scoring with K = 5 LoRA members: rmlab's merged copies against PEFT's adapters on the same weights.
 
-Run: `python benchmarks/lora_scoring.py [--rounds N] [--quick]`. Needs `peft` (the extra `trl`).
+Run: `python benchmarks/lora_scoring.py [--rounds N] [--quick] [--against COMMIT]`. Needs `peft` (the extra `trl`).
 
 rmlab saves the members as PEFT folders, PEFT loads them, and the scores are checked to be the same. PEFT scores in
 the two ways it offers: `set_adapter` and a forward per member, and one mixed batch that names each row's adapter.

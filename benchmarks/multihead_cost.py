@@ -1,6 +1,6 @@
 """What K = 8 heads on one encoder cost: against one head in time and memory, against 8 separate members in time.
 
-Run: `python benchmarks/multihead_cost.py [--rounds N] [--quick]`.
+Run: `python benchmarks/multihead_cost.py [--rounds N] [--quick] [--against COMMIT]`.
 """
 
 from collections.abc import Callable

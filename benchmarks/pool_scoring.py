@@ -1,6 +1,6 @@
 """Scoring many answers a prompt: RewardModel.raw_scores against plain Hugging Face forwards of the same model.
 
-Run: `python benchmarks/pool_scoring.py [--rounds N] [--quick]`.
+Run: `python benchmarks/pool_scoring.py [--rounds N] [--quick] [--against COMMIT]`.
 
 The alternative is `AutoModelForSequenceClassification` on right-padded batches of 64 rows (prompt and answer), once
 in the order the answers were sampled and once sorted by length; scores are checked to be the same.

@@ -1,6 +1,6 @@
 """One PPO iteration (sample, score, improve): rmlab against TRL's PPOTrainer, the same weights, settings and threads.
 
-Run: `python benchmarks/ppo_iteration.py [--rounds N] [--quick]`. Needs the extra `trl`, and the
+Run: `python benchmarks/ppo_iteration.py [--rounds N] [--quick] [--against COMMIT]`. Needs the extra `trl`, and the
 network once.
 
 TRL had PPO until 1.12.0 and removed it: that version is put, alone, into `_build/benchmarks/trl-1.12.0` with pip, and

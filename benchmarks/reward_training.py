@@ -1,6 +1,6 @@
 """Training one reward model: pairs per second against TRL's RewardTrainer, same model, batch, pairs and epochs.
 
-Run: `python benchmarks/reward_training.py [--rounds N] [--quick]`. Needs the extra `trl`.
+Run: `python benchmarks/reward_training.py [--rounds N] [--quick] [--against COMMIT]`. Needs the extra `trl`.
 
 TRL runs with `use_cpu`, `bf16=False`, `gradient_checkpointing=False`, pairs already tokenised, no clipping, and
 nothing saved, logged or reported; its trainer is built outside the clock, as is our model.

@@ -1,6 +1,6 @@
 """Sampling answers with their log-probabilities: rmlab's sampler against transformers' `generate` with its cache.
 
-Run: `python benchmarks/sampling.py [--rounds N] [--quick]`.
+Run: `python benchmarks/sampling.py [--rounds N] [--quick] [--against COMMIT]`.
 
 Both draw at temperature 1, without top-k and top-p, in fp32, from the same weights, until <eos> or the longest answer.
 `generate` returns ids alone; ours returns their log-probabilities too (`also` has `generate` with its scores kept and

@@ -1,6 +1,6 @@
 """One step of TRL's RLOO and of its GRPO, against one PPO iteration of rmlab on as many answers and gradient passes.
 
-Run: `python benchmarks/trl_rl.py [--rounds N] [--quick]`. Needs the extra `trl`.
+Run: `python benchmarks/trl_rl.py [--rounds N] [--quick] [--against COMMIT]`. Needs the extra `trl`.
 
 rmlab has PPO alone, so the algorithms differ. Equal: the policy's weights, 16 prompts with 4 answers each, the greatest
 length, the reward (one `rmlab.optimise.trl.RewardFunction`, K = 5 members, the minimum), a reference and a KL penalty,

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from common import against
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 QUICK = ROOT / "_build" / "benchmarks"  # quick runs check the scripts; they never replace a result
@@ -43,13 +45,23 @@ class Run:
 
 
 def start(title: str, rounds: int, threads: int | None = 2) -> Run:
-    """Read the flags and set torch's number of threads (None: every core)."""
+    """Read the flags and set torch's number of threads (None: every core).
+
+    With `--against COMMIT` nothing is measured here: the script runs on that commit and on this tree in turn, and ends.
+    """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--rounds", type=int, help=f"interleaved rounds ({rounds} unless said)")
     quick_help = "one round of a small workload: checks the script, claims nothing"
     parser.add_argument("--quick", action="store_true", help=quick_help)
+    against_help = "run this script on COMMIT and on this tree in turn, and compare our side's numbers"
+    parser.add_argument("--against", metavar="COMMIT", help=against_help)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     flags = parser.parse_args()
+    if flags.against:
+        against.compare(
+            Path(sys.argv[0]).name, flags.against, ROOT, flags.rounds or against.ROUNDS, flags.quick
+        )
+        sys.exit()
     threads = min(threads or cores(), cores())
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
