@@ -1,6 +1,6 @@
 """Training one reward model: pairs per second against TRL's RewardTrainer, same model, batch, pairs and epochs.
 
-Run: `python benchmarks/reward_training.py [--rounds N] [--quick]`. Needs the extra `trl`.
+Run: `python benchmarks/reward_training.py [--rounds N] [--quick] [--against COMMIT]`. Needs the extra `trl`.
 
 TRL runs with `use_cpu`, `bf16=False`, `gradient_checkpointing=False`, pairs already tokenised, no clipping, and
 nothing saved, logged or reported; its trainer is built outside the clock, as is our model.
@@ -8,6 +8,7 @@ nothing saved, logged or reported; its trainer is built outside the clock, as is
 
 import sys
 import tempfile
+from collections.abc import Callable
 
 import torch
 from common import harness, workload
@@ -32,12 +33,13 @@ SCRATCH = tempfile.TemporaryDirectory(prefix="rmlab-bench-")
 TOKENIZER = build_tokenizer([f"w{i}" for i in range(len(SPECIALS), workload.VOCAB)])
 
 
-def ours(precision: str):
+def ours(precision: str) -> Callable[[], object]:
+    """rmlab's training, on a fresh model."""
     model = from_backbone(workload.neox(), 1, seed=0)
     return lambda: train(model, PAIRS, RECIPE, seed=0, precision=precision)
 
 
-def trl(grouped: bool = False, bf16: bool = False):
+def trl(grouped: bool = False, bf16: bool = False) -> Callable[[], object]:
     """RewardTrainer on a copy of the same model; `grouped` batches pairs of like length."""
     rows = {
         "chosen_ids": [p + a for p, a in zip(PAIRS.prompts, PAIRS.chosen, strict=True)],
@@ -46,13 +48,25 @@ def trl(grouped: bool = False, bf16: bool = False):
     more = {}
     if grouped:
         rows["length"] = [max(len(a), len(b)) for a, b in zip(*rows.values(), strict=True)]
-        more = {"train_sampling_strategy": "group_by_length", "length_column_name": "length", "remove_unused_columns": False}  # fmt: skip
+        more = {"train_sampling_strategy": "group_by_length", "length_column_name": "length"}
+        more["remove_unused_columns"] = False
     settings = RewardConfig(
-        SCRATCH.name, use_cpu=True, bf16=bf16, gradient_checkpointing=False, disable_tqdm=True,
-        per_device_train_batch_size=RECIPE.batch, num_train_epochs=RECIPE.epochs, learning_rate=RECIPE.lr,
-        weight_decay=RECIPE.weight_decay, max_grad_norm=0.0, save_strategy="no", logging_strategy="no",
-        report_to=[], seed=0, **more,
-    )  # fmt: skip
+        SCRATCH.name,
+        use_cpu=True,
+        bf16=bf16,
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+        per_device_train_batch_size=RECIPE.batch,
+        num_train_epochs=RECIPE.epochs,
+        learning_rate=RECIPE.lr,
+        weight_decay=RECIPE.weight_decay,
+        max_grad_norm=0.0,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        seed=0,
+        **more,
+    )
     trainer = RewardTrainer(
         model=from_backbone(workload.neox(), 1, seed=0).model.train(),
         args=settings,
@@ -63,16 +77,17 @@ def trl(grouped: bool = False, bf16: bool = False):
     return trainer.train
 
 
+@torch.no_grad()
 def check() -> None:
     """Both score the first batch alike before training."""
     model = from_backbone(workload.neox(), 1, seed=0)
     ids, mask = PAIRS.batch(range(RECIPE.batch))
-    with torch.no_grad():
-        theirs = model.model(input_ids=ids, attention_mask=mask.long()).logits
-        harness.check_equal(model.raw(ids, mask), theirs, "scores before training")
+    theirs = model.model(input_ids=ids, attention_mask=mask.long()).logits
+    harness.check_equal(model.raw_forward(ids, mask), theirs, "scores before training")
 
 
 def main() -> None:
+    """Both precisions of ours, TRL as it comes, grouped by length, and in bf16."""
     disable_progress_bars()
     check()
     variants = {
@@ -84,22 +99,39 @@ def main() -> None:
     if not run.quick:
         variants["trl_bf16"] = lambda: trl(bf16=True)
     seconds = harness.interleave(variants, run.rounds)
-    said = dict(
-        alternative="TRL RewardTrainer, fp32, its default random batches",
-        settings={"pairs": COUNT, "batch": RECIPE.batch, "epochs": RECIPE.epochs, "model": workload.MODEL,
-                  "prompt_tokens": workload.PROMPT, "answer_tokens": workload.ANSWER},
-        also={f"pairs per second, {name}": [COUNT * RECIPE.epochs / s for s in spent] for name, spent in seconds.items()},
-    )  # fmt: skip
+    seen = COUNT * RECIPE.epochs
+    shared = {
+        "alternative": "TRL RewardTrainer, fp32, its default random batches",
+        "settings": {
+            "pairs": COUNT,
+            "batch": RECIPE.batch,
+            "epochs": RECIPE.epochs,
+            "model": workload.MODEL,
+            "prompt_tokens": workload.PROMPT,
+            "answer_tokens": workload.ANSWER,
+        },
+        "also": {f"pairs per second, {v}": [seen / s for s in spent] for v, spent in seconds.items()},
+    }
     harness.report(
-        "reward_training_fp32", run, seconds["trl"], seconds["fp32"], goal=">= 1.5x",
+        "reward_training_fp32",
+        run,
+        seconds["trl"],
+        seconds["fp32"],
         claim="pairs per second of rmlab over TRL's RewardTrainer, both in fp32, answers of uneven length",
-        ours="rmlab train, fp32", **said,
-    )  # fmt: skip
+        ours="rmlab train, fp32",
+        goal=">= 1.5x",
+        **shared,
+    )
     harness.report(
-        "reward_training_bf16", run, seconds["trl"], seconds["bf16"], goal=">= 2.5x",
+        "reward_training_bf16",
+        run,
+        seconds["trl"],
+        seconds["bf16"],
         claim="pairs per second of rmlab in bf16 over TRL's RewardTrainer in fp32 (not the same precision)",
-        ours="rmlab train, bf16 in the trunk", **said,
-    )  # fmt: skip
+        ours="rmlab train, bf16 in the trunk",
+        goal=">= 2.5x",
+        **shared,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Measuring two ways of doing one thing in one run: interleaved rounds, medians, spread, a JSON a claim.
 
-A benchmark calls `start()`, times its variants with `interleave`, measures memory with `memory`, and ends with
-`report`, once a claim.
+A benchmark calls `start`, times its variants with `interleave`, or measures them in processes of their own with `child`
+and `memory`, and ends with `report`, once a claim.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from common import against
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 QUICK = ROOT / "_build" / "benchmarks"  # quick runs check the scripts; they never replace a result
@@ -26,32 +28,44 @@ QUICK = ROOT / "_build" / "benchmarks"  # quick runs check the scripts; they nev
 Variant = Callable[[], Callable[[], object]]  # prepares, untimed, and returns what is timed
 
 
+def load_averages() -> tuple[float, ...] | None:
+    """The machine's load averages over 1, 5 and 15 minutes."""
+    return tuple(round(x, 2) for x in os.getloadavg()) if hasattr(os, "getloadavg") else None
+
+
 @dataclass
 class Run:
-    """What `start` found: flags, threads and the load before anything ran."""
+    """What `start` read: flags, threads and the load before anything ran."""
 
     rounds: int
     quick: bool
     threads: int
-    child: str | None  # in a child process: the variant whose memory it measures
-    load: tuple[float, ...] | None = field(default_factory=lambda: load())
+    child: str | None  # in a child process: the variant that it measures
+    load: tuple[float, ...] | None = field(default_factory=load_averages)
 
 
-def start(what: str, rounds: int, threads: int | None = 2) -> Run:
-    """Read the flags and set torch's number of threads (None: every core)."""
-    flags = argparse.ArgumentParser(description=what)
-    flags.add_argument("--rounds", type=int, help=f"interleaved rounds ({rounds} unless said)")
-    flags.add_argument(
-        "--quick",
-        action="store_true",
-        help="two rounds of a small workload: checks the script, claims nothing",
-    )
-    flags.add_argument("--child", help=argparse.SUPPRESS)
-    given = flags.parse_args()
+def start(title: str, rounds: int, threads: int | None = 2) -> Run:
+    """Read the flags and set torch's number of threads (None: every core).
+
+    With `--against COMMIT` nothing is measured here: the script runs on that commit and on this tree in turn, and ends.
+    """
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--rounds", type=int, help=f"interleaved rounds ({rounds} unless said)")
+    quick_help = "one round of a small workload: checks the script, claims nothing"
+    parser.add_argument("--quick", action="store_true", help=quick_help)
+    against_help = "run this script on COMMIT and on this tree in turn, and compare our side's numbers"
+    parser.add_argument("--against", metavar="COMMIT", help=against_help)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.against:
+        against.compare(
+            Path(sys.argv[0]).name, flags.against, ROOT, flags.rounds or against.ROUNDS, flags.quick
+        )
+        sys.exit()
     threads = min(threads or cores(), cores())
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    run = Run(given.rounds or (2 if given.quick else rounds), given.quick, threads, given.child)
+    run = Run(flags.rounds or (1 if flags.quick else rounds), flags.quick, threads, flags.child)
 
     import torch
 
@@ -118,9 +132,9 @@ def peak_growth(work: Callable[[], object]) -> float:
     """MiB by which this process's resident set grew at its highest while `work` ran (Linux; NaN elsewhere)."""
     from rmlab.study.cost import Meter
 
-    with Meter() as spent:
+    with Meter() as meter:
         work()
-    return spent.peak_mb
+    return meter.peak_mb
 
 
 def memory(names: list[str], rounds: int, run: Run) -> dict[str, list[float]]:
@@ -141,11 +155,9 @@ def child(name: str, run: Run, first: str | None = None) -> str:
     first : a folder that modules are imported from before all others
     """
     folders = filter(None, [first, os.environ.get("PYTHONPATH")])
-    flags = ["--quick"] if run.quick else []
-    done = subprocess.run(
-        [sys.executable, sys.argv[0], "--child", name, *flags],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    command = [sys.executable, sys.argv[0], "--child", name, *["--quick"][: run.quick]]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"--child {name} failed:\n{done.stderr[-2000:]}")
     return done.stdout.splitlines()[-1]
@@ -163,15 +175,21 @@ def report(
     unit: str = "s",
     settings: dict | None = None,
     also: dict | None = None,
-) -> float:
+) -> None:
     """Print `name: ratio (low-high)` and write `name.json`; the ratio is over / under, round by round.
 
-    over, under : what each round measured, in `unit`; say in `claim` which of them is ours
-    also : other things measured in the same rounds, {what: values}; their medians are written
+    over, under : what each round measured, in `unit`. Ours is `under`; of a cost, whose goal begins with "<=", `over`
+    also : other things measured in the same rounds, {name: values}; their medians are written
     """
     ratios = [a / b for a, b in zip(over, under, strict=True)]
     ratio, low, high = median(ratios), min(ratios), max(ratios)
-    made = {
+    medians = {
+        "over": round(median(over), 4),
+        "under": round(median(under), 4),
+        "unit": unit,
+        "is": "medians",
+    }
+    result = {
         "name": name,
         "ratio": round(ratio, 3),
         "low": round(low, 3),
@@ -181,52 +199,44 @@ def report(
         "claim": claim,
         "ours": ours,
         "alternative": alternative,
-        "ratio_of": {
-            "over": round(median(over), 4),
-            "under": round(median(under), 4),
-            "unit": unit,
-            "is": "medians",
-        },
+        "ratio_of": medians,
         "spread": f"ratio is the median, low and high the extremes, of {len(ratios)} interleaved rounds",
         "ratios": [round(r, 3) for r in ratios],
-        "also": {what: round(median(values), 4) for what, values in (also or {}).items()},
+        "also": {key: round(median(values), 4) for key, values in (also or {}).items()},
         "settings": {"threads": run.threads, "quick": run.quick, **(settings or {})},
-        "machine": {
-            "cpu": _cpu(),
-            "cores": cores(),
-            "system": platform.system(),
-            "load_start": run.load,
-            "load_end": load(),
-        },
+        **_circumstances(run),
+    }
+    folder = QUICK if run.quick else RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(f"# {claim}; goal {goal}{'; quick, claims nothing' if run.quick else ''}")
+    print(f"{name}: {ratio:.2f} ({low:.2f}-{high:.2f})", flush=True)
+
+
+def check_equal(ours, theirs, name: str, tolerance: float = 1e-5) -> float:
+    """The largest difference of two arrays; stops the benchmark when they are not the same numbers."""
+    import numpy as np
+
+    difference = float(np.abs(np.asarray(ours) - np.asarray(theirs)).max())
+    if not difference <= tolerance * max(1.0, float(np.abs(np.asarray(theirs)).max())):
+        raise SystemExit(f"{name}: differ by {difference:.2g}, more than {tolerance:g}; nothing was measured")
+    return difference
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _circumstances(run: Run) -> dict:
+    """Where, with which versions, from which commit and when."""
+    machine = {"cpu": _cpu(), "cores": cores(), "system": platform.system()}
+    return {
+        "machine": {**machine, "load_start": run.load, "load_end": load_averages()},
         "versions": _versions(),
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
-    folder = QUICK if run.quick else RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    print(f"# {claim}; goal {goal}{'; quick, claims nothing' if run.quick else ''}")
-    print(f"{name}: {ratio:.2f} ({low:.2f}-{high:.2f})", flush=True)
-    return ratio
-
-
-def check_equal(ours, theirs, what: str, tolerance: float = 1e-5) -> float:
-    """The largest difference of two arrays; stops the benchmark when they are not the same numbers."""
-    import numpy as np
-
-    apart = float(np.abs(np.asarray(ours) - np.asarray(theirs)).max())
-    if not apart <= tolerance * max(1.0, float(np.abs(np.asarray(theirs)).max())):
-        raise SystemExit(f"{what}: differ by {apart:.2g}, more than {tolerance:g}; nothing was measured")
-    return apart
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def load() -> tuple[float, ...] | None:
-    """The machine's load average over 1, 5 and 15 minutes."""
-    return tuple(round(x, 2) for x in os.getloadavg()) if hasattr(os, "getloadavg") else None
 
 
 def _cpu() -> str:
