@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one file, and all that read the tiny studies, run in one process: what they share is made once."""
     for item in items:

@@ -371,13 +371,9 @@ def test_what_has_no_place_in_a_file_is_refused():
             code_fingerprint(target)
 
 
-def test_every_public_function_of_the_package_has_a_key_and_quickly():
-    """One process time for the whole package, each module parsed once; then a thousand keys cost next to nothing."""
+def test_every_name_of_the_package_has_a_key():
     code = """
-import time
-from pathlib import Path
 from rmlab import fingerprint, syntax
-began = time.process_time()
 count = 0
 for path in sorted(fingerprint.PACKAGE.rglob("*.py")):
     name = ".".join(path.relative_to(fingerprint.PACKAGE.parent).with_suffix("").parts)
@@ -385,11 +381,7 @@ for path in sorted(fingerprint.PACKAGE.rglob("*.py")):
         for key in syntax.locate(fingerprint.PACKAGE.parent, name).names:
             fingerprint.code_fingerprint(f"{name}:{key}")
             count += 1
-first = time.process_time() - began
-for _ in range(1000):
-    fingerprint.code_fingerprint("rmlab.recipe:Recipe")
-print(count, first, time.process_time() - began - first)
+print(count)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    count, first, later = map(float, done.stdout.split())
-    assert count > 500 and first < 5.0 and later < 0.2
+    assert int(done.stdout) > 500
