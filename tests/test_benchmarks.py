@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -74,8 +73,7 @@ def test_the_readmes_repeat_results(readme):
 def test_a_quick_run_measures_and_leaves_results_alone():
     before = {f.name: f.stat().st_mtime_ns for f in (BENCHMARKS / "results").iterdir()}
     command = [sys.executable, "pool_scoring.py", "--quick", "--rounds", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     last = done.stdout.splitlines()[-1]
     assert re.fullmatch(r"pool_scoring_long_prompts_sorted: [\d.]+ \([\d.]+-[\d.]+\)", last)

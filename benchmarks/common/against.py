@@ -79,7 +79,8 @@ def measure(tree: Path, script: str, quick: bool) -> Results:
     files = sorted(folder.glob("*.json"))
     if done.returncode or not files:
         last = (done.stderr or done.stdout)[-2000:]
-        raise SystemExit(f"{script} reported nothing on the {tree.name} tree:\n{last}")
+        status = f"{script} on the {tree.name} tree: exit status {done.returncode}, {len(files)} results"
+        raise SystemExit(f"{status}\n{last}")
     results = [json.loads(file.read_text("utf-8")) for file in files]
     for file in files:
         file.unlink()

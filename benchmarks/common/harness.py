@@ -24,6 +24,7 @@ from common import against
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 QUICK = ROOT / "_build" / "benchmarks"  # quick runs check the scripts; they never replace a result
+sys.path.insert(0, str(ROOT))  # the package of this tree is measured, whichever is installed
 
 Variant = Callable[[], Callable[[], object]]  # prepares, untimed, and returns what is timed
 
