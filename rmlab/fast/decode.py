@@ -14,7 +14,6 @@ L longest prompt, D hidden.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -131,12 +130,10 @@ class PackedDecoder(Decoder):
     ) -> torch.Tensor:
         """q of (N, F, W), own keys and values (N x K, T, W), seen (T,), 0 or -inf, or None: all -> (N, H x W)."""
         slots, groups, width = len(flat), self.weights.key_heads, self.weights.width
-        q = (flat[:, : self.weights.heads] / math.sqrt(width)).reshape(
-            slots * groups, -1, width
-        )  # (N x K, Q, W)
-        own = (
-            q @ keys.transpose(1, 2) if seen is None else torch.baddbmm(seen, q, keys.transpose(1, 2))
-        )  # (N x K, Q, T)
+        q = flat[:, : self.weights.heads].reshape(slots * groups, -1, width)  # (N x K, Q, W)
+        own = torch.bmm(q, keys.transpose(1, 2))  # (N x K, Q, T)
+        if seen is not None:
+            own += seen
         if not self.prompt:
             if self.bias is not None:
                 own.view(slots, groups, -1, own.shape[-1])[..., : self.start].add_(self.bias)

@@ -2,7 +2,8 @@
 
 `packed(trunk, longest)` reads the parameters of a Llama, Mistral, Qwen2, Qwen3 or GPT-NeoX as they are (and, where given,
 edited ones in their place: an adapter merged in, a unit dropped out); `None` says that this model has no packed form.
-Packing is differentiable, so that training runs on it too.
+Packing is differentiable, so that training runs on it too. Places of q and k that rotate together are packed as
+neighbours, so that a rotation is one product of complex numbers, and q at the scale of attention.
 
 Letters: B rows, T tokens, D hidden, H heads, G key-value heads (H where each head has its own), W width of a head,
 F = H + 2G: the heads of q, k and v side by side.
@@ -17,6 +18,8 @@ from transformers.activations import ACT2FN
 
 from rmlab.fast.allowed import family, width
 from rmlab.fast.plain import Edits
+
+SHORT = 96  # tokens of a row up to which plain products beat PyTorch's attention on a CPU
 
 
 def packed(trunk: nn.Module, longest: int, edits: Edits | None = None) -> Packed | None:
@@ -60,6 +63,7 @@ class Packed:
         self.key_heads = self.heads if config.model_type == "gpt_neox" else config.num_key_value_heads
         self.rows = (self.heads + 2 * self.key_heads) * self.width  # of q, k and v together
         self.rotary, self.padding_idx = trunk.rotary_emb, trunk.get_input_embeddings().padding_idx
+        self.order, self.scale = self._order(), self.width**-0.5
         self.layers = []
         self._pack(config, weights)
 
@@ -68,8 +72,8 @@ class Packed:
         return F.embedding(ids, self.table, self.padding_idx)
 
     def qkv(self, layer: int, x: torch.Tensor, rotations: torch.Tensor) -> torch.Tensor:
-        """x (..., D) -> q, k and v, (..., F, W), q and k rotated by rotations (..., 2, r / 2), r <= W."""
-        return rotate(self._project(layer, x), rotations.unsqueeze(-3), self.heads + self.key_heads)
+        """x (..., D) -> q over the root of W, k and v, (..., F, W), q and k rotated by rotations (..., r / 2), r <= W."""
+        return rotate(self._project(layer, x), rotations.unsqueeze(-2), self.heads + self.key_heads)
 
     def split(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(B, T, F, W) -> q (B, H, T, W), k and v (B, G, T, W), as views."""
@@ -84,10 +88,12 @@ class Packed:
         raise NotImplementedError  # pragma: no cover
 
     def rotations(self, count: int) -> torch.Tensor:
-        """Cosines and sines of the rotations at positions 0 to count, (count, 2, r / 2) float32."""
+        """The rotations at positions 0 to count, (count, r / 2) complex64."""
         positions = torch.arange(count, device=self.table.device)[None]
-        angles = [angle[0].chunk(2, -1)[0].float() for angle in self.rotary(self.table[:1, None], positions)]
-        return torch.stack(angles, 1)
+        cos, sin = (
+            angle[0].chunk(2, -1)[0].float() for angle in self.rotary(self.table[:1, None], positions)
+        )
+        return torch.complex(cos, sin)
 
     def encode(
         self, x: torch.Tensor, rotations: torch.Tensor, layers: range, gap: torch.Tensor | None = None
@@ -114,6 +120,27 @@ class Packed:
     def _pack(self, config, weights: dict[str, torch.Tensor]) -> None:
         raise NotImplementedError  # pragma: no cover
 
+    def _laid_out(self, rows: torch.Tensor | None, scaled: bool = True) -> torch.Tensor | None:
+        """What goes by the rows of q, k and v, (up to F x W, ...), in the order in which they are packed; q at its scale."""
+        if rows is None:
+            return None
+        rows = rows.index_select(0, self.order[: len(rows)])
+        reach = self.heads * self.width
+        return torch.cat([rows[:reach] * self.scale, rows[reach:]]) if scaled else rows
+
+    def _order(self) -> torch.Tensor:
+        """(F x W,) where a packed row of q, k and v stands in the model's: places i and i + r / 2 of q and k side by side."""
+        reach, turning = 2 * len(self.rotary.inv_freq), self.heads + self.key_heads
+        qk, v = self._rows().split([turning, self.key_heads])
+        paired = qk[:, :reach].unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+        return (
+            torch.cat([torch.cat([paired, qk[:, reach:]], -1), v]).flatten().to(self.rotary.inv_freq.device)
+        )
+
+    def _rows(self) -> torch.Tensor:
+        """(F, W) where the model keeps the rows of q, k and v."""
+        return torch.arange(self.rows).view(-1, self.width)
+
     def _project(self, layer: int, x: torch.Tensor) -> torch.Tensor:
         """x (..., D) -> q, k and v, not yet rotated, (..., F, W)."""
         raise NotImplementedError  # pragma: no cover
@@ -134,8 +161,10 @@ class PackedLlama(Packed):
             gains = None  # (H + G, W), of the norms of q and k
             if at + "self_attn.q_norm.weight" in weights:
                 of_q, of_k = (weights.pop(f"{at}self_attn.{n}_norm.weight") for n in "qk")
-                gains = torch.cat([of_q.expand(self.heads, -1), of_k.expand(self.key_heads, -1)])
-            self.layers.append(((qkv[0] * first, qkv[1]), gains, out, (up[0] * second, up[1]), down))
+                gains = torch.cat([of_q.repeat(self.heads), of_k.repeat(self.key_heads)])
+                gains = self._laid_out(gains).view(-1, self.width)
+            matrix, bias = (self._laid_out(rows, scaled=gains is None) for rows in qkv)
+            self.layers.append(((matrix * first, bias), gains, out, (up[0] * second, up[1]), down))
 
     def norm(self, x: torch.Tensor) -> torch.Tensor:
         """x over its root mean square, in its own type; the squares in float32: half precision ends at 65,504."""
@@ -173,11 +202,13 @@ class PackedNeoX(Packed):
             at = f"layers.{i}."
             names = "attention.dense", "post_attention_layernorm", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"
             qkv = _take(weights, at + "attention.query_key_value", rows=self.rows)
-            heads_last = (None if x is None else x.unflatten(0, (self.heads, 3, -1)) for x in qkv)
-            qkv = [None if x is None else x.transpose(0, 1).flatten(0, 2) for x in heads_last]  # q, k, v
+            qkv = [self._laid_out(rows) for rows in qkv]
             self.layers.append(
                 (_take(weights, at + "input_layernorm"), qkv, *(_take(weights, at + n) for n in names))
             )
+
+    def _rows(self):
+        return torch.arange(self.rows).view(self.heads, 3, -1).transpose(0, 1).flatten(0, 1)
 
     def _project(self, layer, x):
         norm, qkv, *_ = self.layers[layer]
@@ -209,27 +240,40 @@ def _take(
 
 
 def rotate(flat: torch.Tensor, rotations: torch.Tensor, count: int) -> torch.Tensor:
-    """The first `count` heads of flat (..., F, W) rotated by cosines and sines, (..., 1, 2, r / 2), in their first r places.
+    """The first `count` heads of flat (..., F, W) rotated in place in their first r places; rotations (..., 1, r / 2) complex.
 
-    Places i and i + r / 2 rotate together, as Hugging Face keeps them.
+    Places 2i and 2i + 1 rotate together.
     """
-    cos, sin = rotations.unbind(-2)
-    reach, (qk, v) = 2 * cos.shape[-1], flat.split([count, flat.shape[-2] - count], -2)
-    x, y = qk[..., :reach].chunk(2, -1)
-    rotated = torch.cat([x * cos - y * sin, y * cos + x * sin, qk[..., reach:]], -1)
-    return torch.cat([rotated.to(flat.dtype), v], -2)
+    qk = flat[..., :count, : 2 * rotations.shape[-1]]
+    if flat.dtype in (torch.float32, torch.float64):
+        torch.view_as_complex(qk.unflatten(-1, (-1, 2))).mul_(rotations)
+    else:
+        pairs = torch.view_as_complex(qk.float().unflatten(-1, (-1, 2)))
+        qk.copy_(torch.view_as_real(pairs * rotations).flatten(-2))
+    return flat
 
 
 def attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Attention of q (B, H, T, W) over k and v (B, G, S, W) -> (B, T, H x W); mask (B, 1, T, S) bool, None: causal.
+    """Attention of q (B, H, T, W), at its scale, over k and v (B, G, S, W) -> (B, T, H x W); mask (B, 1, T, S) bool, None: causal.
 
-    Under autocast on a CPU it runs in float32: bfloat16 has no fast backward there.
+    Short rows on a CPU take two plain products: the kernel of PyTorch is made for long ones. Under autocast on a CPU it
+    runs in float32: bfloat16 has no fast backward there.
     """
-    if q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+    on_cpu = q.device.type == "cpu"
+    if on_cpu and torch.is_autocast_enabled("cpu"):
         with torch.autocast("cpu", enabled=False):
             return attention(q.float(), k.float(), v.float(), mask)
-    grouped = q.shape[1] != k.shape[1]
-    mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=grouped)
+    if on_cpu and k.shape[2] <= SHORT:
+        hidden = q.new_ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(1) if mask is None else ~mask
+        together = q.unflatten(1, (k.shape[1], -1)).flatten(
+            2, 3
+        )  # heads that share keys: (B, G, H / G x T, W)
+        weight = (together @ k.transpose(-1, -2)).unflatten(2, (-1, q.shape[2]))
+        weight = torch.softmax(weight.masked_fill_(hidden.unsqueeze(-3), -torch.inf), -1)
+        mixed = (weight.flatten(2, 3) @ v).view(q.shape)
+    else:
+        alone, grouped = mask is None, q.shape[1] != k.shape[1]
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=alone, scale=1.0, enable_gqa=grouped)
     return mixed.transpose(1, 2).flatten(2)

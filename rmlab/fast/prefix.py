@@ -10,7 +10,6 @@ G key-value heads, W width of a head, Q = H / G x S: the queries of an answer th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -131,9 +130,7 @@ class _Prefix:
     def _attend(self, q, k, v, mask, past_keys, past_values) -> torch.Tensor:
         """q (R, H, S, W) over the prompts' keys (P, G, W, L) and the rows' own, k and v (R, G, S, W) -> (R, S, H x W)."""
         (rows, heads, time, width), groups = q.shape, k.shape[1]
-        q = (q / math.sqrt(width)).reshape(
-            rows, groups, -1, width
-        )  # heads that share keys are more queries, (R, G, Q, W)
+        q = q.reshape(rows, groups, -1, width)  # heads that share keys are more queries, (R, G, Q, W)
         own = q @ k.transpose(-1, -2)
         own.unflatten(2, (-1, time)).add_(mask)
         on_prompt = self._by_row(self._by_prompt(q) @ past_keys, rows)

@@ -202,10 +202,10 @@ def test_a_rate_that_is_too_large_is_named_and_the_weights_stay_finite(tiny_lm, 
     """The gradient overflows first, or the loss."""
     model, seen = from_backbone(tiny_lm, 2, 0), []
     recipe = Training(epochs=3, batch=16, lr=lr)
-    with pytest.raises(ValueError, match=rf"at step 1 \(.*\): lower training\.lr = {re.escape(str(lr))}"):
+    with pytest.raises(ValueError, match=rf"at step [12] \(.*\): lower training\.lr = {re.escape(str(lr))}"):
         train(model, world_pairs, recipe, 0, lambda _: seen.append(_weights(model)))
-    assert len(seen) == 1
-    assert all(torch.isfinite(w).all() and torch.equal(w, seen[0][n]) for n, w in model.named_parameters())
+    assert len(seen) in (1, 2)  # the step that is named
+    assert all(torch.isfinite(w).all() and torch.equal(w, seen[-1][n]) for n, w in model.named_parameters())
 
 
 @pytest.mark.parametrize("lr", [float("nan"), float("inf"), -1.0, 0.0])
