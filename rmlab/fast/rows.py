@@ -101,8 +101,7 @@ def _read(
     rank[tokens] = np.arange(len(tokens))
     source = np.where(mask, rank[owner * len(time) + time], 0)  # (B, T) which of the n stands at a place
     kept = np.flatnonzero(mask & (time >= starts[:, None]))
-    hidden = _forward(weights, ids, _rounded(tokens), source, _rounded(kept))
-    return hidden[: len(kept)]
+    return _forward(weights, ids, tokens, source, kept)
 
 
 def _forward(
@@ -136,13 +135,3 @@ def first_alike(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         same = np.logical_and.accumulate((ids[before] == ids[row]) & mask[before] & mask[row])
         first[row] = np.where(same, first[before], row)
     return first
-
-
-def _rounded(places: np.ndarray) -> np.ndarray:
-    """Under autocast on a CPU, places (n,) with the last again until n is a multiple of 64.
-
-    oneDNN builds a kernel for each shape of a bfloat16 product that it has not met: odd numbers of tokens would make
-    every minibatch a new shape. What the extra places compute is not read.
-    """
-    extra = -len(places) % 64 if torch.is_autocast_enabled("cpu") else 0
-    return np.pad(places, (0, extra), mode="edge")
