@@ -34,7 +34,7 @@ _HOMES = {
     "CompactPool": "optimise.compact",
     "reward_function": "optimise.reward",
     "Explorer": "show.explorer",
-    "load_pairs": "preferences",
+    "Preferences": "preferences",
     "load_backbone": "backbone:load",
 }
 __all__ = [*_HOMES, "__version__"]

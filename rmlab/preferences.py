@@ -1,378 +1,290 @@
-"""Preference pairs: load, clean, split, cut to length; whatever is dropped is counted under a reason.
+"""`Preferences`: comparisons of two answers, from any file or data set to ids; what is dropped has a reason.
 
 Real preference files are dirty: empty answers, identical pairs, contexts that differ, bytes that are not
 UTF-8. With `on_bad="error"` the first bad row raises one clear error; with `"drop"` it is left out and
-counted in the `Report`. Nothing is dropped silently.
+counted. No row is lost without a count.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from rmlab.collection import Counts, collect
+from rmlab.dialogues import Text, opening, plain, words
+from rmlab.measure.preference_report import PreferenceReport
+from rmlab.pairs import Columns, Pair
 from rmlab.recipe import require
+from rmlab.tables import BadRow, rows, short
+from rmlab.truncation import truncate_pair
 
-HUGE = 1_000_000  # bytes in one line: not a pair but a broken file
-MARK = "\n\nAssistant:"  # where an answer begins in a rendered dialogue
-NOT_TEXT = re.compile(r"[\x00\ud800-\udfff]")  # NUL, and either half of a surrogate pair
-SPEAKERS = {"user": "Human", "human": "Human", "assistant": "Assistant", "system": "System"}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One comparison: `chosen` was preferred to `rejected` as an answer to `prompt`; all three are text."""
-
-    id: str  # the file's, or a hash of the text: never the row's position
-    prompt: str
-    chosen: str
-    rejected: str
-    soft: float | None = None  # share of the votes for `chosen`, 0 to 1
+if TYPE_CHECKING:
+    from rmlab.reward.training import PairIds
+    from rmlab.text import TextFormat
 
 
-@dataclass
-class Report:
-    """What became of the rows: kept + dropped is all of them."""
+class Preferences:
+    """Pairs of answers, one of each preferred, with where they came from.
 
-    kept: int = 0
-    dropped: Counter = field(default_factory=Counter)  # reason -> rows
-    noted: Counter = field(default_factory=Counter)  # kept, but worth knowing -> rows
+    A row's sides are strings, chats (messages {role, content}, or ShareGPT's {from, value}) or transcripts
+    "\\n\\nHuman: ...\\n\\nAssistant: ...". A side that is a whole dialogue holds its prompt; a prompt beside it
+    is part of it, or leads up to it. Strings stay strings, everything else becomes a chat.
 
-    def __str__(self) -> str:
-        def listed(counts: Counter) -> str:
-            return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+    Columns
+    -------
+    A column that is named must be in every row.
 
-        text = f"kept {self.kept}, dropped {self.dropped.total()}"
-        text += f" ({listed(self.dropped)})" if self.dropped else ""
-        return text + (f"; noted: {listed(self.noted)}" if self.noted else "")
-
-
-class BadRow(ValueError):
-    """A row that cannot be used.
-
-    reason : the short name that a report counts it under
-    where : file and line, or whatever else finds the row
-    fault : what is wrong with it, and the mend
-    name : the field, if it is one field's fault
-    """
-
-    def __init__(self, reason: str, where: str, fault: str, name: str | None = None):
-        super().__init__(f"{where}, field {name!r}: {fault}" if name else f"{where}: {fault}")
-        self.reason = reason
-
-
-def load_pairs(
-    path: str | Path, *, on_bad: str = "error", repeats: str = "keep"
-) -> tuple[list[Pair], Report]:
-    """Read pairs from a JSON-lines file or a JSON array.
-
-    A row has `chosen`, `rejected` and, in one of three forms, the prompt:
-
-    - plain: `prompt`, `chosen` and `rejected` are strings;
-    - conversational: any of them is a list of `{role, content}`. A side that opens with another speaker than
-      the assistant is a whole dialogue, its last message the answer and the rest the prompt;
-    - raw HH: no `prompt`, and both sides are one string, split at its last "\\n\\nAssistant:".
-
-    The last two give the same text for the same dialogue: "\\n\\nHuman: ...\\n\\nAssistant:". Optional
-    fields: `id` and `soft_label`, a share from 0 to 1.
+    prompt : "prompt", or "conversations", unless said; several columns are joined by blank lines
+    chosen, rejected : of the two answers, or, with `scores` or `votes`, of the first and the second
+    answers : one column with a list of both, in place of `chosen` and `rejected`
+    scores : one column with a list of two scores, or two columns: the higher is chosen
+    votes : who was preferred, by each annotator: a column of labels (a list, or one a row), several columns
+        of a label each, or {"chosen": column, "rejected": column, "tie": column} of counts. The majority
+        decides which answer is chosen; a tie is half a vote for each
+    labels : what stands for the first, the second, a tie; 1, 2, 0 (or a, b, tie and the like) unless said
+    soft : share of the votes for chosen, 0 to 1; "soft_label" where there is one, unless said
+    group : what pairs belong to, and are split by; how the prompt opens unless said
+    id : a pair's name; "id" where there is one, a hash of its texts otherwise
 
     Parameters
     ----------
-    path : the file, UTF-8, with or without a byte-order mark
-    on_bad : "error" raises at the first bad row; "drop" leaves it out and counts it
-    repeats : pairs whose three texts were seen before, either way round, are no error. "keep" keeps and notes
-        them; "drop" keeps the first and counts the others
-
-    Returns
-    -------
-    pairs, report
-
-    Raises
-    ------
-    ValueError
-        Names the file, the line, the field, the value (at most 60 characters of it) and the mend.
+    pairs : the comparisons; `read` makes them
+    counts : what became of the rows they were read from; all kept unless said
+    on_bad : "error" or "drop", what becomes of a pair that cannot be encoded
     """
-    path = Path(path)
-    require(path.is_file(), "path", str(path), "an existing JSON-lines or JSON file")
-    pairs, report = _collect(_rows(path), on_bad, repeats)
-    if not report.kept and not report.dropped:
-        raise ValueError(f"{path}: has no rows; give a file with at least one")
-    return pairs, report
 
+    def __init__(self, pairs: Sequence[Pair], counts: Counts | None = None, on_bad: str = "error"):
+        self.pairs = list(pairs)
+        self.counts = Counts(kept=len(self.pairs)) if counts is None else counts
+        self.on_bad = on_bad
 
-def load_hub(
-    name: str, split: str = "train", *, on_bad: str = "error", repeats: str = "keep"
-) -> tuple[list[Pair], Report]:
-    """The same for a data set on the Hugging Face hub, or a local folder that `datasets` can read."""
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        mend = "install it, or give a JSON file to load_pairs"
-        raise ValueError(f"name = {name!r}: hub data needs the package `datasets`; {mend}") from None
-    rows = load_dataset(name, split=split)
-    located = ((f"{name} [{split}], row {i}", lambda row=row: row) for i, row in enumerate(rows))
-    return _collect(located, on_bad, repeats)
+    def __len__(self) -> int:
+        return len(self.pairs)
 
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.pairs)
 
-def split_pairs(pairs: Sequence[Pair], fraction: float, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
-    """Two parts with no prompt in both.
+    def __repr__(self) -> str:
+        return f"Preferences({len(self)} pairs of {len(self.prompts)} prompts)"
 
-    A pair's side depends on its prompt and the seed alone, not on the order of the rows nor on what else is
-    there. With few distinct prompts the parts may be far from `fraction`, or empty.
+    @classmethod
+    def read(
+        cls,
+        source: object,
+        *,
+        prompt: str | Sequence[str] | None = None,
+        chosen: str | None = None,
+        rejected: str | None = None,
+        answers: str | None = None,
+        scores: str | Sequence[str] | None = None,
+        votes: str | Sequence[str] | Mapping[str, str] | None = None,
+        labels: Sequence[object] | None = None,
+        soft: str | None = None,
+        group: str | None = None,
+        id: str | None = None,
+        ties: str = "drop",
+        repeats: str | None = None,
+        on_bad: str = "error",
+        split: str = "train",
+    ) -> Preferences:
+        """Read pairs; what the columns hold is said at the class.
 
-    Parameters
-    ----------
-    fraction : about the share of the prompts that goes into the second part, between 0 and 1
-    """
-    require(0 < fraction < 1, "fraction", fraction, "a share between 0 and 1")
+        Parameters
+        ----------
+        source : a file (JSON lines, JSON array, CSV, TSV, also gzipped, or Parquet), a folder or a name for
+            `datasets.load_dataset`, a data set, a data frame, or rows as dicts
+        ties : pairs without a majority: "drop" leaves them out, "half" keeps them with a soft label of 1/2
+        repeats : the same pair again, either way round: "keep" keeps and notes it, "drop" keeps the first,
+            "vote" takes each for another annotator's vote on one pair; "vote" with `votes`, else "keep"
+        on_bad : "error" raises at the first bad row; "drop" leaves it out and counts it
+        split : of a folder or named data set
 
-    def second(pair: Pair) -> bool:
-        hashed = hashlib.blake2b(f"{seed}:{pair.prompt}".encode(), digest_size=8).digest()
-        return int.from_bytes(hashed, "big") < fraction * 2**64
+        Raises
+        ------
+        ValueError
+            Names the file, the line, the field, the value (at most 60 characters of it) and the mend. Also a
+            source that is no data, and one of which no row could be used.
+        """
+        repeats = repeats or ("keep" if votes is None else "vote")
+        for name, value, known in (
+            ("on_bad", on_bad, ("error", "drop")),
+            ("ties", ties, ("drop", "half")),
+            ("repeats", repeats, ("keep", "drop", "vote")),
+        ):
+            require(value in known, name, value, " or ".join(map(repr, known)))
+        columns = Columns(prompt, chosen, rejected, answers, scores, votes, labels, soft, group, id)
+        pairs, counts = collect(rows(source, split), columns, on_bad, repeats, ties)
+        return cls(pairs, counts, on_bad)
 
-    parts: tuple[list[Pair], list[Pair]] = ([], [])
-    for pair in pairs:
-        parts[second(pair)].append(pair)
-    return parts
+    @property
+    def prompts(self) -> list[Text]:
+        """The distinct prompts, strings or chats, in order."""
+        return list({repr(plain(pair.prompt)): pair.prompt for pair in reversed(self.pairs)}.values())[::-1]
 
+    @property
+    def groups(self) -> list[str]:
+        """What each pair belongs to, (M,): its group, or else how its prompt opens, as a hash."""
+        return [_hash(opening(p.prompt)) if p.group is None else p.group for p in self.pairs]
 
-def truncate_pair(
-    prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int], max_length: int
-) -> tuple[list[int], list[int], list[int]]:
-    """Cut a pair of ids so that prompt and answer fit in `max_length` tokens and the difference survives.
+    def split(self, fraction: float, seed: int = 0) -> tuple[Preferences, Preferences]:
+        """Two parts, the second about `fraction` of the pairs, with no prompt and no group in both.
 
-    The prompt, the same for both sides, loses its left end (a <bos> there too: give it without, and put it
-    back). An answer is cut only if it is longer than `max_length` by itself: on the right, except for its
-    last token, the <eos> where the score is read.
+        Groups go whole, and with them whatever shares a prompt with them; without a group, pairs whose prompts
+        open alike stay together, so that the turns of one dialogue do. Which part is decided by names and the
+        seed, not by the order of the rows. Neither part is empty.
 
-    Returns
-    -------
-    (prompt, chosen, rejected) lists of ids
+        Parameters
+        ----------
+        fraction : between 0 and 1
 
-    Raises
-    ------
-    BadRow
-        `identical_after_truncation`: nothing would be left to prefer.
-    """
-    require(max_length >= 2, "max_length", max_length, "at least 2 tokens")
-    chosen, rejected = _cut_answer(chosen, max_length), _cut_answer(rejected, max_length)
-    if chosen == rejected:
-        fault = "chosen and rejected become identical; raise it, or drop the pair"
-        raise BadRow("identical_after_truncation", f"max_length = {max_length}", fault)
-    room = max_length - max(len(chosen), len(rejected))
-    prompt = list(prompt)
-    return prompt[max(0, len(prompt) - room) :], chosen, rejected
+        Raises
+        ------
+        ValueError
+            All pairs belong together: there is nothing to split by.
+        """
+        require(0 < fraction < 1, "fraction", fraction, "a share between 0 and 1")
+        islands = _islands(self.pairs)
+        sizes = Counter(islands)
+        mend = "pairs of at least two prompts and groups"
+        require(len(sizes) >= 2, "separate groups of prompts", len(sizes), mend)
+        order = sorted(sizes, key=lambda name: _hash(f"{seed}:{name}"))
+        aim, count = fraction * len(self.pairs), 0
+        second: set[str] = set()
+        for name in order:
+            if abs(count + sizes[name] - aim) < abs(count - aim):
+                second.add(name)
+                count += sizes[name]
+        smallest = min(order, key=sizes.__getitem__)
+        second = second - {smallest} if len(second) == len(sizes) else second or {smallest}
+        parts: tuple[list[Pair], list[Pair]] = ([], [])
+        for pair, island in zip(self.pairs, islands, strict=True):
+            parts[island in second].append(pair)
+        return Preferences(parts[0], on_bad=self.on_bad), Preferences(parts[1], on_bad=self.on_bad)
 
+    def encode(
+        self,
+        text_format: TextFormat,
+        max_length: int | None = None,
+        *,
+        on_long: str = "cut",
+        on_bad: str | None = None,
+        votes: bool = False,
+    ) -> PairIds:
+        """Ids of the pairs, as training and scoring read them; each keeps its name, group and soft label.
 
-def truncate_pairs(
-    rows: Iterable[tuple], max_length: int, *, on_long: str = "cut"
-) -> tuple[list[tuple], Report]:
-    """`truncate_pair` over many (prompt, chosen, rejected) ids.
+        Parameters
+        ----------
+        text_format : a model's tokenizer and template
+        max_length : tokens of a prompt and an answer together; None: as long as they are
+        on_long : a pair that does not fit: "cut" as `truncate_pair` does, "drop", or "error"
+        on_bad : a pair that cannot be rendered or whose sides become the same ids: as in `read` unless said
+        votes : train on the soft labels, which every pair must have
 
-    Parameters
-    ----------
-    on_long : what becomes of a pair that does not fit. "cut" shortens it and notes what was cut, and drops
-        and counts it if its sides would become identical; "drop" drops and counts it; "error" raises.
+        Returns
+        -------
+        `PairIds`: `kept` are the indices of its pairs here, `cut` says which were shortened, and `dropped`
+        has the others under a reason.
+        """
+        from rmlab.reward.training import PairIds
 
-    Returns
-    -------
-    the kept (prompt, chosen, rejected), and the report
-    """
-    require(on_long in {"cut", "drop", "error"}, "on_long", on_long, "'cut', 'drop' or 'error'")
-    report, kept = Report(), []
-    for i, (prompt, chosen, rejected) in enumerate(rows):
-        length = len(prompt) + max(len(chosen), len(rejected))
-        if length > max_length and on_long == "error":
-            fault = f"{length} tokens; raise max_length = {max_length}, cut or drop"
-            raise BadRow("too_long", f"pair {i}", fault)
-        if length > max_length and on_long == "drop":
-            report.dropped["too_long"] += 1
-            continue
-        try:
-            cut = truncate_pair(prompt, chosen, rejected, max_length)
-        except BadRow as bad:
-            report.dropped[bad.reason] += 1
-            continue
-        report.noted["prompt_cut"] += len(cut[0]) < len(prompt)
-        report.noted["answer_cut"] += len(cut[1]) < len(chosen) or len(cut[2]) < len(rejected)
-        report.kept += 1
-        kept.append(cut)
-    report.noted = +report.noted  # without the zeros
-    return kept, report
-
-
-def _cut_answer(ids: Sequence[int], most: int) -> list[int]:
-    ids = list(ids)
-    return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
-
-
-def _collect(rows: Iterable[tuple[str, Callable]], on_bad: str, repeats: str) -> tuple[list[Pair], Report]:
-    """Pairs and report from (where, a function that returns the row or raises its `BadRow`)."""
-    require(on_bad in {"error", "drop"}, "on_bad", on_bad, "'error' or 'drop'")
-    require(repeats in {"keep", "drop"}, "repeats", repeats, "'keep' or 'drop'")
-    pairs, report = [], Report()
-    seen: dict[tuple, str] = {}  # the texts, sides in order -> what was chosen
-    owner: dict[str, tuple] = {}  # id -> the texts it stands for
-    for where, read in rows:
-        try:
-            pair = _pair(read(), where)
-            texts = (pair.prompt, *sorted((pair.chosen, pair.rejected)))
-            if owner.setdefault(pair.id, texts) != texts:
-                fault = f"{_short(pair.id)} is another pair's too; give each pair its own"
-                raise BadRow("repeated_id", where, fault, "id")
-        except BadRow as bad:
-            if on_bad == "error":
-                raise
-            report.dropped[bad.reason] += 1
-            continue
-        if texts in seen:
-            kind = "duplicate_pair" if seen[texts] == pair.chosen else "reversed_pair"
-            (report.noted if repeats == "keep" else report.dropped)[kind] += 1
-            if repeats == "drop":
+        on_bad = self.on_bad if on_bad is None else on_bad
+        require(on_bad in {"error", "drop"}, "on_bad", on_bad, "'error' or 'drop'")
+        require(on_long in {"cut", "drop", "error"}, "on_long", on_long, "'cut', 'drop' or 'error'")
+        require(max_length is None or max_length >= 8, "max_length", max_length, "None or at least 8 tokens")
+        encoded, kept, cut, dropped = [], [], [], defaultdict(list)
+        for i, pair in enumerate(self.pairs):
+            try:
+                ids, shortened = _encode(pair, text_format, max_length, on_long)
+            except BadRow as bad:
+                if on_bad == "error" and not (bad.reason == "too_long" and on_long == "drop"):
+                    raise
+                dropped[bad.reason].append(i)
                 continue
-        seen.setdefault(texts, pair.chosen)
-        pairs.append(pair)
-        report.kept += 1
-    return pairs, report
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Callable]]:
-    """(where, a function that returns the row or raises its `BadRow`) for every row of a file."""
-    raw = path.read_bytes()
-    if raw.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path}: is a Git LFS pointer, not the data; run `git lfs pull`")
-    data = raw.removeprefix(b"\xef\xbb\xbf")
-    start = len(raw) - len(data)
-    rows = _array(data, path, start) if data.lstrip()[:1] == b"[" else None
-    if rows is not None:
-        yield from ((f"{path}, row {i}", lambda row=row: row) for i, row in enumerate(rows, 1))
-        return
-    for number, line in enumerate(data.split(b"\n"), 1):  # not splitlines: U+2028 is text
-        if line.strip():
-            yield f"{path}, line {number}", partial(_parse, line, f"{path}, line {number}", start)
-        start += len(line) + 1
-
-
-def _array(data: bytes, path: Path, start: int) -> list | None:
-    """The rows of a file that is one JSON array; None where only its first line is one."""
-    try:
-        return json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as bad:
-        line, byte = data.count(b"\n", 0, bad.start) + 1, start + bad.start
-        raise ValueError(f"{path}, line {line}: byte {byte} of the file is not UTF-8; convert it") from None
-    except json.JSONDecodeError as bad:
-        if bad.msg == "Extra data":
-            return None
-        raise ValueError(f"{path}, line {bad.lineno}: not JSON ({bad.msg}); mend the file") from None
-    except (ValueError, RecursionError):  # see _parse
-        raise ValueError(f"{path}: JSON that no pair needs, in one array; mend the file") from None
-
-
-def _parse(line: bytes, where: str, start: int) -> object:
-    if len(line) > HUGE:
-        raise BadRow("huge_line", where, f"{len(line)} bytes in one line; is this JSON lines?")
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as bad:
-        fault = (
-            f"byte {start + bad.start} of the file ({line[bad.start]:#04x}) is not UTF-8; convert the file"
+            encoded.append(ids)
+            kept.append(i)
+            cut.append(shortened)
+        soft, groups = [self.pairs[i].soft for i in kept], self.groups
+        missing = [self.pairs[i].id for i in kept if self.pairs[i].soft is None]
+        require(not votes or not missing, "soft labels of", missing[:3], "a soft label to every pair")
+        return PairIds(
+            *([ids[side] for ids in encoded] for side in range(3)),
+            ids=[self.pairs[i].id for i in kept],
+            groups=[groups[i] for i in kept],
+            soft=None if missing or not soft else soft,
+            kept=kept,
+            cut=cut,
+            dropped=dict(dropped),
+            votes=votes,
         )
-        raise BadRow("not_utf8", where, fault) from None
-    except json.JSONDecodeError as bad:
+
+    def report(
+        self,
+        test: Preferences | None = None,
+        text_format: TextFormat | None = None,
+        max_length: int | None = None,
+        *,
+        seed: int = 0,
+        baselines: bool = True,
+    ) -> PreferenceReport:
+        """What there is to know before training; print it.
+
+        Parameters
+        ----------
+        test : pairs that length and a bag of words are tried on; unless given, a fifth of these, by group
+        text_format : lengths are counted in its tokens; in words unless given
+        max_length : tokens; the report says how many pairs are longer
+        seed : of the split
+        baselines : whether to try length and a bag of words, which needs scikit-learn
+        """
+        return PreferenceReport.of(self, test, text_format, max_length, seed, baselines)
+
+
+def _encode(
+    pair: Pair, text_format: TextFormat, max_length: int | None, on_long: str
+) -> tuple[tuple[list[int], list[int], list[int]], bool]:
+    """((prompt, chosen, rejected) ids, whether something was cut)."""
+    where = f"pair {short(pair.id)}"
+    try:
+        prompt = text_format.prompt_ids(pair.prompt)
+        sides = [text_format.answer_ids(pair.prompt, side) for side in (pair.chosen, pair.rejected)]
+    except Exception as error:  # a template refuses as it likes
         raise BadRow(
-            "not_json", where, f"not JSON at column {bad.colno} ({bad.msg}); mend the line"
-        ) from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, a nest of thousands of brackets
-        raise BadRow("not_json", where, "JSON that no pair needs; mend the line") from None
+            "not_rendered", where, f"the chat template refuses it ({error}); drop the pair"
+        ) from error
+    if sides[0] == sides[1]:
+        fault = "chosen and rejected are the same tokens; drop the pair"
+        raise BadRow("identical_ids", where, fault)
+    length = len(prompt) + max(map(len, sides))
+    if max_length is None or length <= max_length:
+        return (prompt, *sides), False
+    if on_long != "cut":
+        raise BadRow("too_long", where, f"{length} tokens; raise max_length = {max_length}, cut or drop")
+    tokenizer = text_format.tokenizer
+    starts = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
+    head = int(bool(prompt) and prompt[0] in starts)
+    return truncate_pair(prompt, *sides, max_length, head, where), True
 
 
-def _pair(row: object, where: str) -> Pair:
-    if not isinstance(row, dict):
-        raise BadRow("not_an_object", where, f"{_short(row)} is no object; give prompt, chosen and rejected")
-    for name in ("chosen", "rejected"):
-        if row.get(name) is None:
-            raise BadRow("missing_field", where, "missing; give prompt, chosen and rejected", name)
-    prompt, chosen, rejected = (row.get(name) for name in ("prompt", "chosen", "rejected"))
-    if prompt is None or _is_dialogue(chosen) or _is_dialogue(rejected):
-        prompt, chosen = _split(chosen, "chosen", where)
-        other, rejected = _split(rejected, "rejected", where)
-        if prompt != other:
-            raise BadRow("context_differs", where, "the two sides answer different dialogues; drop the row")
-    else:
-        prompt = _render(_turns(prompt, "prompt", where)) + MARK if isinstance(prompt, list) else prompt
-        chosen, rejected = _answer(chosen, "chosen", where), _answer(rejected, "rejected", where)
-    for name, text in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
-        _check_text(text, name, where)
-    if chosen == rejected:
-        raise BadRow("identical_pair", where, "chosen and rejected are identical; drop the row")
-    soft, name = row.get("soft_label"), row.get("id")
-    number = isinstance(soft, int | float) and not isinstance(soft, bool)
-    if soft is not None and not (number and 0 <= soft <= 1):
-        raise BadRow("bad_soft_label", where, f"{_short(soft)}; give a share from 0 to 1", "soft_label")
-    if name is None:
-        name = hashlib.blake2b(json.dumps([prompt, chosen, rejected]).encode(), digest_size=8).hexdigest()
-    return Pair(str(name), prompt, chosen, rejected, None if soft is None else float(soft))
+def _islands(pairs: Sequence[Pair]) -> list[str]:
+    """A name for each pair, (M,), shared by pairs that have a prompt, an opening or a group in common."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    firsts = []
+    for pair in pairs:
+        prompt = " ".join(words(pair.prompt).split()).casefold()
+        other = f"opening {opening(pair.prompt)}" if pair.group is None else f"group {pair.group}"
+        one, two = sorted((root(f"prompt {prompt}"), root(other)))
+        parent[two] = one  # the root is the first in the alphabet, whatever the order of the rows
+        firsts.append(one)
+    return [root(name) for name in firsts]
 
 
-def _is_dialogue(side: object) -> bool:
-    """A list of messages that opens with another speaker than the assistant: the prompt is inside."""
-    first = side[0] if isinstance(side, list) and side else None
-    return isinstance(first, dict) and first.get("role") != "assistant"
-
-
-def _split(side: object, name: str, where: str) -> tuple[str, str]:
-    """(prompt, answer) of a side that is a whole dialogue, as messages or as one HH string."""
-    if isinstance(side, list):
-        turns = _turns(side, name, where)
-        if not turns or turns[-1][0] != "assistant":
-            raise BadRow("no_answer", where, "the last message is not the assistant's; drop the row", name)
-        return _render(turns[:-1]) + MARK, turns[-1][1].strip()
-    if not isinstance(side, str):
-        _check_text(side, name, where)
-    cut = side.rfind(MARK)  # the common prefix would swallow words that both answers begin with
-    if cut < 0:
-        fault = f"missing, and {name!r} is no dialogue to take it from; give the prompt"
-        raise BadRow("missing_field", where, fault, "prompt")
-    return side[: cut + len(MARK)], side[cut + len(MARK) :].strip()
-
-
-def _answer(side: object, name: str, where: str) -> object:
-    """The answer's text; the assistant's first message goes without its marker, which ends the prompt."""
-    if not isinstance(side, list):
-        return side
-    turns = _turns(side, name, where)
-    return turns[0][1].strip() + _render(turns[1:]) if turns else ""
-
-
-def _turns(messages: list, name: str, where: str) -> list[tuple[str, str]]:
-    for turn in messages:
-        if not isinstance(turn, dict) or not all(isinstance(turn.get(k), str) for k in ("role", "content")):
-            raise BadRow(
-                "not_text", where, f"{_short(turn)}; give messages of role and content, text both", name
-            )
-    return [(turn["role"], turn["content"]) for turn in messages]
-
-
-def _render(turns: list[tuple[str, str]]) -> str:
-    return "".join(f"\n\n{SPEAKERS.get(role, role.capitalize())}: {text.strip()}" for role, text in turns)
-
-
-def _check_text(text: object, name: str, where: str) -> None:
-    if not isinstance(text, str):
-        fault = f"{_short(text)} is {type(text).__name__}, not text; give a string"
-        raise BadRow("not_text", where, fault, name)
-    if not text.strip():
-        reason = "empty_prompt" if name == "prompt" else "empty_answer"
-        raise BadRow(reason, where, "empty; drop the row or give the text", name)
-    if NOT_TEXT.search(text):
-        raise BadRow("bad_characters", where, "holds NUL or half a surrogate pair; clean the text", name)
-
-
-def _short(value: object) -> str:
-    text = ascii(value)  # half a surrogate pair in a message could not be printed
-    return text if len(text) <= 60 else text[:57] + "..."
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

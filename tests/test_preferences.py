@@ -1,31 +1,34 @@
-"""Loading, cleaning, splitting and cutting preference pairs. Fixtures are written here."""
+"""Preferences from any file to ids: nothing is lost without a count, nothing is on both sides of a split."""
 
 from __future__ import annotations
 
+import functools
+import gzip
 import json
 import os
-import sys
+import random
 from pathlib import Path
 
-import hypothesis
+import pandas as pd
+import pyarrow as pa
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
+from pyarrow import parquet
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from rmlab.preferences import HUGE, BadRow, Pair, load_pairs, split_pairs, truncate_pair, truncate_pairs
+import rmlab
+from rmlab.pairs import Pair
+from rmlab.preferences import Preferences
+from rmlab.tables import BadRow
+from rmlab.text import TextFormat
+from rmlab.tokens import SpecialTokens
 
+REAL = Path(
+    os.environ.get("RMLAB_REAL_DATA") or Path(__file__).parent.parent / ".." / "shared" / "data" / "real"
+)
 GOOD = {"prompt": "Name a colour.", "chosen": "Red.", "rejected": "Seven."}
-REAL = Path(os.environ.get("RMLAB_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data" / "real")
-
-
-def lines(path: Path, *rows) -> Path:
-    """A JSON-lines file: dicts are dumped, bytes are written as they are."""
-    path.write_bytes(b"".join((r if isinstance(r, bytes) else json.dumps(r).encode()) + b"\n" for r in rows))
-    return path
-
-
-def without(name: str) -> dict:
-    return {k: v for k, v in GOOD.items() if k != name}
+FORMS = ("jsonl", "json", "jsonl.gz", "csv", "parquet", "memory", "frame")
+CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 
 
 def say(*turns: str) -> list[dict]:
@@ -33,300 +36,342 @@ def say(*turns: str) -> list[dict]:
     return [dict(zip(("role", "content"), turn.split(": ", 1), strict=True)) for turn in turns]
 
 
-BAD = {  # reason -> (a row that has it, words of the error)
-    "missing_field": (without("rejected"), "field 'rejected': missing; give"),
-    "missing_prompt": (without("prompt"), "field 'prompt': missing, and 'chosen' is no dialogue"),
-    "null_field": (GOOD | {"chosen": None}, "field 'chosen': missing"),
-    "not_text": (GOOD | {"rejected": True}, "field 'rejected': True is bool, not text; give a string"),
-    "nan_field": (GOOD | {"chosen": float("nan")}, "field 'chosen': nan is float"),
-    "not_messages": (
-        GOOD | {"chosen": [{"role": "assistant", "content": 3}]},
-        "field 'chosen'.*'content': 3",
-    ),
-    "empty_answer": (GOOD | {"chosen": " \n"}, "field 'chosen': empty"),
-    "empty_list": (GOOD | {"rejected": []}, "field 'rejected': empty"),
-    "empty_prompt": (GOOD | {"prompt": ""}, "field 'prompt': empty"),
-    "empty_hh": (
-        {"chosen": "\n\nHuman: a\n\nAssistant: ", "rejected": "\n\nHuman: a\n\nAssistant: b"},
-        "empty",
-    ),
-    "context_differs": (
-        {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: A\n\nAssistant: c"},
-        "different dialogues",
-    ),
-    "no_answer": (
-        {"chosen": say("user: a", "assistant: b"), "rejected": say("user: a")},
-        "field 'rejected': the last message",
-    ),
-    "identical_pair": (GOOD | {"rejected": "Red."}, "chosen and rejected are identical"),
-    "nul": (GOOD | {"chosen": "Red\0."}, "field 'chosen': holds NUL or half a surrogate pair"),
-    "half_surrogate": (GOOD | {"chosen": "Red \ud83d."}, "field 'chosen': holds NUL or half"),
-    "bad_soft_label": (GOOD | {"soft_label": 1.5}, "field 'soft_label': 1.5; give a share"),
-    "soft_label_true": (GOOD | {"soft_label": True}, "field 'soft_label': True"),
-    "not_an_object": ([1, 2], r"\[1, 2\] is no object"),
-    "repeated_id": (GOOD | {"chosen": "Blue.", "id": "first"}, "field 'id': 'first' is another pair's"),
-    "not_utf8": (b'{"prompt": "caf\xe9"}', r"line 2: byte 99 of the file \(0xe9\) is not UTF-8"),
-    "not_json": (b'{"prompt": "cut off', "line 2: not JSON at column"),
-    "deep_json": (b"{" + b'"a":[' * 100_000, "line 2: .*JSON"),
-    "long_number": (b'{"prompt": ' + b"9" * 5000 + b"}", "line 2: .*JSON"),
-    "huge_line": (b'{"prompt": "' + b"x" * HUGE + b'"}', "line 2: 1000014 bytes in one line"),
-}
-REASON = {
-    "missing_prompt": "missing_field",
-    "null_field": "missing_field",
-    "nan_field": "not_text",
-    "not_messages": "not_text",
-    "empty_list": "empty_answer",
-    "empty_hh": "empty_answer",
-    "nul": "bad_characters",
-    "half_surrogate": "bad_characters",
-    "soft_label_true": "bad_soft_label",
-    "deep_json": "not_json",
-    "long_number": "not_json",
-}
+def write(folder: Path, form: str, rows: list[dict]) -> object:
+    """Rows as a source of this form; the columns of a table are text or messages."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    path = folder / f"rows.{form}"
+    if form == "memory":
+        return rows
+    if form == "frame":
+        return pd.DataFrame(rows, columns=names)
+    if form == "parquet":
+        columns = {name: [row.get(name) for row in rows] for name in names}
+        parquet.write_table(pa.table(columns), path)
+    elif form == "csv":
+        cells = [{k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+        pd.DataFrame(cells, columns=names).to_csv(path, index=False)
+    else:
+        dumped = [json.dumps(row) for row in rows]
+        data = f"[{','.join(dumped)}]" if form == "json" else "\n".join(dumped)
+        path.write_bytes(gzip.compress(data.encode()) if form.endswith("gz") else data.encode())
+    return path
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_row_raises_one_clear_error_or_is_dropped_and_counted(tmp_path, name):
-    row, words = BAD[name]
-    first = GOOD | {"id": "first"}
-    path = lines(tmp_path / "pairs.jsonl", first, row, GOOD | {"prompt": "Another.", "id": "last"})
-    with pytest.raises(BadRow, match=words) as caught:
-        load_pairs(path)
-    assert str(path) in str(caught.value) and "line 2" in str(caught.value)
-    assert len(str(caught.value)) < len(str(path)) + 200
-    pairs, report = load_pairs(path, on_bad="drop")
-    assert [p.id for p in pairs] == ["first", "last"]
-    assert report.kept == 2 and report.dropped == {REASON.get(name, name): 1}
-    assert REASON.get(name, name) + " 1" in str(report)
-
-
-def test_an_error_shows_at_most_sixty_characters_of_a_value(tmp_path):
-    path = lines(tmp_path / "pairs.jsonl", GOOD | {"chosen": {"secret": "x" * 500}})
-    with pytest.raises(BadRow) as caught:
-        load_pairs(path)
-    assert "x" * 61 not in str(caught.value) and "..." in str(caught.value)
-
-
-def test_the_three_forms_of_one_dialogue_give_one_pair(tmp_path):
-    prompt = say("user: Hi.", "assistant: Hello?", "user: A colour, please.")
-    text = "\n\nHuman: Hi.\n\nAssistant: Hello?\n\nHuman: A colour, please.\n\nAssistant:"
-    forms = {
-        "raw": {"chosen": text + " Red.", "rejected": text + " Seven."},
-        "messages": {
-            "prompt": prompt,
-            "chosen": say("assistant: Red."),
-            "rejected": say("assistant: Seven."),
-        },
-        "whole": {
-            "chosen": [*prompt, *say("assistant: Red.")],
-            "rejected": [*prompt, *say("assistant: Seven.")],
-        },
-        "whole and prompt": {"prompt": "A colour, please."}
-        | {"chosen": [*prompt, *say("assistant: Red.")], "rejected": [*prompt, *say("assistant: Seven.")]},
-        "plain": {"prompt": text, "chosen": "Red.", "rejected": "Seven."},
-    }
-    read = [load_pairs(lines(tmp_path / f"{i}.jsonl", row))[0] for i, row in enumerate(forms.values())]
-    assert all(pairs == read[0] for pairs in read)
-    assert (read[0][0].prompt, read[0][0].chosen, read[0][0].rejected) == (text, "Red.", "Seven.")
-
-
-def test_raw_dialogues_are_split_at_the_last_turn_not_at_the_common_prefix(tmp_path):
-    head = "\n\nHuman: q\n\nAssistant: I can.\n\nHuman: more\n\nAssistant:"
-    row = {"chosen": head + " I can do that. Human: hm", "rejected": head + " I can not."}
-    pair = load_pairs(lines(tmp_path / "hh.jsonl", row))[0][0]
-    assert pair.prompt == head and pair.chosen == "I can do that. Human: hm" and pair.rejected == "I can not."
-
-
-@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
-def test_lines_and_array_with_and_without_a_mark_read_alike(tmp_path, bom, newline):
-    rows = [GOOD | {"chosen": "Röd\u2028 🏽 \r\n ok", "soft_label": 0.8}, GOOD]
-    dumped = [json.dumps(r, ensure_ascii=False).encode() for r in rows]
-    a, b = tmp_path / "a.jsonl", tmp_path / "b.json"
-    a.write_bytes(bom + newline.join([*dumped, b""]) + newline)
-    b.write_bytes(bom + b"[" + (b"," + newline).join(dumped) + b"]")
-    assert load_pairs(a) == load_pairs(b)
-    pairs, report = load_pairs(a)
-    assert report.kept == 2 and pairs[0].soft == 0.8 and pairs[1].soft is None
-
-
-def test_repeats_are_noted_or_dropped_as_asked(tmp_path):
-    reverse = GOOD | {"chosen": GOOD["rejected"], "rejected": GOOD["chosen"]}
-    path = lines(tmp_path / "pairs.jsonl", GOOD | {"id": "a"}, GOOD | {"id": "b"}, reverse | {"id": "c"})
-    pairs, report = load_pairs(path)
-    assert (
-        len(pairs) == 3 and report.noted == {"duplicate_pair": 1, "reversed_pair": 1} and not report.dropped
+@pytest.fixture(scope="module")
+def text_format() -> TextFormat:
+    """A token a character, a <bos> in front of strings; EOS "</s>"."""
+    known = ["<pad>", "<s>", "</s>", "<unk>", *map(chr, range(32, 127)), "\n"]
+    tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(known)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
-    pairs, report = load_pairs(path, repeats="drop")
-    assert [p.id for p in pairs] == ["a"] and report.dropped == {"duplicate_pair": 1, "reversed_pair": 1}
-    assert "kept 1, dropped 2" in str(report)
+    return TextFormat(wrapped, SpecialTokens(0, (2,)))
 
 
-def test_ids_come_from_the_file_or_the_text_never_from_the_position(tmp_path):
-    rows = [GOOD | {"prompt": f"Request {i}."} for i in range(6)]
-    ids = {p.prompt: p.id for p in load_pairs(lines(tmp_path / "a.jsonl", *rows))[0]}
-    moved = {
-        p.prompt: p.id
-        for p in load_pairs(lines(tmp_path / "b.jsonl", {"chosen": 1}, *rows[::-1]), on_bad="drop")[0]
-    }
-    assert ids == moved and len(set(ids.values())) == 6
-    assert load_pairs(lines(tmp_path / "c.jsonl", GOOD | {"id": 0}))[0][0].id == "0"
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_file_gives_the_same_pairs(tmp_path, form):
+    rows = [GOOD | {"id": f"{i}", "prompt": f'Say "{i}",\nplease é🏽.', "g": f"{i % 3}"} for i in range(5)]
+    rows += [GOOD | {"id": "spaces", "prompt": " Q:", "chosen": " a", "g": "0"}]
+    soft = [row | {"soft": 0.5 + i / 20} for i, row in enumerate(rows)]
+    prefs = Preferences.read(write(tmp_path, form, soft), soft="soft", group="g")
+    assert [p.id for p in prefs] == [*"01234", "spaces"] and [p.group for p in prefs] == list("012010")
+    assert prefs.pairs == [
+        Pair(r["id"], r["prompt"], r["chosen"], r["rejected"], pytest.approx(r["soft"]), r["g"]) for r in soft
+    ]
+    assert prefs.counts.kept == 6 and not prefs.counts.dropped and not prefs.counts.unread
+    chats = [
+        {"prompt": say("user: q"), "chosen": say("assistant: a"), "rejected": say("assistant: b"), "n": 3}
+    ]
+    (pair,) = Preferences.read(write(tmp_path, form, chats))
+    assert pair == Preferences.read(chats).pairs[0] and pair.prompt == say("user: q")
+    rows = [GOOD, GOOD | {"chosen": "Seven. "}, GOOD | {"prompt": "\t"}, GOOD | {"chosen": None}]
+    prefs = Preferences.read(write(tmp_path, form, rows), on_bad="drop")
+    missing = "empty_answer" if form == "csv" else "missing_field"
+    assert len(prefs) == 1
+    assert prefs.counts.dropped == {"identical_pair": 1, "empty_prompt": 1, missing: 1}
 
 
-@pytest.mark.parametrize(
-    "data, words",
-    [
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
-            "Git LFS pointer.*git lfs pull",
-        ),
-        (b"", "has no rows"),
-        (b"\n\n", "has no rows"),
-        (b"[]", "has no rows"),
-        (b'\n[{"prompt": \n', "line 3: not JSON"),
-        (b'[\n"\xff"]', "line 2: byte 3 of the file is not UTF-8"),
-        (
-            b"[" + b"[" * 100_000 + b"]" * 100_000 + b"]",
-            r"pairs\.json: JSON that no pair needs, in one array",
-        ),
-        (b'[{"prompt": ' + b"9" * 5000 + b"}]", r"pairs\.json: JSON that no pair needs, in one array"),
-    ],
-    ids=["lfs", "empty", "blank", "no-rows", "cut-array", "latin-array", "deep-array", "long-number-array"],
-)
-@pytest.mark.parametrize("on_bad", ["error", "drop"])
-def test_a_file_that_is_no_data_is_an_error_whatever_is_asked(tmp_path, data, words, on_bad):
-    path = tmp_path / "pairs.json"
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=words):
-        load_pairs(path, on_bad=on_bad)
+DIRTY = {  # what real files hold, rebuilt: -> (row, reason), or None where it is a pair
+    "empty final answer": ({"chosen": "\n\nHuman: a\n\nAssistant: ", "rejected": "\n\nHuman: a\n\nAssistant: b"}, "empty_answer"),
+    "context differs": ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: A\n\nAssistant: c"}, "context_differs"),
+    "turn counts differ": ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nHuman: d\n\nAssistant: c"}, "context_differs"),
+    "leaked role marker": ({"chosen": "\n\nHuman: a\n\nAssistant: Human: b", "rejected": "\n\nHuman: a\n\nAssistant: c  Human: Thanks."}, None),
+    "two turns of one role": ({"chosen": "\n\nHuman: a\n\nHuman: b\n\nAssistant: c", "rejected": "\n\nHuman: a\n\nHuman: b\n\nAssistant: d"}, None),
+    "empty inner turn": ({"chosen": "\n\nHuman: a\n\nAssistant: \n\nHuman: b\n\nAssistant: c", "rejected": "\n\nHuman: a\n\nAssistant: \n\nHuman: b\n\nAssistant: d"}, None),
+    "one is a prefix": (GOOD | {"chosen": "Red is", "rejected": "Red is a colour."}, None),
+    "cut mid-list": (GOOD | {"rejected": "9. Red\n10."}, None),
+    "emoji with a skin tone": (GOOD | {"chosen": "👍🏽 <b>“yes”</b> https://a.b"}, None),
+    "a break and an entity": (GOOD | {"chosen": "Red<br/>&amp; blue"}, None),
+    "begins with a quote": (GOOD | {"chosen": '"Red" it is'}, None),
+    "a boolean answer": (GOOD | {"chosen": True}, "not_text"),
+    "an empty response": (GOOD | {"rejected": ""}, "empty_answer"),
+    "both empty": (GOOD | {"chosen": "", "rejected": ""}, "empty_answer"),
+    "identical to the reference": (GOOD | {"rejected": "Red."}, "identical_pair"),
+    "a missing key": ({"prompt": "a", "chosen": "b"}, "missing_field"),
+    "NaN": (GOOD | {"chosen": float("nan")}, "not_text"),
+    "NUL": (GOOD | {"chosen": "a\0b"}, "bad_characters"),
+    "half a surrogate": (GOOD | {"chosen": "a\ud83d"}, "bad_characters"),
+    "a carriage return": (GOOD | {"chosen": "a\r\nb\rc"}, None),
+    "a long prompt": (GOOD | {"prompt": "why " * 50_000}, None),
+}  # fmt: skip
 
 
-def test_lines_whose_first_row_is_a_list_are_lines(tmp_path):
-    path = lines(tmp_path / "pairs.jsonl", [1, 2], GOOD)
-    with pytest.raises(BadRow, match=r"line 1: \[1, 2\] is no object"):
-        load_pairs(path)
-    pairs, report = load_pairs(path, on_bad="drop")
-    assert len(pairs) == 1 and report.dropped == {"not_an_object": 1}
-
-
-def test_options_and_paths_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"path = .*nothing\.jsonl"):
-        load_pairs(tmp_path / "nothing.jsonl")
-    path = lines(tmp_path / "pairs.jsonl", GOOD)
-    with pytest.raises(ValueError, match="on_bad = 'skip'"):
-        load_pairs(path, on_bad="skip")
-    with pytest.raises(ValueError, match="repeats = 'once'"):
-        load_pairs(path, repeats="once")
-
-
-def test_hub_data_without_the_package_says_what_to_do(monkeypatch):
-    from rmlab.preferences import load_hub
-
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"name = 'some/set'.*`datasets`"):
-        load_hub("some/set")
-
-
-def test_hub_rows_go_through_the_same_gate(monkeypatch):
-    from types import SimpleNamespace
-
-    from rmlab.preferences import load_hub
-
-    rows = [GOOD, GOOD | {"chosen": ""}, GOOD]
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda name, split: rows))
-    pairs, report = load_hub("some/set", on_bad="drop")
-    assert len(pairs) == 2 and report.dropped == {"empty_answer": 1} and report.noted == {"duplicate_pair": 1}
-    with pytest.raises(BadRow, match=r"some/set \[train\], row 1, field 'chosen'"):
-        load_hub("some/set")
-
-
-def test_no_prompt_is_on_both_sides_of_a_split_and_order_does_not_matter():
-    pairs = [Pair(f"{i}", f"prompt {i % 400}", "a", "b") for i in range(1200)]
-    train, test = split_pairs(pairs, 0.25, seed=3)
-    assert len(train) + len(test) == 1200 and not {p.prompt for p in train} & {p.prompt for p in test}
-    assert abs(len({p.prompt for p in test}) - 100) < 4 * (400 * 0.25 * 0.75) ** 0.5
-    backwards = split_pairs(pairs[::-1], 0.25, seed=3)
-    assert {p.id for p in backwards[1]} == {p.id for p in test}
-    part = split_pairs(pairs[:300], 0.25, seed=3)[1]
-    assert {p.id for p in part} == {p.id for p in test if int(p.id) < 300}
-    assert {p.id for p in split_pairs(pairs, 0.25, seed=4)[1]} != {p.id for p in test}
-    with pytest.raises(ValueError, match="fraction = 1"):
-        split_pairs(pairs, 1)
-
-
-ids = st.lists(st.integers(5, 8), max_size=12)
-
-
-@settings(max_examples=200, deadline=None, derandomize=True)
-@hypothesis.given(ids, ids, ids, st.integers(2, 20))
-def test_truncation_keeps_the_answers_and_their_difference(prompt, chosen, rejected, most):
-    chosen, rejected = [*chosen, 2], [*rejected, 2]
-    try:
-        p, c, r = truncate_pair(prompt, chosen, rejected, most)
-    except BadRow as bad:
-        assert bad.reason == "identical_after_truncation"
-        assert chosen[: most - 1] == rejected[: most - 1]
+@pytest.mark.parametrize("name", DIRTY)
+def test_dirty_rows_are_pairs_or_dropped_under_a_reason(tmp_path, name):
+    row, reason = DIRTY[name]
+    path = write(tmp_path, "jsonl", [GOOD | {"id": "first"}, row, GOOD | {"prompt": "Last.", "id": "last"}])
+    if reason is None:
+        assert len(Preferences.read(path)) == 3
         return
-    assert c != r and len(p) + max(len(c), len(r)) <= most
-    assert prompt[len(prompt) - len(p) :] == p  # cut on the left
-    for cut, whole in ((c, chosen), (r, rejected)):
-        assert cut == whole if len(whole) <= most else cut == [*whole[: most - 1], 2]
-    if len(prompt) + max(len(chosen), len(rejected)) <= most:
-        assert (p, c, r) == (prompt, chosen, rejected)
-    elif len(p) < len(prompt):
-        assert len(p) + max(len(c), len(r)) == most  # no more than needed
+    with pytest.raises(BadRow) as caught:
+        Preferences.read(path)
+    assert f"{path}, line 2" in str(caught.value) and len(str(caught.value)) < len(str(path)) + 200
+    prefs = Preferences.read(path, on_bad="drop")
+    assert [p.id for p in prefs] == ["first", "last"] and prefs.counts.dropped == {reason: 1}
 
 
-def test_cuts_and_drops_are_counted():
-    fits, long_prompt = ([5, 6], [7, 2], [8, 2]), (list(range(5, 25)), [7, 2], [8, 2])
-    long_answers, same_heads = (
-        ([5], [*range(5, 20), 2], [*range(9, 30), 2]),
-        ([5], [6] * 20 + [7, 2], [6] * 20 + [8, 2]),
-    )
-    rows = [fits, long_prompt, long_answers, same_heads]
-    kept, report = truncate_pairs(rows, 10)
-    assert report.kept == 3 and report.dropped == {"identical_after_truncation": 1}
-    assert report.noted == {"prompt_cut": 2, "answer_cut": 1}
-    assert kept[0] == fits and kept[1] == (list(range(17, 25)), [7, 2], [8, 2])
-    kept, report = truncate_pairs(rows, 10, on_long="drop")
-    assert kept == [fits] and report.dropped == {"too_long": 3} and not report.noted
-    with pytest.raises(BadRow, match="pair 1: 22 tokens; raise max_length = 10"):
-        truncate_pairs(rows, 10, on_long="error")
+def _odd_value(rng: random.Random) -> object:
+    text = ["", " ", "a", "Red.", 'say "x", y', "\n\nHuman: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant:"]
+    text += [
+        "[{",
+        '[{"role": "user"',
+        "[1, 2]",
+        "é🏽\u2028",
+        "a\0",
+        "nan",
+        "0.5",
+        "tie",
+        "'",
+        "\r\n",
+        "\\",
+        "-1",
+    ]
+    chats = [say("user: a"), say("user: a", "assistant: b"), say("assistant: b"), say("model: x")]
+    return rng.choice([rng.choice(text), rng.choice(text), rng.choice(chats), None])
+
+
+def _fuzzed(seed: int, count: int) -> list[dict]:
+    """Rows whose every field may be odd, or missing; half of them are sound in all but one."""
+    rng = random.Random(seed)
+    names = ("prompt", "chosen", "rejected", "soft_label", "id", "v")
+    rows = []
+    for i in range(count):
+        row = {
+            "prompt": f"Q {i % 97}",
+            "chosen": f"a {i}",
+            "rejected": f"b {i}",
+            "v": rng.choice("0 1 2".split()),
+        }
+        odd = names if i % 2 else [rng.choice(names)]
+        rows.append(row | {name: _odd_value(rng) for name in odd})
+    return rows
+
+
+VOTED = {"votes": "v", "repeats": "keep", "ties": "half"}
+
+
+@functools.cache
+def _fuzzed_pairs(text: bool, voted: bool) -> tuple[list[dict], list[Pair]]:
+    """Odd rows, and what is read of them in memory; `text`: without a list in a cell."""
+    rows = _fuzzed(7, 10_000)
+    if text:
+        rows = [{k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+    return rows, Preferences.read(rows, on_bad="drop", **VOTED if voted else {}).pairs
+
+
+@pytest.mark.parametrize("voted", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_of_ten_thousand_odd_rows_none_is_lost(tmp_path, form, voted):
+    """Kept and dropped are all of them; the same rows are kept whatever the form."""
+    rows, pairs = _fuzzed_pairs(form in {"parquet", "frame"}, voted)  # a column has one type there
+    prefs = Preferences.read(write(tmp_path, form, rows), on_bad="drop", **VOTED if voted else {})
+    assert prefs.counts.kept + prefs.counts.dropped.total() == 10_000
+    assert 2000 < len(prefs) < 8000 and len(prefs.counts.dropped) > 5
+    assert prefs.pairs == pairs
+
+
+def test_no_prompt_and_no_group_is_on_both_sides_of_a_split():
+    pairs = [Pair(f"{i}", f"Prompt {i % 400}", "a", "b") for i in range(1200)]
+    train, test = Preferences(pairs).split(0.25, seed=3)
+    assert len(train) + len(test) == 1200 and abs(len(test) - 300) <= 3
+    assert not {p.prompt for p in train} & {p.prompt for p in test}
+    again = Preferences(pairs[::-1]).split(0.25, seed=3)[1]
+    assert {p.id for p in again} == {p.id for p in test}
+    assert {p.id for p in Preferences(pairs).split(0.25, seed=4)[1]} != {p.id for p in test}
+    # a prompt written otherwise, in another group, ties the groups together
+    linked = [
+        Pair(f"{i}", f"prompt {i // 2}" if i % 2 else f" Prompt\n {i // 2}", "a", "b", group=f"{i}")
+        for i in range(40)
+    ]
+    train, test = Preferences(linked).split(0.5)
+    assert not {int(p.id) // 2 for p in train} & {int(p.id) // 2 for p in test}
+    with pytest.raises(ValueError, match="fraction = 1"):
+        train.split(1)
+
+
+def test_the_turns_of_one_dialogue_are_in_one_part():
+    one = [{"prompt": say(f"user: q{i}"), "chosen": "x", "rejected": "y"} for i in range(100)]
+    more = [
+        {"prompt": say(f"user: q{i}", "assistant: x", "user: more"), "chosen": "c", "rejected": "d"}
+        for i in range(100)
+    ]
+    train, test = Preferences.read(one + more).split(0.3)
+    first = [{p.prompt[0]["content"] for p in part} for part in (train, test)]
+    assert not first[0] & first[1] and len(test) == 60
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.2, 0.5, 0.9, 0.99])
+def test_few_groups_of_unequal_size_leave_no_part_empty(fraction):
+    pairs = [Pair(f"{i}", f"{i}", "a", "b", group="big" if i < 80 else f"{i % 2}") for i in range(100)]
+    for seed in range(5):
+        train, test = Preferences(pairs).split(fraction, seed)
+        assert train.pairs and test.pairs
+        assert not set(train.groups) & set(test.groups)
+        assert abs(len(test) - 100 * fraction) <= 30
+    with pytest.raises(ValueError, match="separate groups of prompts = 1: give pairs of at least two"):
+        Preferences(pairs[:80]).split(fraction)
+
+
+def test_prompts_are_distinct_and_in_order():
+    rows = [GOOD | {"prompt": p} for p in ("b", "a", "b ", "c", "a")]
+    assert Preferences.read(rows, repeats="keep").prompts == ["b", "a", "c"]
+    chat = {"prompt": say("user: q"), "chosen": "x", "rejected": "y"}
+    assert Preferences.read([chat, chat]).prompts == [say("user: q")]
+
+
+def test_ids_are_the_text_formats_and_keep_their_rows_names(text_format):
+    rows = [GOOD | {"id": i, "g": i % 2, "soft_label": 1 - i / 10} for i in range(4)]
+    rows = [r | {"chosen": f"{r['id']} red"} for r in rows]
+    rows[2] |= {
+        "prompt": None,
+        "chosen": "\n\nHuman: q\n\nAssistant: a",
+        "rejected": "\n\nHuman: q\n\nAssistant: b",
+    }
+    prefs = Preferences.read(rows, group="g")
+    ids = prefs.encode(text_format)
+    for i, pair in enumerate(prefs):
+        assert ids.prompts[i] == text_format.prompt_ids(pair.prompt)
+        assert ids.chosen[i] == text_format.answer_ids(pair.prompt, pair.chosen)
+        assert ids.rejected[i] == text_format.answer_ids(pair.prompt, pair.rejected)
+    assert (ids.ids, ids.groups, ids.soft) == (list("0123"), list("0101"), [1, 0.9, 0.8, 0.7])
+    assert (ids.kept, ids.cut, ids.dropped, ids.votes) == ([0, 1, 2, 3], [False] * 4, {}, False)
+    assert prefs.encode(text_format, votes=True).votes
+    with pytest.raises(ValueError, match=r"soft labels of = \['x'\]: give a soft label to every pair"):
+        Preferences.read([GOOD | {"id": "x"}]).encode(text_format, votes=True)
+
+
+def test_a_pair_that_does_not_fit_is_cut_dropped_or_an_error(text_format):
+    rows = [
+        GOOD,
+        GOOD | {"prompt": "long " * 20},
+        GOOD | {"chosen": "x" * 90 + "y", "rejected": "x" * 90 + "z"},
+    ]
+    prefs = Preferences.read([row | {"id": f"{i}"} for i, row in enumerate(rows)])
+    with pytest.raises(BadRow, match="pair '2': chosen and rejected become identical; raise max_length = 40"):
+        prefs.encode(text_format, 40)
+    ids = prefs.encode(text_format, 40, on_bad="drop")
+    assert (ids.kept, ids.cut, ids.ids) == ([0, 1], [False, True], ["0", "1"])
+    assert ids.dropped == {"identical_after_truncation": [2]}
+    assert len(ids.prompts[1]) + max(len(ids.chosen[1]), len(ids.rejected[1])) == 40
+    ids = prefs.encode(text_format, 40, on_long="drop")
+    assert ids.kept == [0] and ids.dropped == {"too_long": [1, 2]}
+    with pytest.raises(BadRow, match=r"pair '1': 10\d tokens; raise max_length = 40"):
+        prefs.encode(text_format, 40, on_long="error")
     with pytest.raises(ValueError, match="on_long = 'warn'"):
-        truncate_pairs(rows, 10, on_long="warn")
-    with pytest.raises(ValueError, match="max_length = 1"):
-        truncate_pairs(rows, 1)
+        prefs.encode(text_format, 40, on_long="warn")
+    with pytest.raises(ValueError, match="max_length = 7"):
+        prefs.encode(text_format, 7)
 
 
-def test_naive_truncation_would_have_made_pairs_identical():
-    """The trap: prompt + answer cut on the right leaves the prompt alone, twice."""
-    prompt, chosen, rejected = list(range(5, 105)), [7, 8, 2], [9, 8, 2]
-    assert (prompt + chosen)[:64] == (prompt + rejected)[:64]
-    p, c, r = truncate_pair(prompt, chosen, rejected, 64)
-    assert p == prompt[-61:] and (c, r) == (chosen, rejected)
+def test_a_bos_survives_the_cut_and_the_answers_are_whole(text_format, monkeypatch):
+    monkeypatch.setattr(text_format, "prompt_ids", lambda prompt: [1, *range(5, 5 + len(prompt))])
+    (prompt,) = Preferences.read([GOOD | {"prompt": "x" * 50}]).encode(text_format, 30).prompts
+    assert prompt == [1, *range(55 - 22, 55)]
 
 
-@pytest.mark.parametrize(
-    "name, kept, dropped, noted",
-    [
-        ("hh_harmless_base/train.jsonl", 1434, {}, {}),
-        ("hh_harmless_base/test.jsonl", 373, {}, {}),
-        ("dirty_hh_raw/dirty_rows.jsonl", 38, {"context_differs": 4, "empty_answer": 2}, {}),
-        ("ukpconvarg1/train.jsonl", 6932, {}, {"duplicate_pair": 126, "reversed_pair": 9}),
-        ("ukpconvarg1/test.jsonl", 2309, {}, {"duplicate_pair": 17}),
-        ("qa_feedback/train.jsonl", 1762, {}, {}),
-        ("qa_feedback/test_ties.jsonl", 0, {"missing_field": 74}, {}),
-        ("pandalm_3annotators/test_raw.jsonl", 0, {"missing_field": 534}, {}),
-    ],
-)
-def test_real_files_keep_the_rows_that_are_sound(name, kept, dropped, noted):
+def test_what_a_template_refuses_or_a_tokenizer_cannot_tell_apart_has_a_reason(text_format, monkeypatch):
+    refusing = "{{ raise_exception('roles must alternate') }}"
+    prefs = Preferences.read(
+        [{"prompt": say("user: a", "user: b"), "chosen": "c", "rejected": "d", "id": "k"}]
+    )
+    monkeypatch.setattr(text_format.tokenizer, "chat_template", refusing)
+    with pytest.raises(BadRow, match=r"pair 'k': the chat template refuses it \(roles must alternate\)"):
+        prefs.encode(text_format)
+    assert prefs.encode(text_format, on_bad="drop").dropped == {"not_rendered": [0]}
+    monkeypatch.setattr(text_format.tokenizer, "chat_template", CHAT)
+    assert len(prefs.encode(text_format)) == 1
+    same = Preferences.read([GOOD | {"chosen": "🏽", "rejected": "👍"}], on_bad="drop")
+    assert same.encode(text_format).dropped == {"identical_ids": [0]}
+
+
+def test_options_are_named():
+    for name in ("on_bad", "repeats", "ties"):
+        with pytest.raises(ValueError, match=f"{name} = 'some': give '"):
+            Preferences.read([GOOD], **{name: "some"})
+    with pytest.raises(ValueError, match="on_bad = 'some'"):
+        Preferences.read([GOOD]).encode(None, on_bad="some")
+    assert (
+        rmlab.Preferences is Preferences
+        and repr(Preferences.read([GOOD])) == "Preferences(1 pairs of 1 prompts)"
+    )
+
+
+def test_a_report_is_of_the_pairs_at_hand(text_format):
+    prefs = Preferences.read([GOOD | {"prompt": f"{i}", "chosen": "red " * (i + 1)} for i in range(60)])
+    report = prefs.report()
+    assert (report.pairs, report.rows, report.unit) == (60, 60, "words")
+    assert report.baselines and report.tested[0] == 12
+    train, test = prefs.split(0.5)
+    assert train.report(test).tested[0] == 30
+    assert prefs.report(text_format=text_format, max_length=64, baselines=False).share_cut > 0.5
+
+
+def real(name: str, **options) -> Preferences:
     path = REAL / name
     if not path.is_file():
         pytest.skip("the real sample is not here; set RMLAB_REAL_DATA to its folder")
-    pairs, report = load_pairs(path, on_bad="drop")
-    assert (len(pairs), report.kept) == (kept, kept)
-    assert dict(report.dropped) == dropped and dict(report.noted) == noted
-    assert len({p.id for p in pairs}) == kept
-    train, test = split_pairs(pairs, 0.5, seed=0)
-    assert not {hash(p.prompt) for p in train} & {hash(p.prompt) for p in test}
+    return Preferences.read(path, on_bad="drop", **options)
+
+
+PANDALM = {
+    "prompt": ("instruction", "input"),
+    "chosen": "response1",
+    "rejected": "response2",
+    "votes": ("annotator1", "annotator2", "annotator3"),
+    "id": "idx",
+    "group": "cmp_key",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "kept", "dropped", "noted"),
+    [
+        ("hh_harmless_base/train.jsonl", {}, 1434, {}, {}),
+        ("hh_harmless_base/test.jsonl", {}, 373, {}, {}),
+        ("dirty_hh_raw/dirty_rows.jsonl", {}, 38, {"context_differs": 4, "empty_answer": 2}, {}),
+        (
+            "ukpconvarg1/train.jsonl",
+            {"group": "prompt"},
+            6932,
+            {},
+            {"duplicate_pair": 126, "reversed_pair": 9},
+        ),
+        ("ukpconvarg1/test.jsonl", {"group": "prompt"}, 2309, {}, {"duplicate_pair": 17}),
+        ("qa_feedback/train.jsonl", {"group": "qid"}, 1762, {}, {}),
+        ("pandalm_3annotators/test_raw.jsonl", {"votes": None}, 0, {}, {}),
+    ],
+)
+def test_real_files_keep_the_rows_that_are_sound(name, options, kept, dropped, noted):
+    if "votes" in options:
+        options = PANDALM
+    prefs = real(name, **options)
+    counts = prefs.counts
+    assert (len(prefs), counts.kept) == (kept, kept)
+    assert dict(counts.dropped) == dropped and dict(counts.noted) == noted
+    assert len({p.id for p in prefs}) == kept
+    train, test = prefs.split(0.3)
+    assert not {hash(str(p)) for p in train.prompts} & {hash(str(p)) for p in test.prompts}
+    assert abs(len(test) / len(prefs) - 0.3) < 0.1
+    text = str(prefs.report(baselines=len(prefs) < 5000))
+    assert text.startswith(f"pairs      {kept}") and "\nrows " in text

@@ -15,10 +15,11 @@ PRIVATE = set("asked told given made what drawn wanted hows atom sight pressed".
 SHORT = {"how", "lam"}  # and in the package these
 FLOORS = [  # from the ground up; imports go down only
     {"recipe", "store", "files", "fingerprint", "syntax", "tokens", "noise"},
-    {"preferences", "sources", "backbone", "fast"},
+    {"text", "tables", "dialogues", "pairs", "collection", "truncation", "sources", "backbone", "fast"},
     {"reward"},
     {"optimise"},
     {"measure"},
+    {"preferences"},
     {"study"},
     {"show", "cli", "__main__"},
 ]

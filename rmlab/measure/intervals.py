@@ -119,3 +119,42 @@ def _weights(rng: np.random.Generator, size: int, n_boot: int) -> np.ndarray:
     if size == 1:
         return np.ones((n_boot, 1))
     return rng.multinomial(size - 1, np.full(size, 1 / size), n_boot) / (size - 1)
+
+
+def clustered_share(
+    correct: np.ndarray, groups: Sequence[str], level: float = 0.95
+) -> tuple[float, float, float]:
+    """A share of pairs and its interval, where pairs of one group are not independent.
+
+    Wilson's interval at the number of independent pairs that has the variance of the share when groups are
+    left out one at a time (the jackknife), with Student's t for as many groups. Where no group moves the share,
+    as when all are right, each group counts once.
+
+    Parameters
+    ----------
+    correct : (M,) from 0 to 1
+    groups : (M,) what each pair belongs to, such as its prompt
+    level : the interval's, between 0 and 1
+
+    Returns
+    -------
+    (share, low, high); low and high are NaN for a single group
+    """
+    from scipy.stats import t as student
+
+    require(0 < level < 1, "level", level, "a share between 0 and 1, such as 0.95")
+    correct = np.asarray(correct, np.float64)
+    M = len(correct)
+    require(M > 0 and len(groups) == M, "pairs and their groups", (M, len(groups)), "as many of both")
+    _, index = np.unique(np.asarray(groups), return_inverse=True)
+    right, size = np.bincount(index, correct), np.bincount(index)  # (G,)
+    G, share = len(size), float(correct.mean())
+    if G == 1:
+        return share, float("nan"), float("nan")
+    without = (right.sum() - right) / (M - size)
+    variance = (G - 1) / G * np.square(without - without.mean()).sum()
+    n = min(share * (1 - share) / variance, M) if variance > 1e-12 else G
+    n = max(n, 1.0)
+    z = float(student.ppf((1 + level) / 2, G - 1))
+    centre, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return share, float((centre - half) / (1 + z**2 / n)), float((centre + half) / (1 + z**2 / n))

@@ -112,7 +112,7 @@ def fit_frozen(
 
     The rest is as in `training.train`. Returns the loss of every step, nats summed over heads.
     """
-    cached = Features(pair_features(model, pairs) if features is None else features)
+    cached = Features(pair_features(model, pairs) if features is None else features, pairs.targets)
     own = list(model.head_parameters())
     groups = [{"params": own, "weight_decay": training.weight_decay if penalty == "decay" else 0.0}]
     extra = head_penalty(own, penalty, strength)
@@ -122,17 +122,18 @@ def fit_frozen(
 
 
 class Features:
-    """Pairs as cached features (M, 2, D): what `fit` needs of pairs, with `hidden` in place of tokens."""
+    """Pairs as cached features (M, 2, D), targets (M,) or None: what `fit` needs, `hidden` in place of tokens."""
 
-    def __init__(self, features: torch.Tensor):
-        self.features = features
+    def __init__(self, features: torch.Tensor, targets: torch.Tensor | None = None):
+        self.features, self.targets = features, targets
 
     def __len__(self) -> int:
         return len(self.features)
 
     def take(self, index: Sequence[int]) -> Features:
         """The pairs at `index`."""
-        return Features(self.features[torch.as_tensor(np.asarray(index))])
+        index = torch.as_tensor(np.asarray(index))
+        return Features(self.features[index], None if self.targets is None else self.targets[index])
 
     def batches(self, order: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Indices of full batches, in `order`: features have no length to sort by."""

@@ -9,9 +9,9 @@ Letters: M pairs, B pairs of a batch, T tokens, D hidden, K heads.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +27,33 @@ from rmlab.tokens import pad_right
 
 WINDOW = 8  # batches whose pairs are sorted by length among themselves
 SIDES = ("prompts", "chosen", "rejected")
+NOTES = {"ids": str, "groups": str, "soft": float, "kept": int, "cut": bool}  # of each pair, where known
 
 
 @dataclass(frozen=True)
 class PairIds:
-    """M pairs as lists of token ids, each answer ending in an EOS."""
+    """M pairs as lists of token ids, each answer ending in an EOS; and, where they came from rows, which rows.
+
+    Parameters
+    ----------
+    ids, groups : (M,) names of the pairs, and of what they belong to (a dialogue, a question, a debate)
+    soft : (M,) share of the votes for the chosen answer, 0 to 1
+    kept : (M,) index of each pair among the pairs that were encoded
+    cut : (M,) whether it was shortened
+    dropped : reason -> indices of the pairs that could not be encoded
+    votes : train on `soft`, not on which answer was chosen
+    """
 
     prompts: Sequence[Sequence[int]]
     chosen: Sequence[Sequence[int]]
     rejected: Sequence[Sequence[int]]
+    ids: Sequence[str] | None = None
+    groups: Sequence[str] | None = None
+    soft: Sequence[float] | None = None
+    kept: Sequence[int] | None = None
+    cut: Sequence[bool] | None = None
+    dropped: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    votes: bool = False
 
     def __post_init__(self):
         counts = {side: len(getattr(self, side)) for side in SIDES}
@@ -45,17 +63,29 @@ class PairIds:
         for side in SIDES[1:]:
             empty = [i for i, answer in enumerate(getattr(self, side)) if len(answer) == 0]
             require(not empty, side, f"no token in {empty[:3]}", "at least one token each, such as an EOS")
+        for name in NOTES:
+            count = len(self) if getattr(self, name) is None else len(getattr(self, name))
+            require(count == len(self), f"length of {name}", count, f"one a pair, {len(self)}")
+        outside = [] if self.soft is None else [p for p in self.soft if not 0 <= p <= 1]
+        require(not outside, "soft", outside[:3], "shares from 0 to 1")
+        require(not self.votes or self.soft is not None, "votes", True, "pairs with a soft label each")
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def save(self, folder: str | Path) -> None:
-        """Write `pairs.npz`: each side's right-padded ids (M, T) int32 and how long they are, (M,)."""
+        """Write `pairs.npz`: each side's right-padded ids (M, T) int32 and how long they are, (M,).
+
+        What is known of each pair goes along; `dropped` and `votes` do not.
+        """
         arrays = {}
         for side in SIDES:
             rows = getattr(self, side)
             arrays[side] = pad_right(rows)[0].astype(np.int32)
             arrays[f"{side}_lengths"] = np.array([len(row) for row in rows], np.int32)
+        for name, kind in NOTES.items():
+            if getattr(self, name) is not None:
+                arrays[name] = np.array(getattr(self, name), kind)
         np.savez_compressed(Path(folder) / "pairs.npz", **arrays)
 
     @classmethod
@@ -72,6 +102,7 @@ class PairIds:
         try:
             with path.open("rb") as file, np.load(file) as data:
                 arrays = {name: data[name] for name in names}
+                notes = {name: data[name].tolist() for name in NOTES if name in data}
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: holds no pairs ({error}); save them again") from error
         sides = []
@@ -81,11 +112,17 @@ class PairIds:
             fits = fits and lengths.min(initial=0) >= 0 and lengths.max(initial=0) <= ids.shape[1]
             require(fits, f"{side}_lengths of {path}", lengths.shape, f"lengths of the rows {ids.shape}")
             sides.append([row[:length].tolist() for row, length in zip(ids, lengths, strict=True)])
-        return cls(*sides)
+        return cls(*sides, **notes)
 
     def take(self, index: Sequence[int]) -> PairIds:
         """The pairs at `index`."""
-        return PairIds(*([getattr(self, side)[i] for i in index] for side in SIDES))
+        known = [name for name in (*SIDES, *NOTES) if getattr(self, name) is not None]
+        return PairIds(**{n: [getattr(self, n)[i] for i in index] for n in known}, votes=self.votes)
+
+    @property
+    def targets(self) -> torch.Tensor | None:
+        """(M,) float32, what training aims at: the share of the votes; None for the chosen answer, whole."""
+        return torch.tensor(self.soft, dtype=torch.float32) if self.votes else None
 
     def batch(self, index: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Two plain rows a pair, ids and mask (2B, T): the chosen rows first, then the rejected."""
@@ -108,12 +145,17 @@ class PairIds:
             yield cut[i]
 
 
-def bt_loss(margin: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+def bt_loss(
+    margin: torch.Tensor, weights: torch.Tensor | None = None, targets: torch.Tensor | None = None
+) -> torch.Tensor:
     """Bradley-Terry, `-log sigma(r+ - r-)` in nats, mean over pairs: margins (B, K) -> (K,).
 
     weights : (B, K), how often a head's bootstrap sample holds a pair
+    targets : (B,), share p of the votes for the chosen answer: `-p log sigma(d) - (1 - p) log sigma(-d)`
     """
     each = -F.logsigmoid(margin)
+    if targets is not None:  # -log sigma(-d) = d - log sigma(d)
+        each = each + (1 - targets.to(margin))[:, None] * margin
     return (each if weights is None else each * weights).mean(0)
 
 
@@ -211,20 +253,19 @@ def fit(
     types = {str(p.dtype) for p in parameters} - {"torch.float32"}
     mend = "float32 weights, as in model.float(); precision = 'bf16' takes the products in bfloat16"
     require(not types, "type of the trained weights", sorted(types), mend)
-    steps = recipe.epochs * (len(pairs) // recipe.batch)
-    optimiser = torch.optim.AdamW(
-        groups, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True
-    )
+    steps, decay = recipe.epochs * (len(pairs) // recipe.batch), recipe.weight_decay
+    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=decay, fused=True)
     plan, device = schedule(optimiser, steps), parameters[-1].device
     counts = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)
     rng = stream(seed, "order")
     losses: list[float] = []
     for _ in range(recipe.epochs):
         for index in pairs.batches(rng.permutation(len(pairs)), recipe.batch, rng):
+            few = pairs.take(index)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                states = hidden(pairs.take(index))
+                states = hidden(few)
             chosen, rejected = head(states).chunk(2)
-            by_head = bt_loss(chosen - rejected, None if counts is None else counts[index])
+            by_head = bt_loss(chosen - rejected, None if counts is None else counts[index], few.targets)
             if recipe.centre:
                 by_head = by_head + recipe.centre * (chosen + rejected).square().mean(0)
             total = by_head.sum() if extra is None else by_head.sum() + extra()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rmlab.measure.intervals import CrossedBootstrap, percentile_interval
+from rmlab.measure.intervals import CrossedBootstrap, clustered_share, percentile_interval
 
 
 def test_weights_are_those_of_units_drawn_and_reproducible():
@@ -111,3 +111,33 @@ def test_the_band_covers_the_truth_about_as_often_as_it_says():
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call(CrossedBootstrap(5, 2, 2, 10), np.zeros((2, 5, 3)))
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.15])
+@pytest.mark.parametrize("groups", [6, 40])
+def test_the_interval_of_a_share_covers_whether_groups_agree_or_not(spread, groups):
+    """Groups of unequal size, each with a share of its own: the truth is their expectation."""
+    rng = np.random.default_rng(0)
+    hits, trials = 0, 600
+    for _ in range(trials):
+        sizes = rng.integers(1, 40, groups)
+        own = 0.75 + spread * rng.choice([-1, 1], groups)
+        correct = rng.random(sizes.sum()) < np.repeat(own, sizes)
+        _, low, high = clustered_share(correct, np.repeat(np.arange(groups), sizes))
+        hits += low <= 0.75 <= high
+    assert 0.92 <= hits / trials <= 0.995
+
+
+def test_groups_of_one_are_wilsons_and_groups_of_the_same_count_once():
+    correct = np.arange(100) < 80
+    share, low, high = clustered_share(correct, range(100))
+    assert (share, low, high) == pytest.approx((0.8, 0.710, 0.867), abs=2e-3)
+    share, low, high = clustered_share(np.repeat(correct, 5), np.repeat(range(100), 5))
+    assert (share, low, high) == pytest.approx((0.8, 0.710, 0.867), abs=2e-3)
+    share, low, high = clustered_share(np.ones(50), np.arange(50) % 10)
+    assert share == high == 1 and 0.6 < low < 0.75  # ten groups, all right
+    assert np.isnan(clustered_share(correct, ["one"] * 100)[1:]).all()
+    with pytest.raises(ValueError, match="pairs and their groups"):
+        clustered_share(correct, range(99))
+    with pytest.raises(ValueError, match="level = 95"):
+        clustered_share(correct, range(100), 95)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -68,6 +69,74 @@ def test_a_file_that_holds_no_pairs_is_named(content, tmp_path):
 def test_pairs_without_an_answer_are_refused(sides, words):
     with pytest.raises(ValueError, match=words):
         PairIds(*sides)
+
+
+KNOWN = {
+    "ids": ["a", "b", "c"],
+    "groups": ["x", "x", "y"],
+    "soft": [1.0, 0.5, 0.25],
+    "kept": [0, 2, 7],
+    "cut": [False, True, False],
+}
+
+
+def test_what_is_known_of_pairs_goes_with_them(tmp_path):
+    pairs = PairIds([[5]] * 3, [[6]] * 3, [[7]] * 3, **KNOWN, dropped={"tie": [1]}, votes=True)
+    few = pairs.take([2, 0])
+    assert {n: getattr(few, n) for n in KNOWN} == {n: [v[2], v[0]] for n, v in KNOWN.items()}
+    assert few.votes and few.targets.tolist() == [0.25, 1] and few.targets.dtype == torch.float32
+    pairs.save(tmp_path)
+    again = PairIds.load(tmp_path)
+    assert {n: getattr(again, n) for n in KNOWN} == KNOWN
+    assert not again.votes and again.targets is None
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({"ids": ["a"]}, "length of ids = 1: give one a pair, 2"),
+        ({"soft": [0.5, 1.5]}, r"soft = \[1.5\]: give shares"),
+        ({"soft": [0.5, float("nan")]}, r"soft = \[nan\]: give shares"),
+        ({"votes": True}, "votes = True: give pairs with a soft label"),
+    ],
+)
+def test_what_does_not_fit_the_pairs_is_refused(known, words):
+    with pytest.raises(ValueError, match=words):
+        PairIds([[5], [5]], [[6], [6]], [[7], [7]], **known)
+
+
+def test_the_loss_on_votes_is_their_cross_entropy():
+    margin = torch.tensor([[2.0, -1.0], [0.0, 3.0], [-60.0, 60.0]], dtype=torch.float64)
+    p = torch.tensor([0.8, 0.5, 0.0], dtype=torch.float64)
+    each = -p[:, None] * F.logsigmoid(margin) - (1 - p[:, None]) * F.logsigmoid(-margin)
+    torch.testing.assert_close(bt_loss(margin, targets=p), each.mean(0))
+    weights = torch.tensor([[1.0, 2.0], [0.0, 1.0], [3.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(bt_loss(margin, weights, p), (each * weights).mean(0))
+    assert torch.equal(bt_loss(margin, targets=torch.ones(3)), bt_loss(margin))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_votes_decide_what_is_learnt_where_they_are_to(world_pairs, tiny_lm, frozen):
+    """All votes for the chosen answers train as before, bit for bit; none for them, the other way round."""
+    weights, margins = [], []
+    for share, votes in ((None, False), (0.0, False), (1.0, True), (0.0, True), (0.5, True)):
+        soft = None if share is None else [share] * len(world_pairs)
+        pairs = dataclasses.replace(world_pairs, soft=soft, votes=votes)
+        model = from_backbone(tiny_lm, 2, 0)
+        fit_frozen(model, pairs, QUICK, 0) if frozen else train(model, pairs, QUICK, 0)
+        weights.append(_weights(model))
+        scores = raw_score_pairs(model, world_pairs)
+        margins.append(
+            float(
+                np.abs(scores[:, 0] - scores[:, 1]).mean()
+                if share == 0.5
+                else (scores[:, 0] - scores[:, 1]).mean()
+            )
+        )
+    for other in (1, 2):
+        assert all(torch.equal(w, weights[other][n]) for n, w in weights[0].items())
+    assert margins[3] < margins[0] and margins[3] < 0 < margins[0]
+    assert margins[4] < abs(margins[0])
 
 
 def test_batches_hold_every_pair_once_and_rows_of_like_length(world_pairs):
