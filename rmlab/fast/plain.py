@@ -10,6 +10,7 @@ Letters: B rows, T tokens, D hidden, P prompts, R rows of answers, V edited copi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from rmlab.tokens import pad_right
 
 Edits = Mapping[str, torch.Tensor]  # a trunk's parameters by name, edited
 Rows = Sequence[Sequence[int]]  # lists of ids, of any lengths
+ALIBI = {"bloom"}  # families whose attention goes by distance, and takes no positions
 
 
 def trunk_of(model: nn.Module) -> nn.Module:
@@ -161,12 +163,7 @@ class Decoder:
         from transformers import DynamicCache
 
         longest, reach = ids.shape[1] + max_new_tokens, rope_reach(trunk.config)
-        require(
-            getattr(trunk.config, "is_causal", True),
-            "is_causal",
-            False,
-            "a causal model: another has no cache",
-        )
+        _require_causal(trunk)
         require(
             reach is None or longest <= reach,
             "rope_parameters",
@@ -222,3 +219,49 @@ class Decoder:
         kept = kept.to(self.mask.device)
         self.cache.batch_select_indices(kept)
         self.mask, self.position_ids = self.mask[kept], self.position_ids[kept]
+
+
+class RowDecoder(Decoder):
+    """Answers that grow on a model whose cache is more than keys and values: every step reads its rows whole."""
+
+    def __init__(
+        self, trunk: nn.Module, ids, gaps, which: np.ndarray, answers_per_prompt: int, max_new_tokens: int
+    ):
+        _require_causal(trunk)
+        order = which.repeat(answers_per_prompt)
+        prompts = [row[gap:] for row, gap in zip(ids.cpu().numpy(), gaps.tolist(), strict=True)]
+        self.trunk, self.slots = trunk, np.arange(len(order))[:, None]
+        self.last = self._read_ends(prompts)[torch.from_numpy(order).to(ids.device)]
+        self.rows = [prompts[i] for i in order]
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """As `Decoder.step`."""
+        self.rows = [np.append(row, token) for row, token in zip(self.rows, tokens.tolist(), strict=True)]
+        return self._read_ends(self.rows)
+
+    @torch.no_grad()
+    def _read_ends(self, rows: Sequence[np.ndarray]) -> torch.Tensor:
+        return read_rows(self.trunk, rows, np.array([len(row) - 1 for row in rows]))
+
+    def _move(self, to: torch.Tensor, kept: torch.Tensor) -> None:
+        self.rows = [self.rows[i] for i in kept.tolist()]
+
+
+def has_plain_cache(trunk: nn.Module) -> bool:
+    """Whether keys and values, each at its place, are all that a model keeps of what it has read.
+
+    Recurrent states (Mamba) are more; and a forward that is not told positions may count the padding before a prompt,
+    unless its biases go by distance alone (ALiBi).
+    """
+    arguments = inspect.signature(trunk.forward).parameters
+    placed = "position_ids" in arguments or trunk.config.model_type in ALIBI
+    return "past_key_values" in arguments and placed and not getattr(trunk, "_is_stateful", False)
+
+
+def _require_causal(trunk: nn.Module) -> None:
+    require(
+        getattr(trunk.config, "is_causal", True),
+        "is_causal",
+        False,
+        "a causal model: it samples token by token",
+    )
