@@ -108,7 +108,7 @@ class Head:
     def check_model(self, prompt: Sequence[int]) -> None:
         """Hold the head on the trunk's hidden state against the model's own logits, after one prompt (T,).
 
-        The model's own are those before one more token: what comes later must not show.
+        The model's own are those before one more token, of another id: what comes later must not show.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class Head:
         """
         ids = torch.tensor([list(prompt)], device=self.linear.weight.device)
         with torch.autocast(ids.device.type, enabled=False):
-            longer = torch.cat([ids, ids[:, -1:]], 1)
+            longer = torch.cat([ids, (ids[:, -1:] + 1) % self.vocab_size], 1)
             own = self.model(input_ids=longer, use_cache=False).logits[0, -2].float()
             hidden = trunk(self.model)(input_ids=ids, use_cache=False).last_hidden_state[0, -1:]
             ours = self.logits(hidden)[0]

@@ -14,7 +14,11 @@ from rmlab.reward.model import RewardModel, from_backbone
 from tests.cases.tiny import ROW, build, close, inputs, judge, policy
 
 # transformers deprecates a name that PEFT still uses
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:aLoRA is currently only supported:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Adapter .default.. 2 LoRA tensor"),
+]
 
 
 def by_peft(folder, name, **options):
@@ -78,7 +82,7 @@ def test_pefts_own_folders_score_as_in_peft(name, targets, tmp_path):
         ("Llama", {"target_modules": ["q_proj", "embed_tokens"]}, "tensors"),
         ("Llama", {"modules_to_save": ["norm"]}, "tensors"),
         ("Llama", {"trainable_token_indices": {"embed_tokens": [8]}}, "trainable_token_indices"),
-        ("Llama", {"lora_bias": True}, "lora_bias"),
+        ("Qwen2", {"lora_bias": True}, "lora_bias"),
         ("Llama", {"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
     ],
 )

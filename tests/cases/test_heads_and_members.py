@@ -103,7 +103,7 @@ def test_logits_that_are_more_than_the_last_layers_are_refused(name, tmp_path, m
         return out
 
     monkeypatch.setattr(kind, "forward", forward)
-    with pytest.raises(ValueError, match=f"logits of {name}.* of the largest away"):
+    with pytest.raises(ValueError, match=rf"logits of {kind.__name__} = .* of the largest away"):
         rmlab.load(tmp_path)
 
 

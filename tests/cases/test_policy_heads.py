@@ -78,7 +78,7 @@ def test_other_families_keep_their_cache(name):
 @pytest.mark.parametrize(
     ("name", "over"),
     [
-        ("Mistral", {}),
+        ("Mistral, rows beyond its window", {}),
         ("Gemma 3", {}),
         ("Qwen3", {}),
         ("GPT-2", {}),

@@ -28,7 +28,10 @@ BY_ROOM = {
     ),
     "longrope": ("phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 16}),
 }
-PLAIN = {name: (name, {}) for name in ("Llama", "Mistral", "Gemma 3", "GPT-2", "OPT", "Bloom")}
+PLAIN = {
+    name: (name, {})
+    for name in ("Llama", "Mistral, rows beyond its window", "Gemma 3", "GPT-2", "OPT", "Bloom")
+}
 PLAIN |= {name: (name, {}) for name in ("BERT", "ModernBERT", "DeBERTa-v2", "T5")}
 RNG = np.random.default_rng(0)
 PROMPT = RNG.integers(5, 100, 8).tolist()

@@ -103,8 +103,11 @@ def test_a_device_may_be_named_for_fresh_heads():
         from_backbone(backbone, 1, 0, device="cuda:99")
 
 
-def test_half_precision_scores_reach_numpy():
-    assert best_of_n(torch.tensor([[1.0, 2, 3]]).bfloat16(), [[1.0, 2, 3]], [1, 3]).tolist() == [[2, 3]]
+def test_half_precision_scores_that_numpy_cannot_hold_are_refused_with_the_mend():
+    scores = torch.tensor([[1.0, 2, 3]])
+    assert best_of_n(scores, [[1.0, 2, 3]], [1, 3]).tolist() == [[2, 3]]
+    with pytest.raises(ValueError, match=r"proxy cannot be read .*: give one table of float32 or float64"):
+        best_of_n(scores.bfloat16(), [[1.0, 2, 3]], [1, 3])
 
 
 def test_what_a_family_has_before_its_heads_comes_from_the_seed():

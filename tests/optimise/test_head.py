@@ -87,10 +87,10 @@ def test_scales_and_caps_are_those_that_the_config_names(lm, fields, change):
 
 def test_a_policy_that_sees_what_comes_later_is_found_out(tiny_lm):
     model = copy.deepcopy(tiny_lm)
-    Head(model).check_model([5, 6, 7])
+    Head(model).check_model([5])
     model.config.is_causal = False
     with pytest.raises(ValueError, match=r"policy's logits = .*: give a causal policy"):
-        Head(model).check_model([5, 6, 7])
+        Head(model).check_model([5])
 
 
 def test_what_padding_holds_changes_nothing(lm, monkeypatch):
