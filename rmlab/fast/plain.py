@@ -23,6 +23,7 @@ from rmlab.tokens import pad_right
 
 Edits = Mapping[str, torch.Tensor]  # a trunk's parameters by name, edited
 Rows = Sequence[Sequence[int]]  # lists of ids, of any lengths
+PLACES = {"wpe", "embed_positions", "position_embeddings"}  # what families call a table of learned positions
 ALIBI = {"bloom"}  # families whose attention goes by distance, and takes no positions
 
 
@@ -72,6 +73,7 @@ def read_rows(
     edits : parameters of the trunk to run with, in the place of its own
     """
     lengths, device = np.array([len(row) for row in rows]), device_of(trunk)
+    require_places(trunk, int(lengths.max()))
     reach, groups = rope_reach(trunk.config), [np.arange(len(rows))]
     if reach is not None and lengths.max() > reach:
         groups = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
@@ -89,6 +91,16 @@ def read_rows(
     place = np.split(np.arange(counts.sum()), counts.cumsum()[:-1])  # of each row's tokens in the result
     order = np.argsort(np.concatenate([place[b] for group in groups for b in group]))
     return torch.cat(parts)[torch.from_numpy(order).to(device)]
+
+
+def require_places(trunk: nn.Module, longest: int) -> None:
+    """Raise a `ValueError` where learned positions have no place for a row of `longest` tokens."""
+    for name, table in trunk.named_modules():
+        if name.rpartition(".")[2] in PLACES and isinstance(table, nn.Embedding):
+            unused = getattr(table, "offset", 0) if table.padding_idx is None else table.padding_idx + 1
+            places = table.num_embeddings - unused
+            mend = f"rows of at most {places}: {type(trunk).__name__} has learned no more positions"
+            require(longest <= places, "tokens of the longest row", longest, mend)
 
 
 def rope_reach(config: PretrainedConfig) -> int | None:
@@ -164,6 +176,7 @@ class Decoder:
 
         longest, reach = ids.shape[1] + max_new_tokens, rope_reach(trunk.config)
         _require_causal(trunk)
+        require_places(trunk, longest)
         require(
             reach is None or longest <= reach,
             "rope_parameters",

@@ -112,6 +112,10 @@ def masked():
     return policy("BERT")
 
 
+def narrow():
+    return policy("electra", embedding_size=16)
+
+
 def wrapped():
     from peft import LoraConfig, get_peft_model
 
@@ -124,7 +128,7 @@ def bare():
 
 # transformers deprecates a name that PEFT still uses
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-@pytest.mark.parametrize("build", [doubled, seeing_ahead, masked, wrapped, bare])
+@pytest.mark.parametrize("build", [doubled, seeing_ahead, masked, narrow, wrapped, bare])
 def test_sampling_and_ppo_refuse_alike(build):
     model, words = build(), []
     for run in (lambda: sample(model, PROMPTS, 1, 4, 0), lambda: ppo_once(model)):
@@ -132,6 +136,15 @@ def test_sampling_and_ppo_refuse_alike(build):
             run()
         words.append(str(error.value).split(" = ")[0])
     assert words[0] == words[1]
+
+
+def test_a_trunk_that_names_no_embedding_is_refused():
+    """The decoder half of an encoder-decoder family."""
+    half = {"d_model": 32, "decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 48}
+    with pytest.raises(
+        ValueError, match=r"embedding of BartDecoderWrapper = None: give a transformers model"
+    ):
+        sample(policy("bart", is_encoder_decoder=False, is_decoder=True, **half), PROMPTS, 1, 4, 0)
 
 
 def test_adapters_of_transformers_are_sampled_and_trained():

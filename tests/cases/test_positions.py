@@ -84,6 +84,28 @@ def test_padding_on_either_side_changes_nothing(name):
         close(reward(ids.masked_fill(mask == 0, 77), mask), want)
 
 
+@pytest.mark.parametrize(
+    ("name", "over", "places"),
+    [
+        ("GPT-2", {}, 128),
+        ("OPT", {}, 128),
+        ("BERT", {}, 128),
+        ("roberta", {"pad_token_id": 1, "bos_token_id": 0, "type_vocab_size": 1}, 126),
+    ],
+)
+def test_a_row_beyond_the_learned_positions_is_refused(name, over, places):
+    reward = RewardModel(judge(name, **over))
+    longest = np.full((1, places - 8), 9)
+    got = reward.score(np.array(PROMPT), longest, np.array([places - 8]))
+    close(got, own_scores(reward.model, [PROMPT + longest[0].tolist()]))
+    with pytest.raises(ValueError, match=rf"longest row = {places + 1}: give rows of at most {places}"):
+        reward.score(np.array([*PROMPT, 5]), longest, np.array([places - 8]))
+    if name in ("GPT-2", "OPT"):
+        assert sample(policy(name), [PROMPT], 2, places - 8, seed=0).ids.shape == (2, places - 8)
+        with pytest.raises(ValueError, match=f"give rows of at most {places}"):
+            sample(policy(name), [PROMPT], 2, places - 7, seed=0)
+
+
 def test_rows_of_an_encoder_decoder_may_hold_ends_in_their_midst():
     """Its own forward takes no batch of rows with one and with two of them."""
     reward = RewardModel(judge("T5"))
