@@ -14,12 +14,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from rmlab.fast.plain import trunk_of
 from rmlab.fast.rows import read_ends
 from rmlab.recipe import require
+from rmlab.tokens import SpecialTokens
 
 EXACT, ROUNDED = 1e-4, 3e-2  # of the largest logit: float32's rounding, and bfloat16's
 
@@ -118,20 +120,25 @@ class Features(nn.Module):
 
 
 @torch.no_grad()
-def check_head(model: nn.Module, eos: int) -> None:
-    """Hold the head on what is read in front of it against the classifier's own logits, on a row of two tokens.
+def check_head(model: nn.Module, special: SpecialTokens) -> None:
+    """Hold the head on what is read in front of it against the classifier's own logits, on two rows, each alone.
 
-    Raises a `ValueError` where they differ: the model does more to its logits than its last linear layer does.
+    Raises a `ValueError` where they differ: the model does more to its logits than its last linear layer does, or takes
+    padding on the right for the end of a row (XLNet).
     """
-    head, training = model.get_submodule(head_name(model)), model.training
-    ids = torch.full((1, 2), eos, device=head.weight.device)
+    name, training = head_name(model), model.training
+    head, eos = model.get_submodule(name), special.eos[0]
+    word = next(i for i in range(len(special.eos) + 2) if i not in (special.pad, *special.eos))
+    ids = torch.tensor([[word, eos, 0, 0], [word, word, word, eos]], device=head.weight.device)
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]], device=ids.device)
     model.eval()
-    own = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    ours = head(read_ends(trunk_of(reader_of(model)), ids, torch.ones_like(ids)))
+    ours = F.linear(read_ends(trunk_of(reader_of(model)), ids, mask), head.weight, head.bias)
+    alone = [row[None, real > 0] for row, real in zip(ids, mask, strict=True)]
+    own = torch.cat([model(input_ids=row, attention_mask=torch.ones_like(row)).logits for row in alone])
     model.train(training)
     error = (ours - own).abs().max() / own.abs().max().clamp_min(1)
     most = EXACT if head.weight.dtype == torch.float32 else ROUNDED
-    mend = "a sequence classification model whose logits are its last linear layer's"
+    mend = "a classifier whose logits are its last linear layer's, whatever padding is on a row's right"
     # a NaN: heads with a hidden layer stand beside it
     require(not error > most, f"logits of {type(model).__name__}", f"{error:.2g} of the largest away", mend)
 

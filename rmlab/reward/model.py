@@ -55,6 +55,8 @@ class RewardModel(RewardEnsemble):
         count = self.members if mlp is None else len(mlp.second)
         require(count == self.members, "mlp", f"{count} heads", f"{self.members}, as the model has labels")
         self.model, self.mlp = model.eval(), None if mlp is None else mlp.to(self.centre.device)
+        if not ends_in_score(model):
+            check_head(model, self.special)
 
     @property
     def trunk(self) -> nn.Module:
@@ -133,7 +135,8 @@ class RewardModel(RewardEnsemble):
             eos = special.eos[0] if len(special.eos) == 1 else list(special.eos)
             model.config.pad_token_id, model.config.eos_token_id = special.pad, eos
         reward = cls(model, MlpHeads.of(read_tensors(path), path) if path.is_file() else None)
-        check_head(model, reward.special.eos[0])
+        if ends_in_score(model):
+            check_head(model, reward.special)
         heads = next(reward.head_parameters()).detach().flatten(1).float()
         require(
             len(heads.unique(dim=0)) == reward.members, f"heads of {folder}", "copies", "every member its own"
@@ -220,8 +223,6 @@ def from_backbone(
             head.weight[k] = fresh_head(head.in_features, seed, k, init)
         if head.bias is not None:
             head.bias.zero_()
-    if not ends_in_score(model):
-        check_head(model, reward.special.eos[0])
     return reward
 
 

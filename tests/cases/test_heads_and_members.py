@@ -107,6 +107,18 @@ def test_logits_that_are_more_than_the_last_layers_are_refused(name, tmp_path, m
         rmlab.load(tmp_path)
 
 
+def test_a_classifier_that_reads_the_padding_is_refused():
+    """XLNet's reads the last place of the array, whatever is there."""
+    from transformers import XLNetConfig, XLNetForSequenceClassification
+
+    size = {"vocab_size": 110, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "eos_token_id": 2}
+    model = XLNetForSequenceClassification(XLNetConfig(**size, pad_token_id=0, num_labels=2))
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, 0, 0.2, generator=torch.Generator().manual_seed(weight.numel()))
+    with pytest.raises(ValueError, match=r"logits of XLNet.*: give .* whatever padding is on a row's right"):
+        RewardModel(model)
+
+
 @pytest.mark.parametrize("name", ["BERT", "ModernBERT", "DeBERTa-v2", "T5"])
 def test_encoders_are_trained_and_saved(name, tmp_path):
     reward, data = from_backbone(build("AutoModel", name), 2, seed=0), pairs()

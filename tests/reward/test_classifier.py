@@ -19,6 +19,7 @@ from rmlab.reward.classifier import (
     with_heads,
     with_labels,
 )
+from rmlab.tokens import SpecialTokens
 from tests.cases.tiny import judge, policy
 
 NAMES = {
@@ -30,6 +31,7 @@ NAMES = {
     "T5": "classification_head.out_proj",
 }
 IDS = torch.tensor([[5, 6, 7, 2], [8, 9, 2, 0]])
+SPECIAL = SpecialTokens(0, (2,))
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 
 
@@ -79,7 +81,7 @@ def test_other_heads_share_what_is_before_them(model):
     ours = dict(model.named_parameters())
     for name, weight in other.named_parameters():
         assert name.startswith(head_name(model)) or weight is ours[name]
-    check_head(other, eos=2)
+    check_head(other, SPECIAL)
     with pytest.raises(ValueError, match=r"heads = \(3, 7\): give \(K, "):
         with_heads(model, torch.zeros(3, 7))
 
@@ -94,12 +96,12 @@ def test_edits_of_a_trunk_need_a_bare_score(model, request):
 
 
 def test_logits_that_are_more_than_the_heads_are_found_out(model):
-    check_head(model, eos=2)
+    check_head(model, SPECIAL)
     other = copy.deepcopy(model)
     own = other.forward
     other.forward = lambda *args, **kwargs: _shifted(own(*args, **kwargs))
     with pytest.raises(ValueError, match=r"logits of .* = '.* of the largest away': give"):
-        check_head(other, eos=2)
+        check_head(other, SPECIAL)
 
 
 def _shifted(out):
