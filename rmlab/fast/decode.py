@@ -5,7 +5,8 @@ columns, each with a prompt that its G slots share. Few answers to many prompts 
 their own. Packed models keep keys and values in one block per layer, allocated once; `Decoder.shrink` moves the last
 answers into the places of those that ended, so that dropping an answer costs one answer's move. On a GPU, where a small
 step is bound by the launches of its kernels, nothing closes up: the step has fixed shapes, is recorded once as a CUDA
-graph and replayed. Every other model runs on its own forward and cache (`plain.Decoder`). Tests hold all equal.
+graph and replayed. Every other model runs on its own forward and cache (`plain.Decoder`), or, where its cache is not
+keys and values alone, on its own forward without one (`plain.RowDecoder`). Tests hold all equal.
 
 Letters: G slots a column, C columns, N = G x C slots, H heads, K key-value heads, Q = H / K, W width of a head,
 L longest prompt, D hidden.
@@ -23,7 +24,7 @@ from torch import nn
 from rmlab.fast import plain
 from rmlab.fast.ids import check_rows, vocabulary
 from rmlab.fast.packed import Packed, packed
-from rmlab.fast.plain import Decoder
+from rmlab.fast.plain import Decoder, RowDecoder, has_plain_cache
 from rmlab.recipe import require
 
 SHARED = 16  # answers a prompt from which its keys are shared and not copied
@@ -54,7 +55,7 @@ def open_decoder(
     Raises
     ------
     ValueError
-        An empty prompt, an id outside the vocabulary, a model that has no cache of what it reads.
+        An empty prompt, an id outside the vocabulary, a model that sees ahead.
     """
     trunk = plain.trunk_of(model)
     device, known = plain.device_of(trunk), vocabulary(trunk)
@@ -68,7 +69,8 @@ def open_decoder(
     gaps = torch.tensor([longest - len(row) for row in once], device=device)
     weights = packed(trunk, longest + max_new_tokens)
     if weights is None:
-        return Decoder(trunk, ids, gaps, which, answers_per_prompt, max_new_tokens)
+        kind = Decoder if has_plain_cache(trunk) else RowDecoder
+        return kind(trunk, ids, gaps, which, answers_per_prompt, max_new_tokens)
     kind = RecordedDecoder if device.type == "cuda" else PackedDecoder
     return kind(weights, ids, gaps, which, answers_per_prompt, max_new_tokens)
 

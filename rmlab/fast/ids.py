@@ -18,8 +18,15 @@ from rmlab.recipe import require
 
 
 def vocabulary(trunk: nn.Module) -> int:
-    """How many ids a model's embedding knows; the largest is one less."""
-    return len(trunk.get_input_embeddings().weight)
+    """How many ids a model's embedding knows; the largest is one less.
+
+    Raises a `ValueError` where a model does not say which its embedding is.
+    """
+    try:
+        return len(trunk.get_input_embeddings().weight)
+    except (AttributeError, NotImplementedError):
+        mend = "a transformers model that says what its input embedding is"
+        raise ValueError(f"embedding of {type(trunk).__name__} = None: give {mend}") from None
 
 
 def check_rows(name: str, rows: Sequence[Sequence[int]], vocabulary: int) -> list[np.ndarray]:

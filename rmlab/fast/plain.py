@@ -10,6 +10,7 @@ Letters: B rows, T tokens, D hidden, P prompts, R rows of answers, V edited copi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,8 @@ from rmlab.tokens import pad_right
 
 Edits = Mapping[str, torch.Tensor]  # a trunk's parameters by name, edited
 Rows = Sequence[Sequence[int]]  # lists of ids, of any lengths
+PLACES = {"wpe", "embed_positions", "position_embeddings"}  # what families call a table of learned positions
+ALIBI = {"bloom"}  # families whose attention goes by distance, and takes no positions
 
 
 def trunk_of(model: nn.Module) -> nn.Module:
@@ -70,6 +73,7 @@ def read_rows(
     edits : parameters of the trunk to run with, in the place of its own
     """
     lengths, device = np.array([len(row) for row in rows]), device_of(trunk)
+    require_places(trunk, int(lengths.max()))
     reach, groups = rope_reach(trunk.config), [np.arange(len(rows))]
     if reach is not None and lengths.max() > reach:
         groups = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
@@ -87,6 +91,16 @@ def read_rows(
     place = np.split(np.arange(counts.sum()), counts.cumsum()[:-1])  # of each row's tokens in the result
     order = np.argsort(np.concatenate([place[b] for group in groups for b in group]))
     return torch.cat(parts)[torch.from_numpy(order).to(device)]
+
+
+def require_places(trunk: nn.Module, longest: int) -> None:
+    """Raise a `ValueError` where learned positions have no place for a row of `longest` tokens."""
+    for name, table in trunk.named_modules():
+        if name.rpartition(".")[2] in PLACES and isinstance(table, nn.Embedding):
+            unused = getattr(table, "offset", 0) if table.padding_idx is None else table.padding_idx + 1
+            places = table.num_embeddings - unused
+            mend = f"rows of at most {places}: {type(trunk).__name__} has learned no more positions"
+            require(longest <= places, "tokens of the longest row", longest, mend)
 
 
 def rope_reach(config: PretrainedConfig) -> int | None:
@@ -161,12 +175,8 @@ class Decoder:
         from transformers import DynamicCache
 
         longest, reach = ids.shape[1] + max_new_tokens, rope_reach(trunk.config)
-        require(
-            getattr(trunk.config, "is_causal", True),
-            "is_causal",
-            False,
-            "a causal model: another has no cache",
-        )
+        _require_causal(trunk)
+        require_places(trunk, longest)
         require(
             reach is None or longest <= reach,
             "rope_parameters",
@@ -222,3 +232,49 @@ class Decoder:
         kept = kept.to(self.mask.device)
         self.cache.batch_select_indices(kept)
         self.mask, self.position_ids = self.mask[kept], self.position_ids[kept]
+
+
+class RowDecoder(Decoder):
+    """Answers that grow on a model whose cache is more than keys and values: every step reads its rows whole."""
+
+    def __init__(
+        self, trunk: nn.Module, ids, gaps, which: np.ndarray, answers_per_prompt: int, max_new_tokens: int
+    ):
+        _require_causal(trunk)
+        order = which.repeat(answers_per_prompt)
+        prompts = [row[gap:] for row, gap in zip(ids.cpu().numpy(), gaps.tolist(), strict=True)]
+        self.trunk, self.slots = trunk, np.arange(len(order))[:, None]
+        self.last = self._read_ends(prompts)[torch.from_numpy(order).to(ids.device)]
+        self.rows = [prompts[i] for i in order]
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """As `Decoder.step`."""
+        self.rows = [np.append(row, token) for row, token in zip(self.rows, tokens.tolist(), strict=True)]
+        return self._read_ends(self.rows)
+
+    @torch.no_grad()
+    def _read_ends(self, rows: Sequence[np.ndarray]) -> torch.Tensor:
+        return read_rows(self.trunk, rows, np.array([len(row) - 1 for row in rows]))
+
+    def _move(self, to: torch.Tensor, kept: torch.Tensor) -> None:
+        self.rows = [self.rows[i] for i in kept.tolist()]
+
+
+def has_plain_cache(trunk: nn.Module) -> bool:
+    """Whether keys and values, each at its place, are all that a model keeps of what it has read.
+
+    Recurrent states (Mamba) are more; and a forward that is not told positions may count the padding before a prompt,
+    unless its biases go by distance alone (ALiBi).
+    """
+    arguments = inspect.signature(trunk.forward).parameters
+    placed = "position_ids" in arguments or trunk.config.model_type in ALIBI
+    return "past_key_values" in arguments and placed and not getattr(trunk, "_is_stateful", False)
+
+
+def _require_causal(trunk: nn.Module) -> None:
+    require(
+        getattr(trunk.config, "is_causal", True),
+        "is_causal",
+        False,
+        "a causal model: it samples token by token",
+    )

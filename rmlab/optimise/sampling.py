@@ -99,8 +99,9 @@ def sample(
 class _Sampler:
     """A head laid out for drawing.
 
-    matrix : (D, V)
-    offset : (V,) the head's bias or 0, -inf where a token is never sampled
+    matrix : (D, V), at the head's scale
+    offset : (V,) the head's bias or 0; without a cap the ban is in it
+    ban : (V,) 0, or -inf where a token is never sampled
     goes_on : (V,) bool, False where a token is an EOS
     """
 
@@ -110,7 +111,13 @@ class _Sampler:
         self.matrix = weight.float().T.contiguous()
         bias = head.linear.bias
         self.offset = torch.zeros(len(weight), device=self.device) if bias is None else bias.float().clone()
-        self.offset[list(head.special.never_sampled)] = -torch.inf
+        if head.scale != 1:
+            self.matrix, self.offset = self.matrix * head.scale, self.offset * head.scale
+        self.ban = torch.zeros(len(weight), device=self.device)
+        self.ban[list(head.special.never_sampled)] = -torch.inf
+        self.capped = head.capped if head.cap else None
+        if self.capped is None:
+            self.offset += self.ban
         self.goes_on = torch.ones(len(weight), dtype=torch.bool, device=self.device)
         self.goes_on[list(head.special.eos)] = False
 
@@ -121,6 +128,8 @@ class _Sampler:
         uniform : (S,) in [0, 1)
         """
         logits = torch.addmm(self.offset, hidden.float(), self.matrix)
+        if self.capped is not None:
+            logits = self.capped(logits) + self.ban
         logits -= logits.amax(-1, keepdim=True)
         cumulative = logits.exp().cumsum_(-1)
         whole = cumulative[:, -1:]

@@ -15,9 +15,10 @@ import torch
 from rmlab.fast.plain import Edits
 from rmlab.fast.rows import read_pairs
 from rmlab.recipe import require, stream_seed
+from rmlab.reward.classifier import load_classifier, require_linear_head
 from rmlab.reward.folder import CARD, read_card
 from rmlab.reward.methods import TrainingInputs
-from rmlab.reward.model import RewardModel, from_backbone, load_classifier
+from rmlab.reward.model import RewardModel, from_backbone
 from rmlab.reward.training import PairIds, fit
 from rmlab.reward.training import train as train_model
 from rmlab.reward.variants import Variants
@@ -39,6 +40,7 @@ def train(inputs: TrainingInputs, k: int = 5, rate: float = 0.1) -> RewardModel 
     if k == 1 or rate == 0:
         train_model(model, pairs, training, seed, precision=inputs.precision)
         return model if k == 1 else DropoutModel(model, k, rate, seed)
+    require_linear_head(model.model)
     noise = torch.Generator().manual_seed(stream_seed(seed, "dropout", "training"))
     score, last = model.model.score.weight, {}
 
@@ -70,7 +72,7 @@ def draw_masks(model: RewardModel, rate: float, noise: torch.Generator) -> dict[
     sizes = {n: w.shape[1] for n, w in model.trunk.named_parameters() if n.endswith(OUTPUTS)}
     mend = f"a family whose blocks' output matrices are named {', '.join(OUTPUTS)}"
     require(len(sizes) > 0, "model", type(model.trunk).__name__, mend)
-    sizes[HEAD] = model.model.config.hidden_size
+    sizes[HEAD] = model.model.score.in_features
     masks = {}
     for name, size in sizes.items():
         kept = torch.rand(size, generator=noise) >= rate

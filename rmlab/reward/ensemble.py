@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rmlab.backbone import device_of
 from rmlab.recipe import require
 from rmlab.reward.aggregate import ROUNDING
 from rmlab.reward.folder import CARD, numbered, read_card, replaced, require_distinct, write_card
@@ -323,16 +324,18 @@ class Union(RewardEnsemble):
         whole = [f.name for f in folders] == names and len(folders) == count
         require(whole, f"parts of {folder}", [f.name for f in folders], f"the {count} that were saved")
         require_distinct(folders, f"parts of {folder}")
-        union = cls([load(f) for f in folders])
+        union = cls([_read(f) for f in folders])
         union.restore_alignment(folder)
         return union
 
 
-def load(folder: str | Path) -> RewardEnsemble:
+def load(folder: str | Path, device: str | torch.device | None = None) -> RewardEnsemble:
     """The ensemble that was saved in a folder, of whichever format, with its alignment.
 
-    A Hugging Face folder of a sequence classification model with a linear `score` head is read too, as raw
+    A Hugging Face folder of a sequence classification model that ends in a linear layer is read too, as raw
     scores.
+
+    device : where to; unless said, what `rmlab.backbone.device_of()` says
 
     Raises
     ------
@@ -340,7 +343,11 @@ def load(folder: str | Path) -> RewardEnsemble:
         No such folder, a card of an unknown format, weights that are missing, unexpected, cut or of another
         shape.
     """
-    folder = Path(folder)
+    return _read(Path(folder)).to(device_of(device))
+
+
+def _read(folder: Path) -> RewardEnsemble:
+    """The same, on the CPU."""
     card = read_card(folder)
     known = card is not None or (folder / "config.json").is_file()
     require(known, "folder", str(folder), f"one that an ensemble's save wrote, with {CARD}")

@@ -54,9 +54,9 @@ def train(
     pairs, training, seed = inputs.pairs, inputs.training_for(epochs, rate), inputs.seed_of()
     model = from_backbone(inputs.backbones[0], k, seed, init)
     if mlp:
-        model.mlp = MlpHeads(k, model.model.config.hidden_size, mlp, seed, init).to(model.centre.device)
-        model.model.score.weight.data.fill_(math.nan)
-        model.model.score.weight.requires_grad_(False)
+        model.mlp = MlpHeads(k, model.linear.in_features, mlp, seed, init).to(model.centre.device)
+        model.linear.weight.data.fill_(math.nan)
+        model.linear.requires_grad_(False)
     weights = resamples(len(pairs), k, seed) if bootstrap else None
     heads = {"weights": weights, "penalty": penalty, "strength": strength}
     if frozen:
@@ -92,7 +92,7 @@ def pair_features(model: RewardModel, pairs: PairIds, batch: int = 32) -> torch.
     parts = []
     for start in range(0, len(pairs), batch):
         few = pairs.take(range(start, min(start + batch, len(pairs))))
-        states = read_pairs(model.model, few.prompts, few.chosen, few.rejected)
+        states = read_pairs(model.reader, few.prompts, few.chosen, few.rejected)
         parts.append(torch.stack(states.float().chunk(2), 1))
     return torch.cat(parts)
 

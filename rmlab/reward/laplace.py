@@ -28,11 +28,12 @@ from torch.nn import functional as F
 
 from rmlab.fast.prefix import open_prompts
 from rmlab.recipe import require, stream
+from rmlab.reward.classifier import head_name, load_classifier, with_heads
 from rmlab.reward.ensemble import CHUNK_TOKENS, Read
 from rmlab.reward.folder import CARD, read_card, read_tensors
 from rmlab.reward.heads import pair_features
 from rmlab.reward.methods import HOME, MemberSpec, TrainingInputs
-from rmlab.reward.model import RewardModel, load_classifier, with_heads
+from rmlab.reward.model import RewardModel
 from rmlab.reward.single import train_member
 from rmlab.reward.training import PairIds
 
@@ -72,9 +73,10 @@ def around(reward: RewardModel, pairs: PairIds, k: int, seed: int, tau: float | 
     if k == 1:
         return reward
     features = pair_features(reward, pairs).double()
-    head = reward.model.score.weight[0].detach()
+    head, bias = reward.linear.weight[0].detach(), reward.linear.bias
     posterior = fit_posterior(features[:, 0] - features[:, 1], head, tau)
-    model = with_heads(reward.model, posterior.sample(k, seed).float())
+    draws, bias = posterior.sample(k, seed).float(), None if bias is None else bias.expand(k)
+    model = with_heads(reward.model, draws, bias)
     return LaplaceModel(model, posterior, features.mean((0, 1)))
 
 
@@ -121,12 +123,11 @@ class LaplaceModel(RewardModel):
 
     def _std_scorer(self, prompts: torch.Tensor, max_new_tokens: int) -> Read:
         """The closed-form standard deviation, (R, 1), as a prompt scorer gives scores."""
-        hidden, posterior = open_prompts(self.model, prompts, max_new_tokens), self.posterior
+        hidden, posterior = open_prompts(self.reader, prompts, max_new_tokens), self.posterior
         return lambda ids, lengths: posterior.std(hidden(ids, lengths), self.reference)[:, None].float()
 
     def _subset(self, members: list[int]) -> LaplaceModel:
-        few = with_heads(self.model, self.model.score.weight[members])
-        return LaplaceModel(few, self.posterior, self.reference)
+        return LaplaceModel(self._few(members), self.posterior, self.reference)
 
     def _write_weights(self, folder: Path) -> dict:
         names = ("mean", "precision", "reference")
@@ -138,7 +139,7 @@ class LaplaceModel(RewardModel):
     def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> LaplaceModel:
         """Read a folder that `save` wrote, posterior included; a `ValueError` names what is missing."""
         path, model = Path(folder) / POSTERIOR_FILE, load_classifier(folder, dtype)
-        tensors, wide = read_tensors(path), model.config.hidden_size
+        tensors, wide = read_tensors(path), model.get_submodule(head_name(model)).in_features
         shapes = {name: tuple(t.shape) for name, t in tensors.items()}
         expected = {"mean": (wide,), "precision": (wide, wide), "reference": (wide,)}
         require(shapes == expected, str(path), shapes, f"a posterior of the encoder's width, {expected}")

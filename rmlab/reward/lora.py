@@ -26,9 +26,10 @@ from rmlab.fast.packed import depth_of
 from rmlab.fast.plain import Edits
 from rmlab.fast.rows import read_pairs
 from rmlab.recipe import Training, require, stream_seed
+from rmlab.reward.classifier import load_classifier, require_linear_head, with_heads
 from rmlab.reward.folder import numbered, read_card, read_json, read_tensors, require_distinct, write_card
 from rmlab.reward.methods import TrainingInputs
-from rmlab.reward.model import RewardModel, from_backbone, load_classifier, with_heads
+from rmlab.reward.model import RewardModel, from_backbone
 from rmlab.reward.training import PairIds, error_context, fit
 from rmlab.reward.training import train as train_model
 from rmlab.reward.variants import Variants
@@ -75,6 +76,7 @@ def train(
     pairs, training, seed = inputs.pairs, inputs.training_for(epochs), inputs.seed_of()
     first = round(stage1 * len(pairs))
     base = from_backbone(inputs.backbones[0], k, seed)
+    require_linear_head(base.model)
     if first:
         train_model(base, pairs.take(range(first)), training, seed, precision=inputs.precision)
     heads = base.model.score.weight.detach().float().clone()
@@ -222,7 +224,7 @@ class LoraModel(Variants):
 
     def __init__(self, model: nn.Module, adapters: Sequence[Adapter], heads: torch.Tensor):
         super().__init__(model, len(adapters))
-        shape = (len(adapters), model.config.hidden_size)
+        shape = (len(adapters), model.score.in_features)
         mend = f"{shape}, a head of the encoder's width each"
         require(heads.shape == shape, "heads", tuple(heads.shape), mend)
         self.adapters = nn.ModuleList(adapters).requires_grad_(False)
@@ -266,6 +268,7 @@ class LoraModel(Variants):
         """
         folder = Path(folder)
         model, saved = load_classifier(folder / "base"), numbered(folder, "member")
+        require_linear_head(model)
         every = range(len(saved)) if members is None else members
         chosen = [folder / f"member_{m}" if isinstance(m, int) else Path(m) for m in every]
         mend = f"at least one adapter folder beside {folder / 'base'}"
@@ -338,7 +341,7 @@ def read_adapter(folder: Path, model: nn.Module) -> tuple[Adapter, torch.Tensor]
     require(init is None or init in STARTS_AS_BASE, f"init_lora_weights of {folder}", init, mend)
     numbers = all(isinstance(x, int | float) and x > 0 for x in (rank, alpha))
     require(numbers, f"r and lora_alpha of {folder}", (rank, alpha), "two numbers above 0")
-    head, wide = stored.pop("base_model.model.score.weight", None), model.config.hidden_size
+    head, wide = stored.pop("base_model.model.score.weight", None), model.score.in_features
     shape = None if head is None else tuple(head.shape)
     require(
         shape == (1, wide), f"score.weight of {folder}", shape, f"a head (1, {wide}), as wide as the base"

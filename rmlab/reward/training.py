@@ -196,7 +196,7 @@ def train(
     extra = head_penalty(heads, penalty, strength)
 
     def hidden(batch: PairIds) -> torch.Tensor:
-        return read_pairs(model.model, batch.prompts, batch.chosen, batch.rejected)
+        return read_pairs(model.reader, batch.prompts, batch.chosen, batch.rejected)
 
     return fit(pairs, recipe, seed, groups, hidden, model.head, on_step, precision, weights, extra)
 

@@ -20,8 +20,9 @@ from rmlab.fast.plain import Edits
 from rmlab.fast.prefix import open_variants
 from rmlab.fast.rows import read_ends, read_pairs
 from rmlab.recipe import require
+from rmlab.reward.classifier import require_linear_head
 from rmlab.reward.ensemble import CHUNK_TOKENS, Ids, Read, RewardEnsemble
-from rmlab.reward.model import activations_per_token, require_linear_head
+from rmlab.reward.model import activations_per_token
 from rmlab.tokens import SpecialTokens
 
 

@@ -65,6 +65,7 @@ PLAIN = {
     "mistral_short": ("mistral", {"sliding_window": 4}),
     "qwen2_short": ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
 }
+RECURRENT = {"mamba": ("mamba", {"state_size": 8})}  # more than keys and values is kept
 BY_BATCH = {  # rotations that depend on the longest row of a batch
     "dynamic": ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 8}),
     "dynamic_neox": (
@@ -79,7 +80,7 @@ def build(name: str):
     """A fresh causal language model of this name, float32, in eval mode."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    family, over = {**PACKED, **PLAIN, **BY_BATCH}[name]
+    family, over = {**PACKED, **PLAIN, **RECURRENT, **BY_BATCH}[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**SIZE, **over})).eval()

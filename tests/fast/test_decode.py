@@ -10,8 +10,8 @@ import torch
 
 from rmlab.fast import decode as decoding
 from rmlab.fast.decode import SHARED, PackedDecoder, RecordedDecoder, open_decoder
-from rmlab.fast.plain import Decoder
-from tests.fast.families import PACKED, PLAIN, alone, close, every
+from rmlab.fast.plain import Decoder, RowDecoder
+from tests.fast.families import PACKED, PLAIN, RECURRENT, alone, close, every
 
 EVEN, UNEVEN = (6, 6, 6), (3, 7, 1)
 FEWER = {name: PACKED[name] for name in ("llama", "qwen3", "mistral_window", "neox")}
@@ -26,16 +26,17 @@ def ends(model, rows) -> torch.Tensor:
     return torch.stack([alone(model, row)[-1] for row in rows]).detach()
 
 
-@every(PACKED, PLAIN)
+@every(PACKED, PLAIN, RECURRENT)
 def test_families_take_their_own_path(lm, request):
-    kind = PackedDecoder if request.node.callspec.params["lm"] in PACKED else Decoder
+    name = request.node.callspec.params["lm"]
+    kind = PackedDecoder if name in PACKED else RowDecoder if name in RECURRENT else Decoder
     assert type(open_decoder(lm, [[5, 6]], 1, 40)) is kind
 
 
 @pytest.mark.parametrize(
     ("lengths", "answers"), [(UNEVEN, 1), (UNEVEN, SHARED + 1), (EVEN, 3), (EVEN, SHARED), ((5,), SHARED)]
 )
-@every(PACKED, PLAIN)
+@every(PACKED, PLAIN, RECURRENT)
 def test_decoding_equals_the_plain_forward(lm, lengths, answers):
     same_as_rows(lm, lengths, answers)
 
@@ -64,7 +65,7 @@ def same_as_rows(lm, lengths, answers: int) -> None:
 
 
 @pytest.mark.parametrize("answers", [1, 3, SHARED])
-@every(FEWER, PLAIN)
+@every(FEWER, PLAIN, RECURRENT)
 def test_a_prompt_that_comes_again_is_encoded_once(lm, answers, monkeypatch):
     draw, (one, two) = started(2, (6, 4))
     prompts, seen = [one, two, one, one], []
@@ -121,7 +122,7 @@ def test_a_replayed_step_equals_the_plain_forward(lm, answers):
 
 @pytest.mark.parametrize("answers", [2, 2 * SHARED])
 @pytest.mark.parametrize("lengths", [EVEN, UNEVEN])
-@every(FEWER, PLAIN)
+@every(FEWER, PLAIN, RECURRENT)
 def test_answers_that_go_on_do_not_notice_those_that_end(lm, lengths, answers):
     draw, prompts = started(1, lengths)
     decoder = open_decoder(lm, prompts, answers, 9)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rmlab.fast.ids import check_block, check_rows
+from rmlab.fast.ids import check_block, check_rows, vocabulary
+from tests.fast.families import build
 
 
 def test_rows_become_arrays_of_whole_numbers():
@@ -30,6 +31,12 @@ def test_rows_become_arrays_of_whole_numbers():
 def test_what_are_no_rows_of_ids_is_refused(rows, words):
     with pytest.raises(ValueError, match=words):
         check_rows("prompts", rows, 5)
+
+
+def test_a_vocabulary_is_what_the_embedding_holds():
+    assert vocabulary(build("gpt2").transformer) == 110
+    with pytest.raises(ValueError, match="embedding of Linear = None: give a transformers model"):
+        vocabulary(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])

@@ -8,14 +8,14 @@ import torch
 
 from rmlab.fast import plain
 from rmlab.fast.decode import open_decoder
-from rmlab.fast.plain import rope_reach, trunk_of
+from rmlab.fast.plain import has_plain_cache, rope_reach, trunk_of
 from rmlab.fast.rows import read_pairs
-from tests.fast.families import BY_BATCH, PACKED, PLAIN, alone, close, every, ragged
+from tests.fast.families import BY_BATCH, PACKED, PLAIN, RECURRENT, alone, close, every, ragged
 
 SOME = {name: PACKED[name] for name in ("llama", "neox")}
 
 
-@every(SOME, PLAIN, BY_BATCH)
+@every(SOME, PLAIN, RECURRENT, BY_BATCH)
 def test_rows_of_several_lengths_equal_rows_alone(lm):
     rows = [np.array(row) for row in [*ragged(0, 5, 6, 12), *ragged(1, 5, 2, 6)]]
     starts = np.array([len(row) // 2 for row in rows])
@@ -47,8 +47,22 @@ def test_decoding_stops_where_a_caches_keys_are_not_a_rows(lm):
         open_decoder(lm, [[5, 6], [7]], 1, 7)
 
 
-def test_a_model_that_sees_ahead_is_read_and_not_decoded(fresh):
-    model = fresh("llama")
+@pytest.mark.parametrize(("name", "plain_cache"), [("gpt2", True), ("opt", True), ("mamba", False)])
+def test_a_cache_is_used_where_it_is_keys_and_values_at_their_places(fresh, name, plain_cache):
+    assert has_plain_cache(trunk_of(fresh(name))) == plain_cache
+
+
+def test_a_forward_that_takes_no_positions_is_not_trusted_with_padding(fresh):
+    trunk = trunk_of(fresh("gpt2"))
+    trunk.forward = lambda input_ids, past_key_values=None, attention_mask=None, **rest: None
+    assert not has_plain_cache(trunk)
+    trunk.config.model_type = "bloom"
+    assert has_plain_cache(trunk)
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_a_model_that_sees_ahead_is_read_and_not_decoded(fresh, name):
+    model = fresh(name)
     model.config.is_causal = False
     rows = ragged(0, 3), ragged(1, 3), ragged(2, 3)
     whole = [p + a for side in rows[1:] for p, a in zip(rows[0], side, strict=True)]

@@ -62,6 +62,37 @@ def test_log_probabilities_are_those_of_the_models_own_forward_with_gradients(lm
         torch.testing.assert_close(grads[0][name], grads[1][name], atol=2e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize(
+    ("fields", "change"),
+    [
+        ({"logit_scale": 0.25}, lambda x: x / 4),
+        ({"logits_scaling": 4.0}, lambda x: x / 4),
+        ({"lm_head_multiplier": 2.0}, lambda x: 2 * x),
+        ({"final_logit_softcapping": 3.0}, lambda x: 3 * torch.tanh(x / 3)),
+        ({"logits_soft_cap": 3.0, "logit_scale": 2.0}, lambda x: 3 * torch.tanh(2 * x / 3)),
+        ({"final_logit_softcapping": None, "logit_scale": 1.0}, lambda x: x),
+    ],
+    ids=str,
+)
+def test_scales_and_caps_are_those_that_the_config_names(lm, fields, change):
+    hidden = torch.randn(7, 32, generator=torch.Generator().manual_seed(0))
+    plain = Head(lm).logits(hidden)
+    for name, value in fields.items():
+        setattr(lm.config, name, value)
+    torch.testing.assert_close(Head(lm).logits(hidden), change(plain))
+    if not torch.equal(change(plain), plain):  # this model does nothing of the kind
+        with pytest.raises(ValueError, match="policy's logits"):
+            Head(lm).check_model([5, 6, 7])
+
+
+def test_a_policy_that_sees_what_comes_later_is_found_out(tiny_lm):
+    model = copy.deepcopy(tiny_lm)
+    Head(model).check_model([5])
+    model.config.is_causal = False
+    with pytest.raises(ValueError, match=r"policy's logits = .*: give a causal policy"):
+        Head(model).check_model([5])
+
+
 def test_what_padding_holds_changes_nothing(lm, monkeypatch):
     prompts, answers = ragged(1)
     before = read_answers(trunk(lm), prompts, answers)

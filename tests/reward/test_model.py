@@ -184,23 +184,13 @@ def test_weights_in_several_files_are_read(tiny_lm, answers, tmp_path):
     np.testing.assert_allclose(load(tmp_path).score(*answers), model.score(*answers), atol=1e-6)
 
 
-def test_another_kind_of_head_is_refused(tiny_lm, tmp_path):
-    from transformers import BertConfig, BertForSequenceClassification
-
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
-    config = BertConfig(vocab_size=50, **shape, num_labels=1, eos_token_id=2)
-    BertForSequenceClassification(config).save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match="head of BertForSequenceClassification = 'NoneType': give one of a decoder"
-    ):
-        RewardModel.load(tmp_path)
+def test_a_head_that_is_not_linear_is_refused(tiny_lm):
     model = copy.deepcopy(from_backbone(tiny_lm, 1, seed=0).model)
-    for head in (torch.nn.Linear(32, 1), torch.nn.Sequential(torch.nn.Linear(32, 1, bias=False))):
-        model.score = head
-        with pytest.raises(
-            ValueError, match=r"head of Llama.* = '(Linear|Sequential)': .* `score` without a bias"
-        ):
-            RewardModel(model)
+    model.score = torch.nn.Tanh()
+    with pytest.raises(
+        ValueError, match=r"head of Llama.* = \(None, None\): give .* a linear layer of 1 outputs"
+    ):
+        RewardModel(model)
 
 
 def test_a_backbone_that_is_not_plain_is_refused(tiny_lm):
@@ -216,6 +206,7 @@ def test_other_heads_on_a_trunk_share_it(lm, request, rows):
     model = from_backbone(request.getfixturevalue(lm), 3, seed=0)
     turned = RewardModel(with_heads(model.model, -model.model.score.weight[:2]))
     assert turned.trunk is model.trunk and model.members == 3 and turned.members == 2
+    assert turned.model.config.num_labels == 2 and model.model.config.num_labels == 3
     with torch.no_grad():
         torch.testing.assert_close(turned(*rows), -model(*rows)[:, :2])
     with pytest.raises(ValueError, match=r"heads = \(3, 48\): give \(K, 32\)"):

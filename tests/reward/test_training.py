@@ -239,9 +239,7 @@ def test_fewer_pairs_than_a_batch_and_an_unknown_precision_are_named(tiny_lm, wo
 
 def test_weights_that_small_steps_would_not_move_are_refused(tiny_lm, world_pairs):
     """A step of 1e-5 is less than half of what bfloat16 tells apart."""
-    import copy
-
-    model = from_backbone(copy.deepcopy(tiny_lm).bfloat16(), 1, seed=0)
+    model = from_backbone(tiny_lm, 1, seed=0).bfloat16()
     with pytest.raises(
         ValueError, match=r"type of the trained weights = \['torch\.bfloat16'\]: give float32 weights"
     ):
