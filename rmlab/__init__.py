@@ -34,6 +34,7 @@ _HOMES = {
     "CompactPool": "optimise.compact",
     "reward_function": "optimise.reward",
     "Explorer": "show.explorer",
+    "Scores": "workbench.scores",
     "load_pairs": "preferences",
     "load_backbone": "backbone:load",
 }

@@ -20,7 +20,7 @@ FLOORS = [  # from the ground up; imports go down only
     {"optimise"},
     {"measure"},
     {"study"},
-    {"show", "cli", "__main__"},
+    {"show", "workbench", "cli", "__main__"},
 ]
 
 
