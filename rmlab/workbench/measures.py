@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,9 @@ from rmlab.measure import accuracy, calibration, errors
 from rmlab.measure.clusters import Estimate, mean_interval, share_interval
 from rmlab.measure.score_curves import GOLD, HELD_OUT, ScoreCurve, curve_rows, fall, score_curves
 from rmlab.reward.aggregate import aggregate, usual_strength
-from rmlab.workbench.scores import Pairs, Scores
+
+if TYPE_CHECKING:
+    from rmlab.workbench.scores import Pairs, Scores
 
 AGGREGATORS = ("mean", "min", "mean_std", "median")
 COLUMNS = "measure scorer kind k aggregator part rival value low high units pairs verdict".split()

@@ -122,7 +122,9 @@ def _text(
     parts = [_read_lines(scores)]
     if scores.judged_by is not None:
         parts += [_accuracy_lines(scores, table), _separation_lines(table)]
-        parts += [_part_lines(table)] + [_error_lines(scores, table)] * (scores.k > 1)
+        parts.append(_part_lines(table))
+        if scores.k > 1:
+            parts.append(_error_lines(scores, table))
     if curve_table is not None:
         parts.append(_curve_lines(curves, curve_table, table))
     if len(parts) == 1:

@@ -59,7 +59,8 @@ def test_tilting_reaches_the_same_kl_with_and_without_padding(pool):
     curves = score_curves(scores, NAMES, ("mean",), there, gold)
     points = {c.chooser: c.points.kl for c in curves if c.optimiser == "tilt"}
     for kl in points.values():
-        np.testing.assert_allclose(kl, (0.25, 0.5, 1.0), atol=1e-6)
+        np.testing.assert_allclose(kl, (0.25, 0.5, 1.0, 1.5), atol=1e-6)
+    assert len(points) == 4
     even = score_curves(scores[:, :5], NAMES, ("mean",), np.ones((6, 5), bool), gold[:, :5])
     wide = np.zeros((6, 9, 3)), np.zeros((6, 9)), np.zeros((6, 9), bool)
     for full, part in zip(wide, (scores[:, :5], gold[:, :5], True), strict=True):

@@ -24,7 +24,7 @@ def axes(monkeypatch):
 
 
 def test_reliability_has_a_line_a_scorer(axes):
-    report = Scores.read(pairs_table(120), label="votes").report()
+    report = Scores.read(pairs_table(120), label="votes", length="words").report()
     figure = report.figure()
     mean = report.reliability[report.reliability.scorer == "mean"]
     (ax,) = axes

@@ -51,7 +51,7 @@ def test_pools_have_curves(gold):
     scores = Scores.read(table, gold="gold") if gold else Scores.read(table.drop(columns="gold"))
     report = scores.report()
     text = " ".join(str(report).split())
-    assert f"judged by {'gold' if gold else 'held-out members'}, at n = 4 (15 effective answers" in text
+    assert f"judged by {'gold' if gold else 'held-out members'}, at n = 4 (13 effective answers" in text
     assert max(map(len, str(report).splitlines())) <= 80 and ("No gold:" in text) is not gold
     assert ("nothing here says who is right" in text) is not gold and report.reliability is None
     assert set(report.curves.units) == {30}
