@@ -35,6 +35,7 @@ _HOMES = {
     "reward_function": "optimise.reward",
     "Explorer": "show.explorer",
     "Preferences": "preferences",
+    "Scores": "workbench.scores",
     "load_backbone": "backbone:load",
 }
 __all__ = [*_HOMES, "__version__"]

@@ -1,4 +1,4 @@
-"""`rmlab study PRESET`, `rmlab verify`, `rmlab version`: thin, over presets and the study engine."""
+"""`rmlab study PRESET`, `rmlab report TABLE`, `rmlab verify`, `rmlab version`: thin, over presets, engine and workbench."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ ARTIFACTS = Path("_build") / "artifacts"
 HELP = """usage: rmlab COMMAND
 
   rmlab study PRESET [--dry-run] [--labels.flips 0.1 ...]   run a study; what is done already is kept
+  rmlab report TABLE [--label ... --gold ... --out folder]   what a table of scores says; --help has examples
   rmlab verify [FOLDER ...]                                 one small cell of each shipped study again, compared
   rmlab version                                             versions of rmlab and of what decides numbers
 
@@ -24,7 +25,7 @@ Presets: {presets}. `rmlab study PRESET --help` lists every field of its recipe.
 def main(args: list[str] | None = None) -> None:
     """The command line's entry; exits with 0, 1 when a study failed, 2 for what cannot run, 130 when interrupted."""
     args = list(sys.argv[1:] if args is None else args)
-    commands = {"study": study, "verify": verify, "version": version}
+    commands = {"study": study, "report": report, "verify": verify, "version": version}
     if not args or args[0] not in commands:
         from rmlab.study.presets import PRESETS
 
@@ -67,6 +68,13 @@ def study(args: list[str]) -> None:
         print(failed.summary.text, file=sys.stderr)
         raise SystemExit(1) from None
     print(summary(folder))
+
+
+def report(args: list[str]) -> None:
+    """Print what a table of scores says, and write its rows and figure."""
+    from rmlab.workbench import commands
+
+    commands.report(args)
 
 
 def verify(args: list[str]) -> None:

@@ -21,7 +21,7 @@ FLOORS = [  # from the ground up; imports go down only
     {"measure"},
     {"preferences"},
     {"study"},
-    {"show", "cli", "__main__"},
+    {"show", "workbench", "cli", "__main__"},
 ]
 
 

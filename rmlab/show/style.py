@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import io
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rmlab.reward.methods import METHODS
@@ -81,6 +82,7 @@ class Figure:
             file = io.StringIO()
             fig.savefig(file, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
         plt.close(fig)
+        self._canvas = fig
         svg = file.getvalue()
         svg = svg[svg.index("<svg") :]
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
@@ -91,6 +93,10 @@ class Figure:
         )
         svg = re.sub(r"<svg ", opening, svg, count=1)
         self.svg, self.alt = re.sub(r"(id=\"|url\(#|href=\"#)", lambda m: m.group(0) + ident + "-", svg), alt
+
+    def save(self, path: str | Path) -> None:
+        """Write it as a picture, on white: PNG, PDF or whatever the name's ending says."""
+        self._canvas.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
 
     def _repr_html_(self) -> str:
         return self.svg
