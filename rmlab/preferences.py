@@ -144,6 +144,18 @@ class Preferences:
         ValueError
             All pairs belong together: there is nothing to split by.
         """
+        second = self._second_part(fraction, seed)
+        parts: tuple[list[Pair], list[Pair]] = ([], [])
+        for pair, there in zip(self.pairs, second, strict=True):
+            parts[there].append(pair)
+        return Preferences(parts[0], on_bad=self.on_bad), Preferences(parts[1], on_bad=self.on_bad)
+
+    def halves(self, seed: int = 0) -> list[bool]:
+        """Which half each pair is in, (M,): split as `split(0.5)` does; all in one where all belong together."""
+        return self._second_part(0.5, seed) if len(set(_islands(self.pairs))) > 1 else [False] * len(self)
+
+    def _second_part(self, fraction: float, seed: int) -> list[bool]:
+        """(M,) whether a pair goes into the second part."""
         require(0 < fraction < 1, "fraction", fraction, "a share between 0 and 1")
         islands = _islands(self.pairs)
         sizes = Counter(islands)
@@ -158,10 +170,7 @@ class Preferences:
                 count += sizes[name]
         smallest = min(order, key=sizes.__getitem__)
         second = second - {smallest} if len(second) == len(sizes) else second or {smallest}
-        parts: tuple[list[Pair], list[Pair]] = ([], [])
-        for pair, island in zip(self.pairs, islands, strict=True):
-            parts[island in second].append(pair)
-        return Preferences(parts[0], on_bad=self.on_bad), Preferences(parts[1], on_bad=self.on_bad)
+        return [island in second for island in islands]
 
     def encode(
         self,

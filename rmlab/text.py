@@ -60,7 +60,12 @@ class TextFormat:
     ):
         eos = tokenizer.eos_token_id
         self.eos = special.eos[0] if eos is None else int(eos)
-        require(self.eos in special.eos, "tokenizer.eos_token_id", eos, f"one of the model's EOS, {list(special.eos)}")
+        require(
+            self.eos in special.eos,
+            "tokenizer.eos_token_id",
+            eos,
+            f"one of the model's EOS, {list(special.eos)}",
+        )
         self.tokenizer, self.special = tokenizer, special
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
 
@@ -115,7 +120,9 @@ class TextFormat:
         """
         require(len(chat) > 0, "chat", [], "at least one message")
         for message in chat:
-            sound = isinstance(message, Mapping) and all(isinstance(message.get(k), str) for k in ("role", "content"))
+            sound = isinstance(message, Mapping) and all(
+                isinstance(message.get(k), str) for k in ("role", "content")
+            )
             require(sound, "message", message, "{'role': ..., 'content': ...}, text both")
         if not getattr(self.tokenizer, "chat_template", None):
             text = plain_chat(chat)
@@ -155,7 +162,9 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"tokenizer = {str(name)!r}: give a folder with a tokenizer, or name one ({error})") from error
+        raise ValueError(
+            f"tokenizer = {str(name)!r}: give a folder with a tokenizer, or name one ({error})"
+        ) from error
 
 
 def ensure_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -164,7 +173,11 @@ def ensure_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
     PAD only fills rows up: it is never sampled and never scored, so no number depends on it. The model's embeddings grow
     by a row only where the tokenizer's new token has none yet.
     """
-    holders = [h for h in (model.config.get_text_config(), getattr(model, "generation_config", None)) if h is not None]
+    holders = [
+        h
+        for h in (model.config.get_text_config(), getattr(model, "generation_config", None))
+        if h is not None
+    ]
     eos = set()
     for holder in (*holders, tokenizer):
         named = getattr(holder, "eos_token_id", None)

@@ -15,7 +15,9 @@ TEMPLATE = (
 )
 
 
-def own_tokenizer(template: str | None = TEMPLATE, first: int = 0, pad: bool = True) -> PreTrainedTokenizerFast:
+def own_tokenizer(
+    template: str | None = TEMPLATE, first: int = 0, pad: bool = True
+) -> PreTrainedTokenizerFast:
     """Bytes as tokens, numbered from `first` on."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {letter: first + i for i, letter in enumerate(letters)}
@@ -26,12 +28,16 @@ def own_tokenizer(template: str | None = TEMPLATE, first: int = 0, pad: bool = T
     inner.decoder = decoders.ByteLevel()
     special = {"eos_token": "<|end|>", "additional_special_tokens": ["<|user|>", "<|assistant|>"]}
     inner.add_special_tokens(["<|end|>", "<|pad|>", "<|user|>", "<|assistant|>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **special, **({"pad_token": "<|pad|>"} if pad else {}))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, **special, **({"pad_token": "<|pad|>"} if pad else {})
+    )
     tokenizer.chat_template = template
     return tokenizer
 
 
-def own_folder(folder: Path, seed: int = 0, family: str = "llama", tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
+def own_folder(
+    folder: Path, seed: int = 0, family: str = "llama", tokenizer: PreTrainedTokenizerFast | None = None
+) -> Path:
     """Write a causal language model and its tokenizer into a folder, as `save_pretrained` does."""
     tokenizer = own_tokenizer() if tokenizer is None else tokenizer
     config = AutoConfig.for_model(

@@ -28,8 +28,12 @@ def test_a_chat_is_what_its_template_says(chat_format):
     tokenizer = chat_format.tokenizer
     rendered = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
     assert prompt == rendered
-    whole = tokenizer.apply_chat_template([*CHAT, {"role": "assistant", "content": "Left."}], return_dict=False)
-    assert [*prompt, *answer] == whole[: len(whole) - 1] and answer[-1] == EOS  # the template's last line break is no answer's
+    whole = tokenizer.apply_chat_template(
+        [*CHAT, {"role": "assistant", "content": "Left."}], return_dict=False
+    )
+    assert [*prompt, *answer] == whole[: len(whole) - 1] and answer[
+        -1
+    ] == EOS  # the template's last line break is no answer's
     assert chat_format.answer_ids(CHAT, [{"role": "assistant", "content": "Left."}]) == answer
     assert chat_format.text(answer) == "Left."
 
@@ -71,7 +75,11 @@ def test_special_tokens_in_front_stay_and_behind_go():
     [
         (" ", "x", "prompt = ' ': give some text"),
         ([], "x", r"chat = \[\]: give at least one message"),
-        ([{"role": "user"}], "x", r"message = \{'role': 'user'\}: give \{'role': ..., 'content': ...\}, text both"),
+        (
+            [{"role": "user"}],
+            "x",
+            r"message = \{'role': 'user'\}: give \{'role': ..., 'content': ...\}, text both",
+        ),
         ("x", [*CHAT, *CHAT], "answer = .*: give one message"),
     ],
 )
@@ -82,13 +90,17 @@ def test_text_that_is_none_is_refused(chat_format, prompt, answer, error):
 
 
 def test_a_template_whose_answer_does_not_continue_the_prompt_is_refused():
-    tokenizer = own_tokenizer("{% if add_generation_prompt %}ask:{% else %}done:{% endif %}{{ messages[0]['content'] }}")
+    tokenizer = own_tokenizer(
+        "{% if add_generation_prompt %}ask:{% else %}done:{% endif %}{{ messages[0]['content'] }}"
+    )
     with pytest.raises(ValueError, match="chat template = .*: give a template that renders an answer behind"):
         TextFormat(tokenizer, SPECIAL).answer_ids(CHAT, "Left.")
 
 
 def test_another_eos_is_refused():
-    with pytest.raises(ValueError, match=r"tokenizer.eos_token_id = 1000: give one of the model's EOS, \[7\]"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer.eos_token_id = 1000: give one of the model's EOS, \[7\]"
+    ):
         TextFormat(own_tokenizer(), SpecialTokens(PAD, (7,)))
 
 

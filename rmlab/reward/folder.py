@@ -20,12 +20,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from rmlab.recipe import require
+from rmlab.text import FILES
 
 CARD = "rmlab.json"
 OURS = re.compile(  # every name that a save leaves, at any depth
     r"(rmlab|config|adapter_config|model\.safetensors\.index)\.json"
     r"|(model(-\d+-of-\d+)?|adapter_model|mlp_heads|laplace)\.safetensors"
-    r"|base|(member|part)_\d+"
+    r"|base|(member|part)_\d+|" + "|".join(map(re.escape, FILES))
 )
 
 

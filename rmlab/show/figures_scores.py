@@ -47,11 +47,12 @@ def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def score_curves(curves: pd.DataFrame) -> Figure:
-    """Worth and proxy of best-of-n against KL: aggregators with 95% bands by clusters, members as thin lines.
+    """Worth and proxy against KL: aggregators with 95% bands by clusters, members as thin lines.
 
-    curves : from `rmlab.measure.score_curves.curve_rows`
+    curves : from `rmlab.measure.score_curves.curve_rows`; best-of-n, or tilting where there is no best-of-n
     """
-    curves = pick(curves, optimiser="best_of_n")
+    tilted = not (curves.optimiser == "best_of_n").any()
+    curves = pick(curves, optimiser="tilt" if tilted else "best_of_n")
     judge = curves.judge.iloc[0]
     fig, axes = canvas(2, 8.4, 4.0)
     single = curves[curves.k == 1]
@@ -61,15 +62,17 @@ def score_curves(curves: pd.DataFrame) -> Figure:
                 ax.plot(curve.kl, curve[column], color=LOOKS["heads"].color, lw=0.9)
     for name, curve in pick(curves, ensemble="all").groupby("aggregator", sort=False):
         for ax, column in zip(axes, ("gold", "proxy"), strict=True):
-            band(ax, curve, column, AGGREGATORS[name], str(name), at_end=False)
+            band(ax, curve, column, AGGREGATORS.get(name, LOOKS["average"]), str(name), at_end=False)
     for ax, label in zip(axes, (f"worth by {judge}", "proxy (std)"), strict=True):
         ax.set_ylabel(label)
-        ax.set_xlabel("KL, upper bound (nats)")
-        n_axis(ax, np.unique(curves.pressure))
+        ax.set_xlabel("KL, exact on the pool (nats)" if tilted else "KL, upper bound (nats)")
+        if not tilted:
+            n_axis(ax, np.unique(curves.pressure))
     if (curves.ensemble == "all").any():
         legend(fig, axes[0], 4)
-    most = curves.pressure.max()
-    ends = pick(curves, pressure=most)
+    ends = curves.loc[curves.groupby(["ensemble", "aggregator"], sort=False).kl.idxmax()]
     names = np.where(ends.ensemble == "all", ends.aggregator, ends.ensemble)
     said = "; ".join(f"{name} {gold:.2f}" for name, gold in zip(names, ends.gold, strict=True))
-    return Figure(fig, f"Worth by {judge} of best-of-n against KL; at n = {most:g}: {said}.", "scores")
+    optimiser = "tilting" if tilted else "best-of-n"
+    at = f"{ends.kl.max():.1f} nats" if tilted else f"n = {ends.pressure.max():g}"
+    return Figure(fig, f"Worth by {judge} of {optimiser} against KL; at {at}: {said}.", "scores")

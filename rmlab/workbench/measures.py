@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 AGGREGATORS = ("mean", "min", "mean_std", "median")
 COLUMNS = "measure scorer kind k aggregator part rival value low high units pairs verdict".split()
+RIVALS = {
+    "length": "{} answers alone",
+    "words": "a {}",
+}  # what a member must beat to have learnt anything else
 BEST, PEAK = "the best member", "ends at its peak"
 ABOUT = 1.1  # lengths within this factor are about the same
 SHORTER, SAME, LONGER = "preferred is shorter", "about as long", "preferred is longer"
@@ -49,7 +53,7 @@ class Comparison(NamedTuple):
 
 
 def scorers(scores: Scores) -> list[Scorer]:
-    """Members, aggregators over them (none where K = 1), and length where it is known.
+    """Members, aggregators over them (none where K = 1), and length and a bag of words where they are known.
 
     Aggregators take aligned scores and are scaled back by the members' mean standard deviation, so that their margins
     are log odds as far as the members' are.
@@ -62,6 +66,8 @@ def scorers(scores: Scores) -> list[Scorer]:
             out.append(Scorer(name, "aggregator", scores.k, name, score))
     if scores.length is not None:
         out.append(Scorer("longer", "length", 0, "", scores.length))
+    if scores.words is not None:
+        out.append(Scorer("bag of words", "words", 0, "", scores.words))
     return out
 
 
@@ -93,7 +99,7 @@ def accuracy_rows(scores: Scores) -> pd.DataFrame:
     voted = pairs.labels != 0.5
     rows, every = [], compared(scores, pairs)
     members = np.stack([c.right for c in every if c.scorer.kind == "member"], 1)[voted]
-    length = next((c for c in every if c.scorer.kind == "length"), None)
+    baselines = [c for c in every if c.scorer.kind in RIVALS]
     clusters, count = pairs.clusters[voted], int(voted.sum())
     best = (
         accuracy.best_of_other_half(members, clusters)
@@ -104,12 +110,12 @@ def accuracy_rows(scores: Scores) -> pd.DataFrame:
         rows.append(
             _row("accuracy", c.scorer, accuracy.accuracy(c.margins, pairs.labels, pairs.clusters), count)
         )
-        if c is not length:
+        if c.scorer.kind != "length":
             rows += _probability_rows(c, pairs)
-            if length is not None:
-                rival = f"{length.scorer.name} answers alone"
-                gap = accuracy.difference(c.right[voted], length.right[voted], clusters)
-                rows.append(_row("difference", c.scorer, gap, count, rival=rival))
+        for baseline in baselines if c.scorer.kind not in RIVALS else ():
+            gap = accuracy.difference(c.right[voted], baseline.right[voted], clusters)
+            rival = RIVALS[baseline.scorer.kind].format(baseline.scorer.name)
+            rows.append(_row("difference", c.scorer, gap, count, rival=rival))
         if c.scorer.kind == "aggregator" and best is not None:
             gap = accuracy.difference(c.right[voted], best, clusters)
             rows.append(_row("difference", c.scorer, gap, count, rival=BEST))

@@ -18,10 +18,13 @@ import numpy as np
 
 from rmlab.backbone import device_of
 from rmlab.backbone import load as load_backbone
+from rmlab.measure.score_curves import GOLD, HELD_OUT, curve_rows, score_curves
 from rmlab.optimise.sampling import sample
 from rmlab.recipe import require
+from rmlab.reward.aggregate import AGGREGATORS
 from rmlab.text import Chat, TextFormat, ensure_pad, load_tokenizer
 from rmlab.tokens import SpecialTokens
+from rmlab.workbench.curves import Curves
 from rmlab.workbench.judges import Judges
 
 Gold = Callable[[list, list[str]], Sequence[float]]  # B prompts, B answers -> B rewards
@@ -35,7 +38,7 @@ class Pool:
     ----------
     prompts : P strings or chats
     answers : P lists of N texts
-    ended : (P, N) bool, False where an answer was cut before its EOS; it cannot win
+    ended : (P, N) bool, False where an answer was cut before its EOS: it is scored where it stops
     scores : (P, N, K) float32, aligned; None until scored
     gold : (P, N) float64, in gold's own unit; None where there is none
     ids, text : the sampled ids (P lists of N) and their format: judges with the same tokenizer read them as they are
@@ -53,7 +56,9 @@ class Pool:
         require(len(self.prompts) > 0, "prompts", 0, "at least one")
         counts = {len(row) for row in self.answers}
         fits = len(self.answers) == len(self.prompts) and len(counts) == 1 and min(counts) > 0
-        require(fits, "answers", sorted(counts), f"as many to each of {len(self.prompts)} prompts, at least one")
+        require(
+            fits, "answers", sorted(counts), f"as many to each of {len(self.prompts)} prompts, at least one"
+        )
         self.ended = np.asarray(self.ended, bool)
         shape = len(self.prompts), counts.pop()
         require(self.ended.shape == shape, "shape of ended", self.ended.shape, f"{shape}, one an answer")
@@ -109,6 +114,31 @@ class Pool:
             self.gold = self._gold_of(gold)
         return self
 
+    def best_of_n(self, aggregators: Sequence[str] = ("mean", "min", "mean_std")) -> Curves:
+        """Best-of-n at the powers of two up to N, exact, by every member and under each aggregator.
+
+        Judged by gold; without gold by members that are held out in turn, which share what all members get wrong.
+
+        Raises
+        ------
+        ValueError
+            A pool that was not scored, one answer a prompt, one member and no gold, an unknown aggregator.
+        """
+        return self._curves(aggregators, "best_of_n")
+
+    def tilt(self, aggregators: Sequence[str] = ("mean", "min", "mean_std")) -> Curves:
+        """The exact KL-regularised optimum on the pool at several KL; arguments and errors of `best_of_n`."""
+        return self._curves(aggregators, "tilt")
+
+    def _curves(self, aggregators: Sequence[str], optimiser: str) -> Curves:
+        require(self.scores is not None, "scores", None, "pool.score(judges) first")
+        for name in aggregators:
+            require(name in AGGREGATORS, "aggregator", name, f"one of {', '.join(AGGREGATORS)}")
+        names = [f"member {k}" for k in range(self.members)]
+        curves = score_curves(self.scores, names, aggregators, np.ones_like(self.ended), self.gold)
+        rows = curve_rows(curves, np.arange(len(self.prompts)), HELD_OUT if self.gold is None else GOLD)
+        return Curves(rows[rows.optimiser == optimiser].reset_index(drop=True))
+
     @property
     def members(self) -> int:
         """K, 0 until scored."""
@@ -149,7 +179,9 @@ class Pool:
             [group[0]["request"] for group in by_prompt],
             [[row["text"] for row in group] for group in by_prompt],
             np.array([[row["ended"] for row in group] for group in by_prompt]),
-            np.array([[[row[m] for m in names] for row in group] for group in by_prompt], np.float32) if names else None,
+            np.array([[[row[m] for m in names] for row in group] for group in by_prompt], np.float32)
+            if names
+            else None,
             np.array([[row["gold"] for row in group] for group in by_prompt]) if "gold" in rows[0] else None,
         )
 
@@ -158,11 +190,12 @@ class Pool:
         same = self.ids is not None and same_tokens(self.text, judges.text)
         out = np.empty((*self.ended.shape, judges.members), np.float32)
         for p, prompt in enumerate(self.prompts):
-            prompt_ids = judges.text.prompt_ids(prompt)
-            rows = self.ids[p] if same else [judges.text.answer_ids(prompt, text) for text in self.answers[p]]
-            if not same:  # an answer that was cut has no end
-                rows = [r if done or len(r) == 1 else r[:-1] for r, done in zip(rows, self.ended[p], strict=True)]
-            out[p] = judges.score([prompt_ids] * len(rows), rows)
+            if same:
+                rows = self.ids[p]
+            else:
+                answers = zip(self.answers[p], self.ended[p], strict=True)
+                rows = [read_answer(judges.text, prompt, text, ended) for text, ended in answers]
+            out[p] = judges.score([judges.text.prompt_ids(prompt)] * len(rows), rows)
         return out
 
     def _gold_of(self, gold: Judges | Gold | Sequence) -> np.ndarray:
@@ -170,14 +203,31 @@ class Pool:
         if isinstance(gold, Judges):
             values = self._scores_of(gold).astype(np.float64).mean(-1)
         elif callable(gold):
-            values = np.array([np.asarray(gold([prompt] * len(row), row)) for prompt, row in zip(self.prompts, self.answers, strict=True)])
+            rows = zip(self.prompts, self.answers, strict=True)
+            values = np.array([np.asarray(gold([prompt] * len(row), row)) for prompt, row in rows])
         else:
             values = np.asarray(gold)
         values = np.asarray(values, np.float64)
-        require(values.shape == self.ended.shape, "shape of gold", values.shape, f"{self.ended.shape}, one an answer")
+        require(
+            values.shape == self.ended.shape,
+            "shape of gold",
+            values.shape,
+            f"{self.ended.shape}, one an answer",
+        )
         bad = np.argwhere(~np.isfinite(values))
-        require(len(bad) == 0, "gold", f"not finite at prompt, answer {bad[:1].tolist()}", "a finite number an answer")
+        require(
+            len(bad) == 0,
+            "gold",
+            f"not finite at prompt, answer {bad[:1].tolist()}",
+            "a finite number an answer",
+        )
         return values
+
+
+def read_answer(text: TextFormat, prompt: str | Chat, answer: str, ended: bool) -> list[int]:
+    """An answer's text as ids (T,); one that was cut has no EOS, unless nothing else is left of it."""
+    ids = text.answer_ids(prompt, answer)
+    return ids if ended or len(ids) == 1 else ids[:-1]
 
 
 def same_tokens(one: TextFormat, other: TextFormat) -> bool:

@@ -72,6 +72,7 @@ class Scores:
     prompts : (R,) 0..P-1, the answers that are compared with each other; clusters : (R,) what intervals count
     cluster_noun : what a cluster is, in the plural
     gold, label, length : (R,) or None; length_unit : words, or the name of the column
+    words : (R,) scores of a bag of words that was trained on other pairs, or None
     groups : (R,) names, or None; unused : columns that were not read
     """
 
@@ -87,6 +88,7 @@ class Scores:
     length: np.ndarray | None = None
     length_unit: str = ""
     groups: np.ndarray | None = None
+    words: np.ndarray | None = None
     unused: tuple[str, ...] = ()
 
     @classmethod

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import rmlab
 from rmlab.optimise import ppo
 from rmlab.optimise.reward import reward_function
 from rmlab.recipe import Ppo
@@ -45,8 +44,8 @@ def test_members_keep_their_alignment_in_any_order_and_on_disk(method, tmp_path)
     few = whole.subset([2, 0])
     few.save(tmp_path / "few")
     for again, columns in (
-        (rmlab.load(tmp_path / "whole"), [0, 1, 2]),
-        (rmlab.load(tmp_path / "few"), [2, 0]),
+        (load(tmp_path / "whole"), [0, 1, 2]),
+        (load(tmp_path / "few"), [2, 0]),
     ):
         close(scores(again), scores(whole)[:, columns])
     close(scores(few), scores(whole)[:, [2, 0]])
@@ -63,7 +62,7 @@ def test_a_posterior_comes_back(tmp_path):
     whole = ensemble("laplace")
     whole.save(tmp_path)
     answers = np.array(ROW[:3]), np.array([ROW[3:]]), np.array([3])
-    close(rmlab.load(tmp_path).score_std(*answers), whole.score_std(*answers))
+    close(load(tmp_path).score_std(*answers), whole.score_std(*answers))
 
 
 @pytest.mark.parametrize("aggregator", ["min", "median", "mean_std"])

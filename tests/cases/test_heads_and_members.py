@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import rmlab
 from rmlab.reward.average import average
 from rmlab.reward.heads import train as train_heads
 from rmlab.reward.laplace import around
@@ -55,13 +54,13 @@ def layered():
 def test_the_last_linear_layer_is_the_head_and_its_bias_is_kept(name, tmp_path):
     model = judge(name, **OVER.get(name, {}))
     model.save_pretrained(tmp_path / "judge")
-    reward = rmlab.load(tmp_path / "judge")
+    reward = load(tmp_path / "judge")
     assert reward.head_name == HEADS[name]
     assert reward.linear.bias.abs().max() > 0.1
     close(scores(reward), whole(model))
     reward.align(np.random.default_rng(0).normal(2, 3, (9, 2)))
     reward.subset([1]).save(tmp_path / "one")
-    one = rmlab.load(tmp_path / "one")
+    one = load(tmp_path / "one")
     close(scores(one), scores(reward)[:, [1]])
     assert one.members == 1 and scores(reward).shape == (2, 2)
 
@@ -104,7 +103,7 @@ def test_logits_that_are_more_than_the_last_layers_are_refused(name, tmp_path, m
 
     monkeypatch.setattr(kind, "forward", forward)
     with pytest.raises(ValueError, match=rf"logits of {kind.__name__} = .* of the largest away"):
-        rmlab.load(tmp_path)
+        load(tmp_path)
 
 
 def test_a_classifier_that_reads_the_padding_is_refused():
@@ -128,7 +127,7 @@ def test_encoders_are_trained_and_saved(name, tmp_path):
     after = reward.raw_pair_scores(data.prompts, data.chosen, data.rejected).detach()
     assert (after - before).abs().max() > 1e-2
     reward.save(tmp_path / "judge")
-    close(scores(rmlab.load(tmp_path / "judge")), scores(reward).detach())
+    close(scores(load(tmp_path / "judge")), scores(reward).detach())
     close(scores(reward), whole(reward.model))
 
 
@@ -139,14 +138,14 @@ def test_the_other_methods_on_an_encoder(name, tmp_path):
     close(scores(frozen), whole(frozen.model))
     mlp = train_heads(inputs(backbone), k=2, mlp=4)
     mlp.save(tmp_path / "mlp")
-    close(scores(rmlab.load(tmp_path / "mlp")), scores(mlp).detach())
+    close(scores(load(tmp_path / "mlp")), scores(mlp).detach())
     single = train_ensemble("single", inputs(backbone))
     mean = average([single, single])
     close(scores(mean), whole(single.model))
     draws = around(single, pairs(), 3, seed=0)
     assert (draws.linear.bias == single.linear.bias).all()
     draws.save(tmp_path / "draws")
-    close(scores(rmlab.load(tmp_path / "draws")), whole(draws.model))
+    close(scores(load(tmp_path / "draws")), whole(draws.model))
 
 
 def test_members_that_are_copies_or_untrained_are_refused(tmp_path):
@@ -155,7 +154,7 @@ def test_members_that_are_copies_or_untrained_are_refused(tmp_path):
         model.classifier.weight[1] = model.classifier.weight[0]
     model.save_pretrained(tmp_path / "copies")
     with pytest.raises(ValueError, match=r"heads of .*copies"):
-        rmlab.load(tmp_path / "copies")
+        load(tmp_path / "copies")
     lora = train_ensemble("lora", inputs(policy("Llama")), k=2, rank=2)
     lora.save(tmp_path / "lora")
     for k in range(2):
@@ -163,7 +162,7 @@ def test_members_that_are_copies_or_untrained_are_refused(tmp_path):
         tensors = {n: t * ("lora_B" not in n) for n, t in load_file(path).items()}
         save_file(tensors, path, {"format": "pt"})
     with pytest.raises(ValueError, match=r"lora_B of .*zero in every matrix"):
-        rmlab.load(tmp_path / "lora")
+        load(tmp_path / "lora")
 
 
 @pytest.mark.parametrize(

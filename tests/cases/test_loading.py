@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import rmlab
 from rmlab import backbone
+from rmlab.reward.ensemble import load
 from rmlab.reward.model import RewardModel
 from tests.cases.tiny import ROW, close, judge, own_scores, policy
 
@@ -41,18 +41,18 @@ def without(words):
 def test_weights_that_are_missing_or_too_many_are_named(family, change, words, tmp_path):
     folder = saved(judge(family), tmp_path / "judge", change)
     with pytest.raises(ValueError, match=words):
-        rmlab.load(folder)
+        load(folder)
 
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen2", "BERT"])
 def test_the_folder_of_a_language_model_is_no_judge(family, tmp_path):
     with pytest.raises(ValueError, match=r"missing weights of .*(score|classifier|pooler)"):
-        rmlab.load(saved(policy(family), tmp_path / "lm"))
+        load(saved(policy(family), tmp_path / "lm"))
 
 
 def test_a_family_without_classifiers_is_named_in_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"CohereConfig.*give a whole folder.*of a family that has") as error:
-        rmlab.load(saved(policy("Cohere"), tmp_path / "lm"))
+        load(saved(policy("Cohere"), tmp_path / "lm"))
     assert len(str(error.value)) < 500 and "\n" not in str(error.value)
 
 
@@ -71,12 +71,12 @@ def test_a_language_model_is_whole_or_refused(change, words, tmp_path):
 @pytest.mark.parametrize("family", ["Llama", "BERT", "T5"])
 def test_shards_are_read_and_pickles_are_not(family, tmp_path):
     model = judge(family)
-    close(rmlab.load(saved(model, tmp_path / "s", max_shard_size="20KB"))(*row()), own_scores(model, [ROW]))
+    close(load(saved(model, tmp_path / "s", max_shard_size="20KB"))(*row()), own_scores(model, [ROW]))
     folder = saved(model, tmp_path / "b")
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="give a whole folder, with safetensors"):
-        rmlab.load(folder)
+        load(folder)
 
 
 @pytest.mark.parametrize("family", ["Llama", "ModernBERT"])
@@ -86,7 +86,7 @@ def test_a_cut_file_is_named(family, share, tmp_path):
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: int(share * len(data))])
     with pytest.raises(ValueError, match="judge: cannot be read"):
-        rmlab.load(folder)
+        load(folder)
 
 
 def test_two_ensembles_of_one_model_are_saved_apart(tmp_path):
@@ -96,17 +96,17 @@ def test_two_ensembles_of_one_model_are_saved_apart(tmp_path):
     three = DropoutModel(one, 3, 0.2, seed=0)
     three.save(tmp_path / "three")
     one.save(tmp_path / "one")
-    assert (rmlab.load(tmp_path / "one").members, rmlab.load(tmp_path / "three").members) == (1, 3)
-    close(rmlab.load(tmp_path / "one")(*row()), own_scores(one.model, [ROW]))
+    assert (load(tmp_path / "one").members, load(tmp_path / "three").members) == (1, 3)
+    close(load(tmp_path / "one")(*row()), own_scores(one.model, [ROW]))
 
 
 def test_a_device_may_be_named(tmp_path, monkeypatch):
     folder = saved(judge("Llama"), tmp_path / "judge")
-    assert rmlab.load(folder, device="cpu").centre.device.type == "cpu"
+    assert load(folder, device="cpu").centre.device.type == "cpu"
     monkeypatch.setenv("RMLAB_DEVICE", "cuda:99")
     for device in (None, "cuda:99"):
         with pytest.raises(ValueError, match="device = 'cuda:99'"):
-            rmlab.load(folder, device=device)
+            load(folder, device=device)
 
 
 def row():
