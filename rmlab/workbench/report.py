@@ -217,20 +217,22 @@ def _error_lines(scores: Scores, table: pd.DataFrame) -> list[str]:
     """Do members err together?"""
     by_measure = table[table.kind == "members"].set_index("measure")
     two = table[table.measure == "error_correlation"].sort_values("value")
-    shared, effective = by_measure.loc["shared_error"], by_measure.loc["effective_members"]
     lines = [
         f"Do the members err together (errors against {'gold' if scores.gold is not None else 'the label'})"
     ]
-    lines += _wrapped(f"mean correlation of two members' errors {_share(shared)}")
-    if len(two) > 1:
-        low, high = two.iloc[0], two.iloc[-1]
-        lines += _wrapped(
-            f"least {_plain(low.value)} ({low.scorer}, {low.rival}), most {_plain(high.value)} ({high.scorer}, {high.rival})"
-        )
-    ends = f"[{effective.low:.1f}, {effective.high:.1f}]"
-    lines += _wrapped(
-        f"{scores.k} members average errors away like {effective.value:.1f} {ends} independent ones"
-    )
+    if "shared_error" in by_measure.index:
+        shared, effective = by_measure.loc["shared_error"], by_measure.loc["effective_members"]
+        lines += _wrapped(f"mean correlation of two members' errors {_share(shared)}")
+        if len(two) > 1:
+            low, high = (
+                f"{_plain(r.value)} ({r.scorer}, {r.rival})" for _, r in two.iloc[[0, -1]].iterrows()
+            )
+            lines += _wrapped(f"least {low}, most {high}")
+        ends = f"[{effective.low:.1f}, {effective.high:.1f}]"
+        count = f"{shared.k} members" + f" of {scores.k}, the rest never err," * bool(shared.k < scores.k)
+        lines += _wrapped(f"{count} average errors away like {effective.value:.1f} {ends} independent ones")
+    else:
+        lines += _wrapped("fewer than two members err at all: nothing to correlate")
     both, apart = by_measure.loc["wrong_together"], by_measure.loc["wrong_apart"]
     lines += _wrapped(
         f"all wrong at once on {_percent(both.value)} of pairs; on {_percent(apart.value)} if each erred by itself"

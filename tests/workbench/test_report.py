@@ -81,6 +81,17 @@ def test_warnings():
     )
 
 
+def test_a_member_that_never_errs_is_left_out_of_correlations():
+    table = pairs_table(60).assign(ann=lambda t: 3.0 * t.votes)
+    report = Scores.read(table, label="votes", length="words").report()
+    assert "4 members of 5, the rest never err" in " ".join(str(report).split())
+    rows = report.rows().set_index("measure")
+    assert rows.k["shared_error"] == 4 and len(rows.loc["error_correlation"]) == 6
+    table["bob"] = 2 * table.ann
+    perfect = Scores.read(table, label="votes", members=["ann", "bob"]).report()
+    assert "fewer than two members err at all" in str(perfect)
+
+
 def test_no_warning_without_a_cause(report):
     assert not [line for line in str(report).splitlines() if line.startswith("!")]
 
