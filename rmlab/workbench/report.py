@@ -17,6 +17,7 @@ import pandas as pd
 from rmlab.files import write_atomic
 from rmlab.measure import calibration
 from rmlab.measure.score_curves import primary
+from rmlab.optimise.tilt import ESS_FLOOR
 from rmlab.reward.aggregate import AGGREGATORS as RULES
 from rmlab.reward.aggregate import usual_strength
 from rmlab.workbench import measures
@@ -265,12 +266,23 @@ def _curve_lines(curves: list[ScoreCurve], rows: pd.DataFrame, table: pd.DataFra
     lines += _wrapped(
         f"n = 1 is worth {start:.2f}. The peak of each half of the clusters is found on the other."
     )
+    lines += _tilted_lines([c for c in curves if c.optimiser == "tilt"])
     if judge != "gold":
         lines += _wrapped(
             "No gold: all members but one choose, the one held out judges (in standard deviations), averaged over who is "
             "held out. It rises with any error that all members share."
         )
     return lines
+
+
+def _tilted_lines(curves: list[ScoreCurve]) -> list[str]:
+    """Exact tilting at the largest KL at which ten effective answers a prompt stand behind every curve, or the least."""
+    enough = np.flatnonzero(np.min([c.points.ess for c in curves], 0) >= ESS_FLOOR)
+    at = int(enough.max(initial=0))
+    worth = [
+        f"{c.aggregator if c.chooser == 'all' else c.chooser} {c.worth[:, at].mean():.2f}" for c in curves
+    ]
+    return _wrapped(f"Tilted exactly to a KL of {curves[0].points.kl[at]:.2f} nats: {', '.join(worth)}.")
 
 
 def _warnings(scores: Scores, table: pd.DataFrame) -> Iterator[str]:

@@ -55,6 +55,9 @@ def test_pools_have_curves(gold):
     assert max(map(len, str(report).splitlines())) <= 80 and ("No gold:" in text) is not gold
     assert ("nothing here says who is right" in text) is not gold and report.reliability is None
     assert set(report.curves.units) == {30}
+    tilted = report.curves[(report.curves.optimiser == "tilt") & (report.curves.aggregator == "min")]
+    read = tilted[tilted.kl.round(6) == 0.5].iloc[0]
+    assert "Tilted exactly to a KL of 0.50 nats: ann" in text and f"min {read.gold:.2f}," in text
 
 
 def test_pairs_in_a_row_and_one_member_alone():
