@@ -15,7 +15,7 @@ ARTIFACTS = Path("_build") / "artifacts"
 HELP = """usage: rmlab COMMAND
 
   rmlab study PRESET [--dry-run] [--labels.flips 0.1 ...]   run a study; what is done already is kept
-  rmlab report TABLE [--label ... --gold ... --out folder]   what a table of scores says; --help has examples
+  rmlab report TABLE [--label votes --out folder ...]       what a table of scores says; --help has examples
   rmlab verify [FOLDER ...]                                 one small cell of each shipped study again, compared
   rmlab version                                             versions of rmlab and of what decides numbers
 

@@ -44,7 +44,7 @@ def accuracy(margins: np.ndarray, labels: np.ndarray, clusters: np.ndarray) -> E
 
 
 def log_losses(margins: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """-y log p - (1 - y) log(1 - p) of each pair, nats, the margins' shape: log 2 for a margin of 0."""
+    """Log loss of each pair, y log(1 / p) + (1 - y) log(1 / (1 - p)), nats, the margins' shape: log 2 for a margin of 0."""
     margins, labels = _checked(margins, labels)
     return labels * np.logaddexp(0, -margins) + (1 - labels) * np.logaddexp(0, margins)
 

@@ -22,7 +22,7 @@ FEWEST = 10  # pairs in a bin
 
 
 def ece(margins: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error: sum over bins of (share of pairs) x |mean confidence - mean agreement| (Naeini et al. 2015).
+    """Expected calibration error: the mean over pairs of abs(mean confidence - mean agreement) of their bin (Naeini et al. 2015).
 
     Noise alone makes it positive, the more so the fewer pairs: read `calibration_error` beside it.
 

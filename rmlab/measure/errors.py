@@ -15,6 +15,8 @@ from rmlab.measure.clusters import Estimate, half_width
 from rmlab.measure.diversity import effective_members, mean_off_diagonal
 from rmlab.recipe import require
 
+NONE = 1e-9  # of the largest errors: rounding
+
 
 def errors(scores: np.ndarray, truth: np.ndarray, prompts: np.ndarray) -> np.ndarray:
     """What is left of the scores after each prompt's mean and the least-squares slope on truth are taken off.
@@ -87,11 +89,16 @@ def effective_errors(shared: Estimate, k: int) -> Estimate:
     return Estimate(value, low, high, shared.clusters)
 
 
+def erring(errors: np.ndarray) -> np.ndarray:
+    """(K,) bool: whether a member's errors (R, K) are more than rounding beside the largest; one that never errs has none."""
+    size = np.sqrt((np.asarray(errors, np.float64) ** 2).mean(0))
+    return size > NONE * max(size.max(), 1e-300)
+
+
 def _unit(errors: np.ndarray) -> np.ndarray:
     """Errors (R, K) of mean 0 at root mean square 1."""
     errors = np.asarray(errors, np.float64)
     require(errors.ndim == 2 and errors.size > 0, "errors' shape", errors.shape, "errors (R, K), not empty")
-    size = np.sqrt((errors**2).mean(0))
-    still = np.flatnonzero(size <= 1e-9 * max(size.max(), 1e-300)).tolist()
+    still = np.flatnonzero(~erring(errors)).tolist()
     require(not still, "errors of members", still, "members that differ from the truth")
-    return errors / size
+    return errors / np.sqrt((errors**2).mean(0))

@@ -31,7 +31,8 @@ def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
         last[name] = f"{name} {table.confidence.iloc[-1]:.2f} to {table.agreement.iloc[-1]:.2f}"
         look = AGGREGATORS.get(name)
         if look is None:
-            ax.plot(table.confidence, table.agreement, color=LOOKS["heads"].color, lw=0.9)
+            label = "members" if len(ax.lines) == 1 else None  # one name for all of them
+            ax.plot(table.confidence, table.agreement, color=LOOKS["heads"].color, lw=0.9, label=label)
             continue
         ax.plot(
             table.confidence, table.agreement, look.marker, ls=look.dash, color=look.color, ms=5, label=name
@@ -40,8 +41,7 @@ def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
             ax.vlines(table.confidence, table.low, table.high, color=look.color, lw=1.2)
     ax.set_xlabel("stated probability of the favoured answer")
     ax.set_ylabel("share of votes for it")
-    if AGGREGATORS.keys() & tables.keys():
-        legend(fig, ax, 4)
+    legend(fig, ax, 5)
     alt = f"Reliability; highest stated probability to share of votes: {', '.join(last.values())}."
     return Figure(fig, alt, "reliable")
 
@@ -59,7 +59,8 @@ def score_curves(curves: pd.DataFrame) -> Figure:
     for name, curve in single.groupby("ensemble", sort=False):
         if name != "all":
             for ax, column in zip(axes, ("gold", "proxy"), strict=True):
-                ax.plot(curve.kl, curve[column], color=LOOKS["heads"].color, lw=0.9)
+                label = None if ax.lines else "members"
+                ax.plot(curve.kl, curve[column], color=LOOKS["heads"].color, lw=0.9, label=label)
     for name, curve in pick(curves, ensemble="all").groupby("aggregator", sort=False):
         for ax, column in zip(axes, ("gold", "proxy"), strict=True):
             band(ax, curve, column, AGGREGATORS.get(name, LOOKS["average"]), str(name), at_end=False)
@@ -68,8 +69,7 @@ def score_curves(curves: pd.DataFrame) -> Figure:
         ax.set_xlabel("KL, exact on the pool (nats)" if tilted else "KL, upper bound (nats)")
         if not tilted:
             n_axis(ax, np.unique(curves.pressure))
-    if (curves.ensemble == "all").any():
-        legend(fig, axes[0], 4)
+    legend(fig, axes[0], 5)
     ends = curves.loc[curves.groupby(["ensemble", "aggregator"], sort=False).kl.idxmax()]
     names = np.where(ends.ensemble == "all", ends.aggregator, ends.ensemble)
     said = "; ".join(f"{name} {gold:.2f}" for name, gold in zip(names, ends.gold, strict=True))

@@ -127,20 +127,24 @@ def accuracy_rows(scores: Scores) -> pd.DataFrame:
 def error_rows(scores: Scores) -> pd.DataFrame:
     """Do members err together: each two members' error correlation, their mean, effective members, and pairs all get wrong.
 
-    Errors are against gold where there is gold, else against the label. Needs K of at least 2. `wrong_apart` is what
-    `wrong_together` would be if members erred independently.
+    Errors are against gold where there is gold, else against the label; a member that never errs is left out, and with
+    fewer than two others there is no correlation. Needs K of at least 2. `wrong_apart` is what `wrong_together` would be
+    if members erred independently.
     """
     truth = scores.label if scores.gold is None else scores.gold
     left = errors.errors(scores.values, truth, scores.prompts)
-    everyone = Scorer("all", "members", scores.k, "", scores.values[:, 0])
+    members = np.flatnonzero(errors.erring(left))
+    everyone = Scorer("all", "members", len(members), "", scores.values[:, 0])
     rows = []
-    for i, j in combinations(range(scores.k), 2):
+    for i, j in combinations(members, 2):
         one = everyone._replace(name=scores.members[i], kind="member", k=1)
         both = errors.shared_error(left[:, [i, j]], scores.clusters)
         rows.append(_row("error_correlation", one, both, rival=scores.members[j]))
-    shared = errors.shared_error(left, scores.clusters)
-    rows.append(_row("shared_error", everyone, shared))
-    rows.append(_row("effective_members", everyone, errors.effective_errors(shared, scores.k)))
+    if len(members) > 1:
+        shared = errors.shared_error(left[:, members], scores.clusters)
+        rows.append(_row("shared_error", everyone, shared))
+        rows.append(_row("effective_members", everyone, errors.effective_errors(shared, len(members))))
+    everyone = everyone._replace(k=scores.k)
     pairs = scores.pairs()
     voted = pairs.labels != 0.5
     right = np.stack([c.right for c in compared(scores, pairs) if c.scorer.kind == "member"], 1)[voted]

@@ -17,6 +17,7 @@ import pandas as pd
 from rmlab.files import write_atomic
 from rmlab.measure import calibration
 from rmlab.measure.score_curves import primary
+from rmlab.optimise.tilt import ESS_FLOOR
 from rmlab.reward.aggregate import AGGREGATORS as RULES
 from rmlab.reward.aggregate import usual_strength
 from rmlab.workbench import measures
@@ -217,20 +218,22 @@ def _error_lines(scores: Scores, table: pd.DataFrame) -> list[str]:
     """Do members err together?"""
     by_measure = table[table.kind == "members"].set_index("measure")
     two = table[table.measure == "error_correlation"].sort_values("value")
-    shared, effective = by_measure.loc["shared_error"], by_measure.loc["effective_members"]
     lines = [
         f"Do the members err together (errors against {'gold' if scores.gold is not None else 'the label'})"
     ]
-    lines += _wrapped(f"mean correlation of two members' errors {_share(shared)}")
-    if len(two) > 1:
-        low, high = two.iloc[0], two.iloc[-1]
-        lines += _wrapped(
-            f"least {_plain(low.value)} ({low.scorer}, {low.rival}), most {_plain(high.value)} ({high.scorer}, {high.rival})"
-        )
-    ends = f"[{effective.low:.1f}, {effective.high:.1f}]"
-    lines += _wrapped(
-        f"{scores.k} members average errors away like {effective.value:.1f} {ends} independent ones"
-    )
+    if "shared_error" in by_measure.index:
+        shared, effective = by_measure.loc["shared_error"], by_measure.loc["effective_members"]
+        lines += _wrapped(f"mean correlation of two members' errors {_share(shared)}")
+        if len(two) > 1:
+            low, high = (
+                f"{_plain(r.value)} ({r.scorer}, {r.rival})" for _, r in two.iloc[[0, -1]].iterrows()
+            )
+            lines += _wrapped(f"least {low}, most {high}")
+        ends = f"[{effective.low:.1f}, {effective.high:.1f}]"
+        count = f"{shared.k} members" + f" of {scores.k}, the rest never err," * bool(shared.k < scores.k)
+        lines += _wrapped(f"{count} average errors away like {effective.value:.1f} {ends} independent ones")
+    else:
+        lines += _wrapped("fewer than two members err at all: nothing to correlate")
     both, apart = by_measure.loc["wrong_together"], by_measure.loc["wrong_apart"]
     lines += _wrapped(
         f"all wrong at once on {_percent(both.value)} of pairs; on {_percent(apart.value)} if each erred by itself"
@@ -263,12 +266,23 @@ def _curve_lines(curves: list[ScoreCurve], rows: pd.DataFrame, table: pd.DataFra
     lines += _wrapped(
         f"n = 1 is worth {start:.2f}. The peak of each half of the clusters is found on the other."
     )
+    lines += _tilted_lines([c for c in curves if c.optimiser == "tilt"])
     if judge != "gold":
         lines += _wrapped(
             "No gold: all members but one choose, the one held out judges (in standard deviations), averaged over who is "
             "held out. It rises with any error that all members share."
         )
     return lines
+
+
+def _tilted_lines(curves: list[ScoreCurve]) -> list[str]:
+    """Exact tilting at the largest KL at which ten effective answers a prompt stand behind every curve, or the least."""
+    enough = np.flatnonzero(np.min([c.points.ess for c in curves], 0) >= ESS_FLOOR)
+    at = int(enough.max(initial=0))
+    worth = [
+        f"{c.aggregator if c.chooser == 'all' else c.chooser} {c.worth[:, at].mean():.2f}" for c in curves
+    ]
+    return _wrapped(f"Tilted exactly to a KL of {curves[0].points.kl[at]:.2f} nats: {', '.join(worth)}.")
 
 
 def _warnings(scores: Scores, table: pd.DataFrame) -> Iterator[str]:

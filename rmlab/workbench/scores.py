@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rmlab.workbench.report import ScoreReport
 
 TAKEN = {*AGGREGATORS, "all", "longer", "shorter"}
-FLAT = 1e-12  # of a member's size: a spread that is rounding
+FLAT = 1e-6  # of a member's size: a spread that is rounding to whoever wrote float32
+LARGEST = 1e100  # whose square, and that of its inverse, float64 holds
 
 
 class Pairs(NamedTuple):
@@ -97,7 +98,7 @@ class Scores:
         path_or_frame: str | Path | pd.DataFrame,
         prompt: str = "prompt",
         answer: str | None = "answer",
-        members: Sequence[str] | None = None,
+        members: str | Sequence[str] | None = None,
         gold: str | None = None,
         label: str | None = None,
         text: str | None = None,
@@ -124,6 +125,7 @@ class Scores:
         ValueError : a bad table; one sentence names the row, the column, the value and the mend
         """
         names = Columns(prompt, answer, gold, label, text, length, group)
+        members = [members] if isinstance(members, str) else members
         return _read(path_or_frame, names, None if members is None else list(members))
 
     @property
@@ -276,12 +278,13 @@ def _check(scores: Scores, rows: np.ndarray, ids: np.ndarray, unit: str) -> None
         refuse(int(torn[0]), "its answers are in two groups; put each prompt in one")
     if scores.label is not None:
         _check_labels(scores.label, sizes, starts, refuse)
+    size = np.abs(scores.values).max(0)
+    odd = [m for m, x in zip(scores.members, size, strict=True) if x > LARGEST or 0 < x < 1 / LARGEST]
+    require(not odd, f"members of {scores.source}", odd, "scores between 1e-100 and 1e100: scale them")
     centre = np.add.reduceat(scores.values, starts) / sizes[:, None]
-    spread = np.abs(scores.values - centre[scores.prompts]).max(0)
-    flat = [
-        m for m, x in zip(scores.members, spread <= FLAT * np.abs(scores.values).max(0), strict=True) if x
-    ]
-    mend = "members that differ between two answers of some prompt, or leave them out"
+    still = np.abs(scores.values - centre[scores.prompts]).max(0) <= FLAT * size
+    flat = [m for m, x in zip(scores.members, still, strict=True) if x]
+    mend = "members that differ between two answers of some prompt by a millionth of their size, or leave them out"
     require(not flat, f"members of {scores.source}", flat, mend)
 
 

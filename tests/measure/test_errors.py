@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rmlab.measure.clusters import Estimate
-from rmlab.measure.errors import effective_errors, error_correlation, errors, shared_error
+from rmlab.measure.errors import effective_errors, erring, error_correlation, errors, shared_error
 
 
 def equicorrelated(rng, rows, k, rho):
@@ -85,5 +85,7 @@ def test_bad_errors_are_refused():
         errors(np.ones((4, 2)), np.ones(3), prompts)
     with pytest.raises(ValueError, match="at least two members"):
         shared_error(np.array([[1.0], [-1.0]]), np.arange(2))
+    never = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    assert erring(never).tolist() == [True, False]
     with pytest.raises(ValueError, match="differ from the truth"):
-        error_correlation(np.array([[1.0, 0.0], [-1.0, 0.0]]))
+        error_correlation(never)

@@ -45,6 +45,8 @@ def test_curves_show_worth_and_proxy(axes):
     assert f"min {rows.gold.iloc[-1]:.2f}" in figure.alt and "n = 16" in figure.alt
 
 
-def test_members_alone_have_no_legend(axes):
+def test_members_alone_share_one_name(axes):
     table = pool_table(10, 8).drop(columns=["gold", "cat"])
-    assert "held-out" in Scores.read(table).report().figure().alt and len(axes[0].lines) == 2
+    assert "held-out" in Scores.read(table).report().figure().alt
+    named = [line for line in axes[0].lines if not line.get_label().startswith("_")]
+    assert len(axes[0].lines) == 2 and [line.get_label() for line in named] == ["members"]

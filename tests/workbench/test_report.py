@@ -55,6 +55,9 @@ def test_pools_have_curves(gold):
     assert max(map(len, str(report).splitlines())) <= 80 and ("No gold:" in text) is not gold
     assert ("nothing here says who is right" in text) is not gold and report.reliability is None
     assert set(report.curves.units) == {30}
+    tilted = report.curves[(report.curves.optimiser == "tilt") & (report.curves.aggregator == "min")]
+    read = tilted[tilted.kl.round(6) == 0.5].iloc[0]
+    assert "Tilted exactly to a KL of 0.50 nats: ann" in text and f"min {read.gold:.2f}," in text
 
 
 def test_pairs_in_a_row_and_one_member_alone():
@@ -79,6 +82,17 @@ def test_warnings():
     assert "one cluster: no intervals" in str(
         Scores.read(whole, label="votes", group="topic", length="words").report()
     )
+
+
+def test_a_member_that_never_errs_is_left_out_of_correlations():
+    table = pairs_table(60).assign(ann=lambda t: 3.0 * t.votes)
+    report = Scores.read(table, label="votes", length="words").report()
+    assert "4 members of 5, the rest never err" in " ".join(str(report).split())
+    rows = report.rows().set_index("measure")
+    assert rows.k["shared_error"] == 4 and len(rows.loc["error_correlation"]) == 6
+    table["bob"] = 2 * table.ann
+    perfect = Scores.read(table, label="votes", members=["ann", "bob"]).report()
+    assert "fewer than two members err at all" in str(perfect)
 
 
 def test_no_warning_without_a_cause(report):

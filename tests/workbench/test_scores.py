@@ -81,6 +81,7 @@ def test_pairs_of_a_pool_use_each_answer_once_and_gold_decides():
 def test_members_answers_and_text_can_be_named():
     table = pairs_table(10).drop(columns="answer").assign(text=["two words", "three words here"] * 10)
     scores = Scores.read(table, answer=None, members=["bob", "ann"], label="votes", text="text")
+    assert Scores.read(table, answer=None, members="bob", label="votes").members == ("bob",)
     assert scores.members == ("bob", "ann") and scores.length[:2].tolist() == [2, 3]
     assert scores.unused == ("cat", "dan", "eve", "words", "topic", "source")
 
@@ -137,6 +138,8 @@ def set_cell(row, column, value):
             "row 4, prompt 'q001': its answers are in two groups",
         ),
         ({"ann": 1.5}, {}, r"members of table = \['ann'\]: give members that differ"),
+        (lambda t: t.assign(ann=t.bob + 1e9), {}, r"members of table = \['ann'\]: give members that differ"),
+        (lambda t: t.assign(ann=t.bob * 1e200), {}, r"members of table = \['ann'\]: give scores between"),
         (lambda t: t.rename(columns={"ann": "mean"}), {}, r"members of table = \['mean'\]"),
         (lambda t: t.iloc[:0], {}, "rows of table = 0"),
         (lambda t: pd.concat([t, t[["ann"]]], axis=1), {}, r"columns of table = \['ann'\]"),
