@@ -4,6 +4,7 @@
     from rmlab.show.rows import pool
 
     Explorer(pool(), ensemble="finetune", aggregator="min")
+    Explorer(CompactPool.from_text(prompts, answers, member_scores, gold))
 
 The page carries a compact pool: words or text, gold as a bill, as a number or not at all. Five JavaScript modules, joined into one, do the rest: `explorer_math.mjs`
 aggregates and sorts, a test holding its numbers equal to `CompactPool`'s; `explorer_state.mjs` makes the

@@ -1,8 +1,9 @@
 // The explorer's arithmetic, without a picture: the twin of CompactPool, held equal to it by a test.
 // A pool `d` has P prompts, M kept answers, C members (columns), F terms of gold's bill; an answer's weight says how
 // many of the N answers it stands for. An answer's worth is its gold; where the pool has no gold, the mean of the
-// members that do not judge; where all judge, null. Best-of-n draws n answers with replacement and keeps the best by the
-// proxy; the tilt is the KL-regularised optimum, an answer having a chance in proportion to weight * exp(proxy / beta).
+// members that do not judge; where all judge, null. Best-of-n draws n answers with replacement and keeps the best by
+// the proxy; the tilt is the KL-regularised optimum, an answer having a chance in proportion to
+// weight * exp(proxy / beta).
 
 export const TIE = 1e-9; // as in compact.py
 export const AGGREGATORS = { // label, and the slider of λ: least, most, step, usual; null where λ is not used

@@ -209,13 +209,14 @@ export function sentence(d, s, now, { worth, proxy, kl, ess }) {
 }
 function past(d, { tilt, at }, now, worth, kl, whose) { // where the worth stands to its peak
   const top = now.worth[now.peak], best = now.grid[now.peak], there = called(tilt, best);
+  const shown = d.digits === 2 ? "two digits" : `${d.digits} decimals`;
   return at === best ? `This is ${whose} ${now.summit}.`
-    : top - worth < 0.5 * 10 ** -d.digits ? `The peak, at ${there}, is no higher to ${d.digits === 2 ? "two digits" : `${d.digits} decimals`}.`
+    : top - worth < 0.5 * 10 ** -d.digits ? `The peak, at ${there}, is no higher to ${shown}.`
     : kl > now.kl[now.peak] ? `That is ${num(top - worth, d.digits)} below the peak, which was at ${there}.`
     : `The ${now.summit}, ${num(top, d.digits)}, comes at ${there}.`;
 }
 const alone = (d) => (d.C === 1 ? "No other member is there to be held out."
-  : "Every member judges: one that does not would be held out, and shown.");
+  : "All members judge: untick one to hold it out.");
 
 export function caption(d, { members, aggregator, tilt }, now) {
   const judged = aggregator !== "gold", whose = d.gold ? "gold's" : "their";
