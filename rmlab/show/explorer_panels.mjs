@@ -9,9 +9,9 @@ import {
 import { called, chosen, hint, leadOf, num, readable, signed, sizesOf, whole } from "./explorer_state.mjs";
 import { make } from "./explorer_plot.mjs";
 
-const CONTROL = /^(input|select|button|summary)$/; // JupyterLab would take their arrow keys
+const CONTROL = /^(input|select|button|summary)$/; // JupyterLab would take their arrow keys, and those of what scrolls
 export function h(tag, attrs = {}, ...kids) {
-  const own = CONTROL.test(tag) ? { "data-lm-suppress-shortcuts": "true" } : {};
+  const own = CONTROL.test(tag) || attrs.role === "group" ? { "data-lm-suppress-shortcuts": "true" } : {};
   return make(document.createElement(tag), { ...own, ...attrs }, kids);
 }
 const option = (value, words) => h("option", { value }, words);

@@ -106,16 +106,16 @@ function endings(ruler, W, d, { worth, proxy, oracle, alone }, { hi }) {
   return { ends, low: [name] };
 }
 
-function titlesOf(d, { aggregator }, { worth }) { // of the panels
-  const unit = d.gold_unit ? ` (${d.gold_unit})` : "";
-  return [worth && (d.gold ? `gold reward${unit}` : "held-out members: their mean"),
-    aggregator === "gold" ? "proxy: gold itself" : "proxy: what the judges say"];
+function titlesOf(ruler, W, d, { aggregator }, { worth }) { // of the panels, in lines; a unit where it has room
+  const gold = [...(d.gold_unit ? [`gold reward (${d.gold_unit})`] : []), "gold reward"];
+  const upper = worth ? fitting(ruler, d.gold ? gold : ["held-out members: their mean"], W, true) : [];
+  return [upper, wrap(ruler, aggregator === "gold" ? "proxy: gold itself" : "proxy: what the judges say", W, true)];
 }
 
 function geometry(ruler, W, d, s, curves) {
   const { up, down } = ruler.line(), L = up + down, most = klBound(d.N) || 1, span = levels(curves, d);
   const upper = !!curves.worth, coarse = Math.max(0, d.digits - 1);
-  const titles = titlesOf(d, s, curves).map((words) => (words ? wrap(ruler, words, W, true) : []));
+  const titles = titlesOf(ruler, W, d, s, curves);
   const marked = (low, high, { at, step } = ticks(low, high)) =>
     at.map((v) => [v, num(v, step < 10 ? Math.max(high - low < 1 ? 2 : 1, decimals(step)) : 0)]);
   const grid = upper ? marked(span.lo, span.hi) : [];

@@ -162,6 +162,7 @@ def test_a_long_answer_scrolls_in_its_box_and_stays_there(show):
     assert box.bounding_box()["height"] < 400 and request.bounding_box()["height"] < 400
     assert box.get_attribute("tabindex") == "0" and request.get_attribute("tabindex") == "0"
     assert page.get_by_role("group", name="the answer").count() == 1
+    assert page.locator("[tabindex='0']:not([data-lm-suppress-shortcuts=true])").count() == 0
     box.focus()
     page.keyboard.press("End")
     page.wait_for_function(
@@ -246,6 +247,14 @@ def test_where_every_member_judges_the_proxy_stands_alone(show):
     first = said(page)
     page.get_by_label("n, answers to choose from").press("End")
     assert said(page) != first and "240 answers" in said(page)
+    page.get_by_label("n, answers to choose from").press("Home")
+    settle(page)
+    box = page.locator(".rmx-svg").bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + 100, steps=3)
+    page.mouse.up()
+    assert "240 answers" in said(page)
     page.get_by_role("button", name="tilt").click()
     assert "KL" in said(page) and "NaN" not in page.locator("main").inner_html()
     page.get_by_label("reward model 2").uncheck()
@@ -263,6 +272,17 @@ def test_one_request_of_one_and_of_two_members(show):
     notes = page.locator(".rmx .rmx-hint").all_inner_texts()
     assert sum("One request: no band." in note for note in notes) == 3
     assert not page.evaluate(MISPLACED) and "NaN" not in page.locator("main").inner_html()
+
+
+@browsing
+def test_a_unit_of_any_length_and_only_empty_answers(show):
+    pool = CompactPool.from_text(["?"], [["", ""]], np.ones((1, 2, 2)), np.zeros((1, 2)), gold_unit="w" * 90)
+    page = show(Explorer(pool), width=320)
+    settle(page)
+    assert not page.evaluate(MISPLACED)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert f"Gold for it ({'w' * 90})" in page.locator(".rmx-panels").text_content()
+    assert page.locator(".rmx blockquote").first.text_content() == "(says nothing)"
 
 
 @browsing
