@@ -8,11 +8,7 @@ NumPy only; the explorer's JavaScript computes the same numbers from `CompactPoo
 
 from __future__ import annotations
 
-import io
 import json
-import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -20,87 +16,107 @@ from pathlib import Path
 
 import numpy as np
 
-from rmlab.optimise.thinning import grid, thin
+from rmlab.optimise.contents import (
+    bill_total,
+    check_ensembles,
+    check_finite,
+    checked_text,
+    thin_text,
+    thin_words,
+)
+from rmlab.optimise.packing import pack, read, write
 from rmlab.recipe import require
 from rmlab.reward.aggregate import aggregate
 
 TIE = 1e-9  # scores closer than this are equal: far under the int16 step, far over float64 rounding
-_ARRAYS = {  # in the order of the page's bytes: wide items first, so that each array is aligned
-    "weight": "<f4",
-    "scale": "<f4",
-    "offset": "<f4",
-    "scores": "<i2",
-    "counts": "|u1",
-    "lengths": "|u1",
-    "tokens": "|u1",
-}
+PAGE_BYTES = 800_000  # of data that a page may carry
+KEEP, FEWEST = 350, 20  # answers a prompt of a text pool: as many as the page holds, from 350 down to 20
+_FLOATS = dict.fromkeys(("weight", "scale", "offset", "gold_values"), "<f4")
+_WORDS = {**_FLOATS, "scores": "<i2", "counts": "|u1", "lengths": "|u1", "tokens": "|u1"}
+_TEXT = _WORDS | {"scores": "<f4", "lengths": "<u4"}
 
 
 @dataclass(frozen=True)
 class CompactPool:
     """A pool reduced to M answers a prompt, each standing for `weight` answers of the N.
 
-    tokens (flat) uint8 ids of all kept answers, row-major, without `<eos>`; lengths (P, M) uint8; counts
-    (P, M, F) uint8; weight (P, M) float32, N a row; scores (P, M, C) int16, a member's score being
-    scores * scale + offset with scale and offset (C,) float32. `bill` has F dicts name, label, values, slope:
-    count c is worth values[c], and slope for each count past the last value. `ensembles` are dicts name,
-    label, members, members being columns; those that differ only in their number of members, each trained for
-    itself, share a `series`, which says what is counted: "heads". A name is letters, digits, "_" and "-".
+    weight (P, M) float32, N a row. A member's score is scores * scale + offset, with scores (P, M, C) and
+    scale and offset (C,) float32. `ensembles` are dicts name, label, members, members being columns; those
+    that differ only in their number of members, each trained for itself, share a `series`, which says what is
+    counted: "heads". A name is letters, digits, "_" and "-".
+
+    Answers are words or text. Words: tokens (flat) are uint8 ids of all kept answers in `vocab`, row-major,
+    without `<eos>`, lengths (P, M) uint8, and scores int16. Text, where `vocab` is None: tokens are the
+    answers' UTF-8 bytes, lengths (P, M) uint32 count them, and scores are float32.
+
+    Gold is a bill, a number or None. A bill: F dicts name, label, values, slope and counts (P, M, F) uint8;
+    count c is worth values[c], and slope for each count past the last value. A number: gold_values (P, M)
+    float32, `gold_unit` being what they count. None where there is neither.
 
     Raises
     ------
     ValueError : a shape that does not fit, a number that is not finite, weights that miss N, an unknown
-        member
+        member, a bill without counts or beside a number
     """
 
     prompts: list[str]
-    vocab: list[str]
-    bill: list[dict]
     columns: list[str]
     ensembles: list[dict]
     N: int
     tokens: np.ndarray
     lengths: np.ndarray
-    counts: np.ndarray
     weight: np.ndarray
     scores: np.ndarray
     scale: np.ndarray
     offset: np.ndarray
+    vocab: list[str] | None = None
+    bill: list[dict] | None = None
+    counts: np.ndarray | None = None
+    gold_values: np.ndarray | None = None
+    gold_unit: str = ""
 
     def __post_init__(self):
-        for name, kind in _ARRAYS.items():
-            _finite(name, getattr(self, name))
-            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
-        for term in self.bill:
-            _finite(f"bill of {term['name']!r}", [*term["values"], term["slope"]])
+        for name, kind in (_TEXT if self.vocab is None else _WORDS).items():
+            if getattr(self, name) is not None:
+                check_finite(name, getattr(self, name))
+                object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
+        for term in self.bill or []:
+            check_finite(f"bill of {term['name']!r}", [*term["values"], term["slope"]])
+        forms = [name for name in ("bill", "counts", "gold_values") if getattr(self, name) is not None]
+        fit = forms in ([], ["bill", "counts"], ["gold_values"])
+        require(fit, "gold", forms, "a bill with its counts, or gold_values, or none of them")
         require(len(self.prompts) > 0, "prompts", self.prompts, "at least one")
-        P, M, C, F = len(self.prompts), self.weight.shape[-1], len(self.columns), len(self.bill)
+        P, M, C = len(self.prompts), self.weight.shape[-1], len(self.columns)
         shapes = {
             "weight": (P, M),
             "lengths": (P, M),
-            "counts": (P, M, F),
             "scores": (P, M, C),
             "scale": (C,),
             "offset": (C,),
             "tokens": (int(self.lengths.sum(dtype=np.int64)),),
+            "counts": (P, M, len(self.bill or [])),
+            "gold_values": (P, M),
         }
-        for name, shape in shapes.items():
-            got = getattr(self, name).shape
-            require(got == shape, f"shape of {name}", got, f"{shape}, which fits the other fields")
-        words = len(self.vocab)
-        require(words <= 256, "words of vocab", words, "at most 256: token ids are bytes")
-        last, least = int(self.tokens.max(initial=0)), float(self.weight.min(initial=0))
-        require(last < max(1, words), "tokens", last, f"ids below {words}, the words of vocab")
+        for name, array in self._arrays().items():
+            fit = f"{shapes[name]}, which fits the other fields"
+            require(array.shape == shapes[name], f"shape of {name}", array.shape, fit)
+        if self.vocab is not None:
+            words, last = len(self.vocab), int(self.tokens.max(initial=0))
+            require(words <= 256, "words of vocab", words, "at most 256: token ids are bytes")
+            require(last < max(1, words), "tokens", last, f"ids below {words}, the words of vocab")
+        least = float(self.weight.min(initial=0))
         require(least >= 0, "weight", least, "0 or more: how many answers one stands for")
         sums = self.weight.sum(1, dtype=np.float64)
         off, mend = float(sums[np.abs(sums - self.N).argmax()]), f"{self.N}, which is N"
         require(abs(off - self.N) <= 1e-3 * self.N, "sum of a row of weight", off, mend)
-        _known(self.ensembles, C)
+        check_ensembles(self.ensembles, C)
 
     @cached_property
-    def gold(self) -> np.ndarray:
-        """(P, M) float64, the sum of the bill, gold units."""
-        return bill_total(self.counts, self.bill)
+    def gold(self) -> np.ndarray | None:
+        """(P, M) float64, gold units: the sum of the bill, or the number; None where there is neither."""
+        if self.bill is not None:
+            return bill_total(self.counts, self.bill)
+        return None if self.gold_values is None else self.gold_values.astype(np.float64)
 
     @cached_property
     def member_scores(self) -> np.ndarray:
@@ -110,16 +126,28 @@ class CompactPool:
     def aggregated(self, members: list[int], aggregator: str, strength: float = 1.0) -> np.ndarray:
         """(P, M) aggregated scores of the columns `members`; by "gold", the oracle: gold itself."""
         if aggregator == "gold":
+            require(self.gold is not None, "aggregator", aggregator, "another one: this pool has no gold")
             return self.gold
         members = list(members)
         known = bool(members) and set(members) <= set(range(len(self.columns)))
         require(known, "members", members, f"one or more columns below {len(self.columns)}")
         return aggregate(self.member_scores[..., members], aggregator, strength)
 
+    def compared(self, members: list[int]) -> dict[str, np.ndarray]:
+        """What the judges' proxy is compared with, (P, M) float64 under its name.
+
+        {"gold"}, or where there is no gold {"held_out"}, the mean of the columns that are not `members`, in
+        their units; {} where every column judges.
+        """
+        if self.gold is not None:
+            return {"gold": self.gold}
+        others = [c for c in range(len(self.columns)) if c not in members]
+        return {"held_out": self.member_scores[..., others].mean(-1)} if others else {}
+
     def curve(
         self, members: list[int], aggregator: str, strength: float, ns: Sequence[float]
     ) -> dict[str, np.ndarray]:
-        """Expected gold and proxy of best-of-n, exact for the weighted pool.
+        """Expected proxy of best-of-n, and gold or what stands for it, exact for the weighted pool.
 
         An answer whose cumulative weight fraction rises from U' to U wins with probability U^n - U'^n;
         answers with equal scores share it.
@@ -131,21 +159,22 @@ class CompactPool:
 
         Returns
         -------
-        {"gold": (P, len(ns)), "proxy": (P, len(ns))} float64
+        {"proxy": (P, len(ns))} float64, and the same of `compared`: {"gold"}, {"held_out"} or nothing
         """
         ns = np.asarray(ns, np.float64)
         require(
             ns.ndim == 1 and (ns >= 1).all(), "ns", ns.tolist(), "a list of numbers of draws, each at least 1"
         )
         score = self.aggregated(members, aggregator, strength)
-        out = {"gold": np.zeros((len(score), len(ns))), "proxy": np.zeros((len(score), len(ns)))}
+        values = {**self.compared(members), "proxy": score}
+        out = {name: np.zeros((len(score), len(ns))) for name in values}
         for p in range(len(score)):
             group, order, log_u = self._ladder(score[p], p)
             w = self.weight[p, order].astype(np.float64)
             won = np.diff(np.exp(ns[:, None] * log_u), axis=1, prepend=0.0)  # (len(ns), groups)
             share = np.bincount(group, w)
-            out["gold"][p] = won @ (np.bincount(group, w * self.gold[p, order]) / share)
-            out["proxy"][p] = won @ (np.bincount(group, w * score[p, order]) / share)
+            for name, value in values.items():
+                out[name][p] = won @ (np.bincount(group, w * value[p, order]) / share)
         return out
 
     def typical_winner(self, members: list[int], aggregator: str, strength: float, n: int) -> np.ndarray:
@@ -171,8 +200,9 @@ class CompactPool:
 
         Returns
         -------
-        {"gold", "proxy", "kl", "ess"}, each (P, len(betas)) float64: kl in nats, relative to weight / N; ess
-        the effective number of kept answers, 1 / sum pi^2: that of the whole pool where it is small.
+        {"proxy", "kl", "ess"} and `compared`'s "gold" or "held_out", each (P, len(betas)) float64: kl in nats,
+        relative to weight / N; ess the effective number of kept answers, 1 / sum pi^2: that of the whole pool
+        where it is small.
         """
         betas = np.asarray(betas, np.float64)
         fit = betas.ndim == 1 and (betas > 0).all()
@@ -181,9 +211,9 @@ class CompactPool:
         weight = self.weight.astype(np.float64)
         start = weight / weight.sum(1, keepdims=True)
         policies = [self._tilt(score, beta) for beta in betas]
-        each = {
-            "gold": [(pi * self.gold).sum(1) for pi in policies],
-            "proxy": [(pi * score).sum(1) for pi in policies],
+        values = {**self.compared(members), "proxy": score}
+        each = {name: [(pi * value).sum(1) for pi in policies] for name, value in values.items()}
+        each |= {
             "kl": [(pi * np.log(np.where(pi > 0, pi / start, 1.0))).sum(1) for pi in policies],
             "ess": [1 / (pi**2).sum(1) for pi in policies],
         }
@@ -240,15 +270,24 @@ class CompactPool:
         return group, order, np.log1p(-above / w.sum())
 
     def text(self, p: int, i: int) -> str:
-        """Answer i to prompt p as words."""
+        """Answer i to prompt p: its words, or its text."""
         start = int(self.lengths.reshape(-1)[: p * self.lengths.shape[1] + i].sum(dtype=np.int64))
-        return " ".join(self.vocab[t] for t in self.tokens[start : start + int(self.lengths[p, i])])
+        tokens = self.tokens[start : start + int(self.lengths[p, i])]
+        return tokens.tobytes().decode() if self.vocab is None else " ".join(self.vocab[t] for t in tokens)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that this pool has, in the order of its bytes."""
+        return {name: getattr(self, name) for name in _WORDS if getattr(self, name) is not None}
+
+    def _meta(self) -> dict:
+        """The other fields that it has."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _WORDS}
+        return {name: value for name, value in named.items() if value is not None and value != ""}
 
     def packed(self) -> tuple[dict, bytes]:
         """What the page carries: a dict for JSON, and every array in one zlib stream."""
-        meta = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS}
-        meta["layout"] = [[name, kind, getattr(self, name).size] for name, kind in _ARRAYS.items()]
-        return meta, zlib.compress(b"".join(getattr(self, name).tobytes() for name in _ARRAYS), 9)
+        layout, data = pack(self._arrays())
+        return {**self._meta(), "layout": layout}, data
 
     def nbytes_in_page(self) -> int:
         """Bytes of the data as embedded in a page: the arrays in base64, the rest as JSON."""
@@ -257,22 +296,13 @@ class CompactPool:
 
     def save(self, path: str | Path) -> None:
         """Write one .npz; the same pool gives the same bytes."""
-        meta = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS}
-        text = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
-        with zipfile.ZipFile(path, "w") as file:
-            for name in ("meta", *_ARRAYS):
-                item = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))  # no clock in the bytes
-                item.compress_type, item.create_system = zipfile.ZIP_DEFLATED, 3
-                array = io.BytesIO()
-                np.lib.format.write_array(array, text if name == "meta" else getattr(self, name))
-                file.writestr(item, array.getvalue())
+        write(path, self._meta(), self._arrays())
 
     @classmethod
     def load(cls, path: str | Path) -> CompactPool:
         """Read what `save` wrote."""
-        require(Path(path).exists(), "path", str(path), "a file that exists, written by CompactPool.save")
-        with np.load(path) as file:
-            return cls(**json.loads(file["meta"].tobytes()), **{name: file[name] for name in _ARRAYS})
+        meta, arrays = read(path)
+        return cls(**meta, **arrays)
 
     @classmethod
     def from_pool(
@@ -299,75 +329,69 @@ class CompactPool:
             more than a score below the others', and one so far off that it would coarsen theirs is refused
         bill, columns, ensembles, prompts, vocab : as the fields; keep : M; seed : of the sample
         """
-        counts, scores = np.asarray(gold_counts), np.asarray(scores, np.float64)
-        tokens, lengths = np.asarray(tokens), np.asarray(lengths)
-        _check(counts, scores, tokens, lengths, columns)
         require(keep >= 1, "keep", keep, "at least 1 answer a prompt")
-        _known(ensembles, len(columns))
-        chosen, weight = thin(scores, bill_total(counts, bill), ensembles, keep, seed)
-        rows = np.arange(len(chosen))[:, None]
-        steps, scale, offset = grid(scores[rows, chosen], columns)
-        lengths = lengths[rows, chosen]
+        arrays = thin_words(gold_counts, bill, scores, columns, ensembles, tokens, lengths, keep, seed)
         return cls(
             prompts=list(prompts),
             vocab=list(vocab),
             bill=[dict(term) for term in bill],
             columns=list(columns),
             ensembles=[dict(ensemble) for ensemble in ensembles],
-            N=scores.shape[1],
-            tokens=tokens[rows, chosen][np.arange(tokens.shape[2]) < lengths[..., None]],
-            lengths=lengths,
-            counts=counts[rows, chosen],
-            weight=weight,
-            scores=steps,
-            scale=scale,
-            offset=offset,
+            N=np.shape(scores)[1],
+            **arrays,
         )
 
+    @classmethod
+    def from_text(
+        cls,
+        prompts: Sequence[str],
+        answers: Sequence[Sequence[str]],
+        member_scores: np.ndarray,
+        gold: np.ndarray | None = None,
+        columns: Sequence[str] | None = None,
+        ensembles: Sequence[dict] | None = None,
+        gold_unit: str = "",
+        keep: int | None = None,
+        seed: int = 0,
+    ) -> CompactPool:
+        """A pool of text, of which the answers that can win are kept first: `rmlab.optimise.thinning.thin`.
 
-def bill_total(counts: np.ndarray, bill: list[dict]) -> np.ndarray:
-    """Counts (..., F) to gold (...), gold units."""
-    counts = np.asarray(counts, np.int64)
-    total = np.zeros(counts.shape[:-1])
-    for f, term in enumerate(bill):
-        c, last = counts[..., f], len(term["values"]) - 1
-        total += np.asarray(term["values"], np.float64)[np.minimum(c, last)]
-        total += term["slope"] * np.maximum(c - last, 0)
-    return total
+        Parameters
+        ----------
+        prompts : P texts; answers : P lists of N texts
+        member_scores (P, N, K) : finite, kept as float32; members that are averaged need one scale. An answer
+            that must not be chosen needs no more than a score below the others'
+        gold (P, N) : finite, kept as float32, or None where there is no gold; gold_unit : what it counts
+        columns : K names of the members, "member 1" on unless said
+        ensembles : as the field; one of all members unless said
+        keep : M; unless said as many as fit a page, 350 at most; seed : of the sample
+
+        Raises
+        ------
+        ValueError : what does not fit, a number that is not finite, named by member, answer and prompt; texts
+            of which fewer than 20 answers a prompt would fit a page, unless `keep` is said
+        """
+        texts, scores, gold, columns = checked_text(prompts, answers, member_scores, gold, columns)
+        if ensembles is None:
+            members, label = list(range(len(columns))), f"all {len(columns)} members"
+            ensembles = [{"name": "all", "label": label, "members": members}] if len(members) > 1 else []
+        check_ensembles(ensembles, len(columns))
+        ensembles = [{**e, "members": [int(c) for c in e["members"]]} for e in ensembles]
+        require(keep is None or keep >= 1, "keep", keep, "at least 1 answer a prompt")
+        N = scores.shape[1]
+        most = min(N, KEEP if keep is None else keep)
+        while True:
+            arrays = thin_text(texts, scores, gold, ensembles, most, seed)
+            pool = cls(list(prompts), columns, ensembles, N, **arrays, gold_unit=gold_unit)
+            size = pool.nbytes_in_page()
+            if keep is not None or size <= PAGE_BYTES:
+                return pool
+            mend = f"at most {PAGE_BYTES}: fewer prompts, or shorter texts"
+            require(most > FEWEST, f"bytes of a page with {most} answers a prompt", size, mend)
+            most = max(FEWEST, int(0.97 * most * PAGE_BYTES / size))
 
 
 def curve_ns(N: int) -> list[int]:
     """The n at which curves are drawn: four an octave, 1 and N among them."""
     steps = {round(2 ** (k / 4)) for k in range(4 * N.bit_length())}
     return sorted({n for n in steps if n < N} | {1, N})
-
-
-def _check(counts, scores, tokens, lengths, columns: list[str]) -> None:
-    """That the arrays of a full pool fit each other and the bytes that keep them."""
-    shapes = [counts.shape, scores.shape, tokens.shape, lengths.shape]
-    fit = counts.ndim == scores.ndim == tokens.ndim == 3 and len({shape[:2] for shape in shapes}) == 1
-    mend = "(P, N, F), (P, N, C), (P, N, T) and (P, N)"
-    require(fit, "shapes of gold_counts, scores, tokens, lengths", shapes, mend)
-    C = scores.shape[2]
-    require(C == len(columns), "labels in columns", len(columns), f"{C}, one a member of scores")
-    _finite("scores", scores)
-    for name, values, most in (("gold_counts", counts, 255), ("lengths", lengths, min(255, tokens.shape[2]))):
-        off = next((int(x) for x in (values.min(initial=0), values.max(initial=0)) if not 0 <= x <= most), 0)
-        require(off == 0, name, off, f"numbers from 0 to {most}: they must fit a byte, and lengths tokens")
-
-
-def _finite(name: str, values) -> None:
-    values = np.asarray(values)
-    for place in np.argwhere(~np.isfinite(values))[:1].tolist():
-        require(False, f"{name}{place}", float(values[tuple(place)]), "a finite number")
-
-
-def _known(ensembles: list[dict], C: int) -> None:
-    for ensemble in ensembles:
-        name, members = ensemble["name"], ensemble["members"]
-        plain = re.fullmatch(r"[\w-]+", name) is not None  # it goes into the page's address
-        require(plain, "name of an ensemble", name, "letters, digits, _ and - only")
-        within = bool(members) and set(members) <= set(range(C))
-        require(within, f"members of ensemble {name!r}", members, f"columns below {C}")
-    sizes = [(e["series"], len(e["members"])) for e in ensembles if e.get("series")]
-    require(len(set(sizes)) == len(sizes), "sizes of ensembles", sizes, "each size of a series once")

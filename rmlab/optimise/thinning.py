@@ -5,6 +5,8 @@ Letters: P prompts, N answers a prompt in the pool, M of them kept, C members (c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rmlab.recipe import require
@@ -14,30 +16,32 @@ STEPS = 100  # of the grid, that at least have to lie among the scores in `MOST`
 MOST = ((0.5, 0.9), (0.25, 0.75), (0.01, 0.99))  # quantiles of a member's scores; the first that differ count
 
 
-def thin(scores: np.ndarray, gold: np.ndarray, ensembles: list[dict], keep: int, seed: int):
+def thin(
+    scores: np.ndarray, gold: np.ndarray | None, ensembles: Sequence[dict], keep: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Keep at most `keep` answers a prompt, those that can win first.
 
     An answer of rank r under a ranking wins best-of-n with probability at most about 1/(e r), whatever n. Its
-    best rank r, over every column, the mean, min and mean - std of every ensemble, and gold, decides how
+    best rank r, over every column, the mean, min and mean - std of every ensemble, and gold if any, decides how
     likely it is kept: min(1, c/r), with c such that `keep` are. A kept answer stands for r/c others (at least
     1), so the first c of every ranking are exact and the curves have no bias to first order.
 
     Parameters
     ----------
-    scores (P, N, C), gold (P, N) : finite; ensembles : dicts with `members`, columns of scores
+    scores (P, N, C), gold (P, N) or None : finite; ensembles : dicts with `members`, columns of scores
     keep : M, where N is more; seed : of the sample
 
     Returns
     -------
     kept : (P, M) indices into N; weight : (P, M) float64, how many answers each stands for, N a row
     """
-    P, N = gold.shape
+    P, N = scores.shape[:2]
     if keep >= N:
         return np.tile(np.arange(N), (P, 1)), np.ones((P, N))
     rng = np.random.default_rng(seed)
     kept, weight = np.zeros((P, keep), np.int64), np.ones((P, keep))
     for p in range(P):
-        rankings = [*scores[p].T, gold[p]]
+        rankings = [*scores[p].T] if gold is None else [*scores[p].T, gold[p]]
         for ensemble in ensembles:
             part = scores[p][:, ensemble["members"]]
             rankings += [aggregate(part, name, 1.0) for name in ("mean", "min", "mean_std")]

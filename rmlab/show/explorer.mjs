@@ -53,7 +53,7 @@ function build(ui, root) {
   const say = h("p", { class: "rmx-say", "aria-hidden": true }); // seen at once; said when the hand rests
   const status = h("p", { class: "rmx-status rmx-unseen", role: "status", "aria-live": "polite" });
   const note = h("p", { class: "rmx-small rmx-hint" });
-  const c = controls(ui), alike = alikePanel(ui), answer = answerPanel();
+  const c = controls(ui), alike = alikePanel(ui), answer = answerPanel(ui);
   root.classList.add("rmx");
   root.replaceChildren(c.shown, c.judges, c.about, plot, c.pressure, readings, say, status, note, c.judging, alike.node,
     c.requests, answer.request, answer.node);
@@ -75,11 +75,11 @@ function drawFrame(ui, store, parts, model, voice) {
   // the plot first: it measures words, which is quick while nothing on the page has changed
   parts.natsAt = drawPlot({ d, id, width, ...parts }, s, { ...now, ...rivals, range: store.range }, point);
   drawControls(parts.controls, ui, s, now, point);
-  parts.readings.replaceChildren(h("b", {}, called(s.tilt, s.at)), readout(s, now, point));
+  parts.readings.replaceChildren(h("b", {}, called(s.tilt, s.at)), readout(d, s, now, point));
   parts.note.textContent = caption(d, s, now);
   voice.say([sentence(d, s, now, point), drawAlike(parts.alike, ui, s)]);
   drawAnswer(parts.answer, ui, s, now);
-  save(ui, model, s, resultOf(s, now, point));
+  save(ui, model, s, resultOf(d, s, now, point));
   return s;
 }
 

@@ -4,8 +4,9 @@
     from rmlab.show.rows import pool
 
     Explorer(pool(), ensemble="finetune", aggregator="min")
+    Explorer(CompactPool.from_text(prompts, answers, member_scores, gold))
 
-The page carries a compact pool. Five JavaScript modules, joined into one, do the rest: `explorer_math.mjs`
+The page carries a compact pool: words or text, gold as a bill, as a number or not at all. Five JavaScript modules, joined into one, do the rest: `explorer_math.mjs`
 aggregates and sorts, a test holding its numbers equal to `CompactPool`'s; `explorer_state.mjs` makes the
 traits sound and computes the curves; `explorer_plot.mjs` and `explorer_panels.mjs` draw; `explorer.mjs`
 wires them.
@@ -21,7 +22,7 @@ from pathlib import Path
 import anywidget
 import traitlets
 
-from rmlab.optimise.compact import CompactPool
+from rmlab.optimise.compact import PAGE_BYTES, CompactPool
 from rmlab.recipe import require
 from rmlab.reward.aggregate import AGGREGATORS, aggregate
 from rmlab.show.style import LOOKS
@@ -34,7 +35,6 @@ MODULES = (
     "explorer_panels",
     "explorer",
 )  # in import order
-LIMIT = 800_000  # bytes of data a page may carry
 
 
 def script() -> str:
@@ -53,13 +53,14 @@ class Explorer(anywidget.AnyWidget):
 
     Parameters
     ----------
-    pool : CompactPool, at most 800 KB in the page
+    pool : CompactPool, at most 800 KB in the page. Where it has no gold, the members that do not judge (their
+        mean) take its place; where all judge, the proxy is shown alone
     ensemble : "single" (one member judges) or the name of one of the pool's ensembles; those that share a
         `series` are one line in the menu, and a slider goes through their sizes
     members : columns of the pool that judge, from the ensemble; unless said all of them, the first for
         "single"
-    aggregator, strength : as in `rmlab.reward.aggregate.aggregate`, or aggregator="gold"; the strength is the
-        aggregator's usual one unless said
+    aggregator, strength : as in `rmlab.reward.aggregate.aggregate`, or aggregator="gold" where the pool has
+        it; the strength is the aggregator's usual one unless said
     n : answers to choose from, 1 to the pool's N; 64, or N where that is less
     prompt : which request is shown, from 0
     optimiser : "best_of_n", or "tilt": the exact KL-regularised optimum on the pool, `CompactPool.tilted`
@@ -70,7 +71,7 @@ class Explorer(anywidget.AnyWidget):
     and it changes; what the pool does not have, the browser sets right. `result` is what the browser
     computed: gold and proxy at n, peak_n and peak_gold, all means over prompts; of the tilt also kl, and ess
     (harmonic mean), with peak_beta (None: no tilt is best) among what at least 10 effective answers
-    represent.
+    represent. Without gold it has held_out and peak_held_out in their place, or the proxy alone.
 
     Raises
     ------
@@ -104,7 +105,10 @@ class Explorer(anywidget.AnyWidget):
         beta: float = 0.25,
     ):
         size = pool.nbytes_in_page()
-        require(size <= LIMIT, "bytes of pool", size, f"at most {LIMIT}: fewer prompts, or a smaller keep")
+        mend = f"at most {PAGE_BYTES}: fewer prompts, or a smaller keep"
+        require(size <= PAGE_BYTES, "bytes of pool", size, mend)
+        known = aggregator != "gold" or pool.gold is not None
+        require(known, "aggregator", aggregator, "another one: this pool has no gold")
         n = min(64, pool.N) if n is None else n
         require(1 <= n <= pool.N, "n", n, f"1 to {pool.N}, the answers in the pool")
         require(0 <= prompt < len(pool.prompts), "prompt", prompt, f"0 to {len(pool.prompts) - 1}")

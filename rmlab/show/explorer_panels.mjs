@@ -3,14 +3,15 @@
 // state and the curves as functions, how a control changes traits, and how another frame is asked for.
 
 import {
-  AGGREGATORS, TIE, correlation, countsOf, effective, goldOf, scoreOf, typicalTilted, typicalWinner, wordsOf,
+  AGGREGATORS, TIE, answerOf, average, correlation, countsOf, effective, goldOf, heldOut, scoreOf, typicalTilted,
+  typicalWinner,
 } from "./explorer_math.mjs";
 import { called, chosen, hint, leadOf, num, readable, signed, sizesOf, whole } from "./explorer_state.mjs";
 import { make } from "./explorer_plot.mjs";
 
-const CONTROL = /^(input|select|button|summary)$/; // JupyterLab would take their arrow keys
+const CONTROL = /^(input|select|button|summary)$/; // JupyterLab would take their arrow keys, and those of what scrolls
 export function h(tag, attrs = {}, ...kids) {
-  const own = CONTROL.test(tag) ? { "data-lm-suppress-shortcuts": "true" } : {};
+  const own = CONTROL.test(tag) || attrs.role === "group" ? { "data-lm-suppress-shortcuts": "true" } : {};
   return make(document.createElement(tag), { ...own, ...attrs }, kids);
 }
 const option = (value, words) => h("option", { value }, words);
@@ -49,7 +50,8 @@ export function controls(ui) {
     (name) => chosen(choices, choices.ensembles.find((e) => e.name === name)));
   ensemble.field.hidden = menu.length === 1;
   const one = select(ui, "one", "which one", columnOptions(ui), (c) => ({ members: [+c] }));
-  const rules = Object.entries(AGGREGATORS).map(([name, [label]]) => option(name, label));
+  const rules = Object.entries(AGGREGATORS).filter(([name]) => d.gold || name !== "gold")
+    .map(([name, [label]]) => option(name, label));
   const aggregator = select(ui, "aggregator", "aggregator", rules, (name) => {
     const range = AGGREGATORS[name][1];
     return { aggregator: name, ...(range ? { strength: range[3] } : {}) };
@@ -66,8 +68,8 @@ export function controls(ui) {
     .map(([optimiser, label]) => button(label, () => change({ optimiser })));
   const toggles = group("rmx-members", "members that judge"), judging = titled("members that judge", toggles);
   const about = h("p", { class: "rmx-small rmx-hint" }), which = h("span");
-  const turn = (by, label, sign) =>
-    button(sign, () => change({ prompt: (state().prompt + by + d.P) % d.P }), { "aria-label": `${label} request` });
+  const turn = (by, label, sign) => button(sign, () => change({ prompt: (state().prompt + by + d.P) % d.P }),
+    { "aria-label": `${label} request`, hidden: d.P === 1 });
   return {
     ...{ presets, ensemble, one, aggregator, strength, count, n, beta, optimisers, toggles, judging, about, which },
     shown: group("rmx-presets", "show me", h("span", { "aria-hidden": true }, "Show me"), presets.map((x) => x.node)),
@@ -188,62 +190,108 @@ function matrix(values, names, part) {
     h("thead", {}, h("tr", {}, h("td"), head)), h("tbody", {}, rows));
 }
 
-// ---- one request: its answer, who chose it, and gold's bill
+// ---- one request: its answer, who chose it, and gold's bill or number
 
-export function answerPanel() {
-  const p = { request: h("p", { class: "rmx-request" }), answer: h("div"), bill: h("div") };
-  p.best = h("details", {}, h("summary"), h("blockquote"));
-  p.node = h("div", { class: "rmx-panels" }, h("div", {}, p.answer, p.best), p.bill);
+// Where a request or an answer is read. Words are a line of ours; a text is whatever it is, and scrolls by itself.
+function reader({ d }, label, c = "") {
+  return h("div", d.vocab ? { class: c }
+    : { class: `${c} rmx-text`, dir: "auto", role: "group", "aria-label": label });
+}
+function read(d, node, text, nothing) {
+  const seen = /[^\s\p{Z}\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]/u.test(text);
+  const words = !seen ? nothing : d.vocab ? readable(text) : text;
+  node.classList.toggle("rmx-nothing", !seen);
+  if (node.textContent !== words) { // else it stays where it was scrolled to
+    node.textContent = words;
+    node.scrollTop = 0;
+  }
+}
+function reach(node) { // with the keyboard, where it scrolls
+  if (node.scrollHeight > node.clientHeight + 1) node.tabIndex = 0;
+  else node.removeAttribute("tabindex");
+}
+
+export function answerPanel(ui) {
+  const p = { request: reader(ui, "the request", "rmx-request"), worth: h("div"), title: h("p", { class: "rmx-h" }) };
+  p.won = reader(ui, "the answer");
+  p.star = reader(ui, "the best answer");
+  p.choice = h("div");
+  p.best = h("details", { on: { toggle: () => ui.later() } }, h("summary"), h("blockquote", {}, p.star));
+  const answer = h("div", {}, p.title, h("blockquote", {}, p.won), p.choice, p.best);
+  p.node = h("div", { class: ui.d.gold ? "rmx-panels" : "rmx-panels rmx-one" }, answer, ui.d.gold && p.worth);
   return p;
 }
 
-const spoken = (d, i) => readable(wordsOf(d, i)) || "(says nothing)";
-
 export function drawAnswer(p, { d }, s, now) {
-  const { prompt, tilt, at, members, aggregator } = s, row = now.rows[prompt], base = prompt * d.M;
-  const i = base + (tilt ? typicalTilted(d, prompt, row, at) : typicalWinner(row, at)), proxy = num(row.s[i - base]);
-  const own = members.map((c) => scoreOf(d, i, c)), lowest = own.indexOf(Math.min(...own));
+  const { prompt, tilt, at, members, aggregator } = s, row = now.rows[prompt], base = prompt * d.M, { own } = row;
+  const i = base + (tilt ? typicalTilted(d, prompt, row, at) : typicalWinner(row, at));
+  const proxy = num(row.s[i - base], d.digits);
+  const scores = members.map((c) => scoreOf(d, i, c)), lowest = scores.indexOf(Math.min(...scores));
   const who = aggregator === "gold" ? `gold itself, at ${proxy}.`
     : members.length === 1 ? `${d.columns[members[0]]}, at ${proxy}.`
     : `${members.length} judges, proxy ${proxy}; ${d.columns[members[lowest]]} was the minimum.`;
-  p.request.textContent = readable(d.prompts[prompt]);
-  p.answer.replaceChildren(
-    h("p", { class: "rmx-h" }, `The ${tilt ? "median answer by the proxy" : "typical winner"} at ${called(tilt, at)}`),
-    h("blockquote", {}, spoken(d, i)), h("p", { class: "rmx-small" }, h("b", {}, "Who chose it: "), who),
-    ranks(d, base, i, members, own));
-  let star = base;
-  for (let j = base; j < base + d.M; j++) if (d.gold[j] > d.gold[star]) star = j;
-  p.best.firstChild.textContent = `The best answer by gold in this pool: ${num(d.gold[star])}`;
-  p.best.lastChild.textContent = spoken(d, star);
-  p.bill.replaceChildren(h("p", { class: "rmx-h" }, "Gold's bill for it"), billOf(d, i));
+  read(d, p.request, d.prompts[prompt], "(an empty request)");
+  p.title.textContent = `The ${tilt ? "median answer by the proxy" : "typical winner"} at ${called(tilt, at)}`;
+  read(d, p.won, answerOf(d, i), "(says nothing)");
+  p.choice.replaceChildren(h("p", { class: "rmx-small" }, h("b", {}, "Who chose it: "), who),
+    ranks(d, base, i, members, scores, own));
+  p.best.hidden = !own;
+  if (own) {
+    const star = own.indexOf(Math.max(...own));
+    p.best.firstChild.textContent = (d.gold ? "The best answer by gold in this pool: "
+      : "The answer that the held-out members like best: ") + num(own[star], d.digits);
+    read(d, p.star, answerOf(d, base + star), "(says nothing)");
+  }
+  if (d.gold) {
+    const unit = d.gold_unit ? ` (${d.gold_unit})` : "";
+    const [title, list] = d.bill ? ["Gold's bill for it", billOf(d, i)] : [`Gold for it${unit}`, goldList(d, base, i)];
+    p.worth.replaceChildren(h("p", { class: "rmx-h" }, title), list);
+  }
+  if (!d.vocab) [p.request, p.won, p.star].forEach(reach);
 }
 
-function ranks(d, base, i, members, own) { // what each judge and gold give to answer i, and its rank
-  const least = Math.min(...own);
+function ranks(d, base, i, members, scores, own) { // what each judge and gold, or who is held out, give to answer i
+  const least = Math.min(...scores);
   const rank = (f) => {
     let above = 0;
     for (let j = base; j < base + d.M; j++) if (f(j) > f(i) + TIE) above += d.weight[j];
     return whole(Math.round(above) + 1);
   };
-  const row = (name, value, place, c) =>
-    h("tr", { class: c }, h("th", { scope: "row" }, name), h("td", {}, num(value)), h("td", {}, place));
+  const row = (name, f, c) =>
+    h("tr", { class: c }, h("th", { scope: "row" }, name), h("td", {}, num(f(i), d.digits)), h("td", {}, rank(f)));
   const note = (x) => (members.length > 1 && x === least ? " (the minimum)" : "");
-  const judges = members.map((c, k) => row(d.columns[c] + note(own[k]), own[k], rank((j) => scoreOf(d, j, c))));
+  const judges = members.map((c, k) => row(d.columns[c] + note(scores[k]), (j) => scoreOf(d, j, c)));
+  const others = d.gold ? [] : heldOut(d, members), worth = (j) => own[j - base];
+  const held = others.map((c) => row(`${d.columns[c]} (held out)`, (j) => scoreOf(d, j, c), "rmx-by-held"));
+  const last = (d.gold || others.length > 1) && row(d.gold ? "gold" : "held out, their mean", worth, "rmx-by-gold");
   const head = ["judge", "score", `rank of ${whole(d.N)}`].map((words) => h("th", { scope: "col" }, words));
-  return h("table", { class: "rmx-ranks" }, h("thead", {}, h("tr", {}, head)),
-    h("tbody", {}, judges, row("gold", d.gold[i], rank((j) => d.gold[j]), "rmx-by-gold")));
+  const body = h("tbody", {}, judges, held, last);
+  return h("table", { class: "rmx-ranks" }, h("thead", {}, h("tr", {}, head)), body);
+}
+
+const valued = (words) => h("span", { class: "rmx-value" }, words);
+const bar = (x, most) => h("span", { class: "rmx-track", "aria-hidden": true }, // of x, left or right of the middle
+  h("i", { class: x < 0 ? "rmx-minus" : "rmx-plus", style: `width:${(Math.abs(x) / most) * 50}%` }));
+
+function goldList(d, base, i) { // gold's number, from a uniform pick's in the middle
+  const w = d.weight.subarray(base, base + d.M), own = d.gold.subarray(base, base + d.M);
+  const mean = average(Array.from(own, (x, j) => x * w[j])) / average([...w]);
+  const best = Math.max(...own), gold = d.gold[i];
+  const most = Math.max(Math.abs(best - mean), Math.abs(gold - mean)) || 1;
+  const rows = [["the best in this pool", best], ["a uniform pick", mean], ["this answer", gold]];
+  const wide = Math.max(...rows.map(([, x]) => num(x, d.digits).length));
+  const lines = rows.map(([words, x], k) =>
+    h("li", { class: k === 2 && "rmx-total" }, h("span", {}, words), bar(x - mean, most), valued(num(x, d.digits))));
+  return h("ul", { class: "rmx-bill", style: `--value:${wide + 1}ch` }, lines);
 }
 
 function billOf(d, i) {
   const counts = countsOf(d, i), worth = goldOf(counts, d.bill), most = Math.max(3, ...worth.map(Math.abs));
-  const value = (words) => h("span", { class: "rmx-value" }, words);
-  const bar = (v) => h("span", { class: "rmx-track", "aria-hidden": true },
-    h("i", { class: v < 0 ? "rmx-minus" : "rmx-plus", style: `width:${(Math.abs(v) / most) * 50}%` }));
   const lines = d.bill.map(({ name, label }, f) => {
     const times = counts[f] > 1 && name !== "coverage" ? ` × ${counts[f]}` : "";
-    const line = () => h("li", {}, h("span", {}, label + times), bar(worth[f]), value(signed(worth[f])));
+    const line = () => h("li", {}, h("span", {}, label + times), bar(worth[f], most), valued(signed(worth[f])));
     return Math.abs(worth[f]) > 1e-9 && line();
   });
-  const total = h("li", { class: "rmx-total" }, h("span", {}, "gold"), h("span"), value(num(d.gold[i])));
+  const total = h("li", { class: "rmx-total" }, h("span", {}, "gold"), h("span"), valued(num(d.gold[i])));
   return h("ul", { class: "rmx-bill" }, lines, total);
 }

@@ -2,7 +2,7 @@
 // what is said of them.
 
 import {
-  AGGREGATORS, along, average, bestOf, curve, harmonic, klBound, ladders, prices, standardError, tilts,
+  AGGREGATORS, along, average, bestOf, curve, harmonic, heldOut, klBound, ladders, prices, standardError, tilts,
 } from "./explorer_math.mjs";
 
 const FEW = 10; // effective answers: with fewer, the luck of one answer's gold decides; as in tilt.py
@@ -17,7 +17,7 @@ export const num = (x, digits = 2) => {
   const t = x.toFixed(digits);
   return (+t ? t : t.replace("-", "")).replace("-", "−");
 };
-export const signed = (x) => (num(x)[0] === "−" ? "" : "+") + num(x);
+export const signed = (x, digits = 2) => (num(x, digits)[0] === "−" ? "" : "+") + num(x, digits);
 export const whole = (n) => n.toLocaleString("en");
 const rounded = (beta) => (isFinite(beta) ? `${+beta.toPrecision(2)}` : "∞");
 export const called = (tilt, x) => (tilt ? `β = ${rounded(x)}` : `n = ${whole(x)}`).replaceAll(" ", "\u00a0");
@@ -40,7 +40,7 @@ export function choicesOf(d) {
   choices.presets = [
     ["one judge", all(single, "mean")],
     ...(several ? [["several, their mean", all(several, "mean")], ["several, the worst", all(several, "min")]] : []),
-    ["ask gold", { aggregator: "gold", n: d.N }],
+    ...(d.gold ? [["ask gold", { aggregator: "gold", n: d.N }]] : []),
   ];
   return choices;
 }
@@ -62,7 +62,8 @@ export function leadOf(choices, e) { // of its series: the one in the menu
 // becomes what it has.
 export function sound(d, choices, traits) {
   const ensemble = choices.ensembles.find((e) => e.name === traits.ensemble) ?? choices.ensembles[0];
-  const aggregator = traits.aggregator in AGGREGATORS ? traits.aggregator : "mean";
+  const known = traits.aggregator in AGGREGATORS && (d.gold || traits.aggregator !== "gold");
+  const aggregator = known ? traits.aggregator : "mean";
   const least = aggregator === "entropic" ? 1e-3 : 0, most = aggregator === "quantile" ? 1 : Infinity;
   let members = traits.members.filter((c) => ensemble.members.includes(c));
   const strange = members.length < Math.max(1, traits.members.length);
@@ -95,12 +96,12 @@ export function fromAddress(text, place) { // the traits, or null where it means
 
 // ---- the curves
 
-// Keeps what was computed; `range` holds the gold axis still between the presets.
+// Keeps what was computed; `range` holds the upper axis still between the presets.
 export function storeOf(d, choices) {
   const { presets, grid } = choices, judged = presets.map(([, to]) => to).filter((to) => to.aggregator !== "gold");
   return {
     d, choices, key: "", now: null, known: {},
-    range: judged.flatMap((to) => mean(curve(d, to.members, to.aggregator, 1, grid).gold)),
+    range: judged.flatMap((to) => mean(curve(d, to.members, to.aggregator, 1, grid).worth ?? [])),
   };
 }
 
@@ -118,13 +119,13 @@ function sweep({ d, choices: { stops, grid } }, members, aggregator, strength, t
 export function curvesOf(store, { members, aggregator, strength, tilt }) { // all that does not depend on n or beta
   const key = JSON.stringify([members, aggregator, strength, tilt]);
   if (key === store.key) return store.now;
-  const { gold: golds, proxy, ...rest } = sweep(store, members, aggregator, strength, tilt), gold = mean(golds);
-  const se = golds.map((row) => standardError(row.map((x, p) => x - golds[0][p]))), end = gold.length - 1;
+  const { worth: rows, proxy, ...rest } = sweep(store, members, aggregator, strength, tilt), worth = rows && mean(rows);
+  const se = rows && rows.map((row) => standardError(row.map((x, p) => x - rows[0][p]))), end = proxy.length - 1;
   const last = tilt ? Math.max(0, rest.ess.findLastIndex((x) => x >= FEW)) : end; // beyond it, dotted
-  const peak = gold.indexOf(Math.max(...gold.slice(0, last + 1)));
-  const summit = peak === last && last < end ? "best before the dots" : "peak"; // there gold may still rise
+  const peak = worth && worth.indexOf(Math.max(...worth.slice(0, last + 1)));
+  const summit = peak === last && last < end ? "best before the dots" : "peak"; // there it may still rise
   store.key = key;
-  return (store.now = { ...rest, gold, proxy: mean(proxy), se, last, peak, summit });
+  return (store.now = { ...rest, worth, proxy: mean(proxy), se, last, peak, summit });
 }
 
 const reachOf = ({ d, choices }, tilt) => // the KL where rivals are drawn
@@ -132,17 +133,17 @@ const reachOf = ({ d, choices }, tilt) => // the KL where rivals are drawn
 function solo(store, c, tilt) { // mean gold at each KL, of a column that judges alone, or of gold itself: the oracle
   const key = `${c} ${tilt}`;
   if (!store.known[key]) {
-    const { kl, gold } = c === "gold" ? sweep(store, [], c, 1, tilt) : sweep(store, [c], "mean", 1, tilt);
-    store.known[key] = along(reachOf(store, tilt), kl, mean(gold));
+    const { kl, worth } = c === "gold" ? sweep(store, [], c, 1, tilt) : sweep(store, [c], "mean", 1, tilt);
+    store.known[key] = along(reachOf(store, tilt), kl, mean(worth));
   }
   return store.known[key];
 }
 
-// Beside the judges' curve: the oracle's, and the average of their ensemble's members alone. Columns not yet known wait
+// Beside the judges' gold: the oracle's, and the average of their ensemble's members alone. Columns not yet known wait
 // for another call once `until` is past: then `waiting`.
 export function rivalsOf(store, { ensemble, members, aggregator, tilt }, until = Infinity) {
   const at = reachOf(store, tilt);
-  if (aggregator === "gold") return { at, oracle: null, alone: null };
+  if (aggregator === "gold" || !store.d.gold) return { at, oracle: null, alone: null };
   const oracle = solo(store, "gold", tilt), lines = [];
   if (members.length < 2) return { at, oracle, alone: null };
   for (const c of ensemble.members) {
@@ -153,17 +154,18 @@ export function rivalsOf(store, { ensemble, members, aggregator, tilt }, until =
 }
 
 export function pointOf({ d }, now, { tilt, at }) { // at n or at beta: means over prompts, ess harmonic
-  const { gold, proxy, kl, ess } = tilt ? tilts(d, now.rows, [at]) : bestOf(now.rows, [at]);
+  const { worth, proxy, kl, ess } = tilt ? tilts(d, now.rows, [at]) : bestOf(now.rows, [at]);
   return {
-    gold: average(gold[0]), proxy: average(proxy[0]), kl: tilt ? average(kl[0]) : klBound(at),
+    worth: worth && average(worth[0]), proxy: average(proxy[0]), kl: tilt ? average(kl[0]) : klBound(at),
     ess: tilt ? harmonic(ess[0]) : Infinity,
   };
 }
 
-export function resultOf({ tilt }, now, { gold, proxy, kl, ess }) { // the trait `result`
-  const peak = now.grid[now.peak], peak_gold = now.gold[now.peak];
-  if (!tilt) return { gold, proxy, peak_n: peak, peak_gold };
-  return { gold, proxy, kl, ess, peak_beta: isFinite(peak) ? peak : null, peak_gold };
+export function resultOf(d, { tilt }, now, { worth, proxy, kl, ess }) { // the trait `result`
+  const name = d.gold ? "gold" : "held_out", at = { proxy, ...(tilt ? { kl, ess } : {}) };
+  if (!now.worth) return at;
+  const best = now.grid[now.peak], where = tilt ? { peak_beta: isFinite(best) ? best : null } : { peak_n: best };
+  return { [name]: worth, ...at, ...where, [`peak_${name}`]: now.worth[now.peak] };
 }
 
 // ---- what is said
@@ -173,36 +175,60 @@ export function readable(text) { // "- price : fair ! i know" -> "– price: fai
     .replace(/(^|[.!?] )([a-z])/g, (_, end, letter) => end + letter.toUpperCase());
 }
 
-export function readout({ tilt }, now, { gold, kl }) {
-  const start = now.gold[0], over = gold < start ? `${num(start - gold)} under` : `${signed(gold - start)} over`;
-  const peak = `${called(tilt, now.grid[now.peak])}: ${num(now.gold[now.peak])}`;
-  return `${tilt ? ` · KL ${num(kl)}` : ""} · gold ${num(gold)} (${over} a uniform pick) · best was ${peak}`;
+const overOrUnder = (d, x, start) => // a uniform pick
+  (x < start ? `${num(start - x, d.digits)} under` : `${signed(x - start, d.digits)} over`) + " a uniform pick";
+const beside = (d, x, start) =>
+  `${num(Math.abs(x - start), d.digits)} ${x >= start ? "above" : "below"} a uniform pick`;
+
+export function readout(d, { tilt }, now, { worth, proxy, kl }) {
+  const n = (x) => num(x, d.digits), reached = tilt ? ` · KL ${num(kl)}` : "";
+  if (!now.worth) return `${reached} · proxy ${n(proxy)} (${overOrUnder(d, proxy, now.proxy[0])})`;
+  const best = `best was ${called(tilt, now.grid[now.peak])}: ${n(now.worth[now.peak])}`;
+  const name = d.gold ? "gold" : `proxy ${n(proxy)} · held-out members`;
+  return `${reached} · ${name} ${n(worth)} (${overOrUnder(d, worth, now.worth[0])}) · ${best}`;
 }
 
-export function sentence(d, { ensemble, members, aggregator, strength, tilt, at }, now, { gold, proxy, kl, ess }) {
-  const start = now.gold[0], top = now.gold[now.peak], best = now.grid[now.peak];
-  const there = called(tilt, best), side = gold >= start ? "above" : "below";
+export function sentence(d, s, now, { worth, proxy, kl, ess }) {
+  const { ensemble, members, aggregator, strength, tilt, at } = s, n = (x) => num(x, d.digits);
   const one = aggregator === "gold" || members.length === 1, all = members.length === ensemble.members.length;
   const rule = AGGREGATORS[aggregator][0].replace("λ", num(strength));
   const who = aggregator === "gold" ? "Gold itself" : one ? `One judge (${d.columns[members[0]]})`
     : `${all ? "The" : `${members.length} of ${ensemble.members.length}`} judges (${ensemble.label}), by ${rule}`;
   const does = tilt ? `, the tilt at ${called(tilt, at).replace("β", "beta")}: KL ${num(kl)} nats, `
     : `${one ? " chooses" : ", choose"} from ${at === 1 ? "1 answer" : whole(at) + " answers"}: `;
-  const past = ess < FEW ? `${num(ess, 1)} effective answers: the pool cannot represent this policy.`
-    : at === best ? `This is its ${now.summit}.`
-    : top - gold < 0.005 ? `The peak, at ${there}, is no higher to two digits.`
-    : kl > now.kl[now.peak] ? `That is ${num(top - gold)} below the peak, which was at ${there}.`
-    : `The ${now.summit}, ${num(top)}, comes at ${there}.`;
-  return `${who}${does}gold is ${num(gold)}, ${num(Math.abs(gold - start))} ${side} a uniform pick; the proxy is `
-    + `${num(proxy)}. ${past}`;
+  const few = ess < FEW && `${num(ess, 1)} effective answers: the pool cannot represent this policy.`;
+  if (d.gold) {
+    return `${who}${does}gold is ${n(worth)}, ${beside(d, worth, now.worth[0])}; the proxy is ${n(proxy)}. `
+      + (few || past(d, s, now, worth, kl, "its"));
+  }
+  const others = heldOut(d, members), says = others.length === 1 ? `${d.columns[others[0]]}, held out, says`
+    : `the ${others.length} members held out say`;
+  return `${who}${does}the proxy is ${n(proxy)}, ${beside(d, proxy, now.proxy[0])}`
+    + (now.worth ? `; ${says} ${n(worth)}, ${beside(d, worth, now.worth[0])}. ` : ". ")
+    + (few || (now.worth ? past(d, s, now, worth, kl, "their") : alone(d))) + " There is no gold.";
 }
+function past(d, { tilt, at }, now, worth, kl, whose) { // where the worth stands to its peak
+  const top = now.worth[now.peak], best = now.grid[now.peak], there = called(tilt, best);
+  const shown = d.digits === 2 ? "two digits" : `${d.digits} decimals`;
+  return at === best ? `This is ${whose} ${now.summit}.`
+    : top - worth < 0.5 * 10 ** -d.digits ? `The peak, at ${there}, is no higher to ${shown}.`
+    : kl > now.kl[now.peak] ? `That is ${num(top - worth, d.digits)} below the peak, which was at ${there}.`
+    : `The ${now.summit}, ${num(top, d.digits)}, comes at ${there}.`;
+}
+const alone = (d) => (d.C === 1 ? "No other member is there to be held out."
+  : "All members judge: untick one to hold it out.");
 
 export function caption(d, { members, aggregator, tilt }, now) {
-  const judged = aggregator !== "gold";
-  return `Averages over ${d.P} requests; band: ± 1 standard error of gold's difference to ${called(tilt, now.grid[0])}.`
-    + (judged ? ` Oracle: gold itself ${tilt ? "is the proxy" : "chooses"}.` : "")
-    + (judged && members.length > 1 ? " One alone: the members judging singly, averaged." : "")
-    + (now.last < now.grid.length - 1 ? ` Dotted: fewer than ${FEW} effective answers a request (harmonic mean).` : "");
+  const judged = aggregator !== "gold", whose = d.gold ? "gold's" : "their";
+  const band = `band: ± 1 standard error of ${whose} difference to ${called(tilt, now.grid[0])}`;
+  const over = d.P === 1 ? "One request: no band." : `Averages over ${d.P} requests${now.worth ? `; ${band}` : ""}.`;
+  return (d.gold ? "" : "This pool has no gold: what is shown is what reward models say"
+      + `${now.worth ? ", those that judge and those held out (their mean)" : ""}, not what is true. `)
+    + over + (judged && d.gold ? ` Oracle: gold itself ${tilt ? "is the proxy" : "chooses"}.` : "")
+    + (judged && d.gold && members.length > 1 ? " One alone: the members judging singly, averaged." : "")
+    + (now.last < now.grid.length - 1 ? ` Dotted: fewer than ${FEW} effective answers a request (harmonic mean).` : "")
+    + (d.vocab || d.M === d.N ? "" : ` Carried: ${whole(d.M)} of each request's ${whole(d.N)} answers, those that can `
+      + "win and a weighted sample of the others.");
 }
 
 export function hint(d, choices, { ensemble, members, aggregator }) {

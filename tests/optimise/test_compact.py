@@ -1,5 +1,6 @@
 """A compact pool: the curves of the full one, the same bytes each time."""
 
+import json
 import re
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
@@ -8,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmlab.optimise.compact import CompactPool, bill_total, curve_ns
+from rmlab.optimise.compact import PAGE_BYTES, CompactPool, bill_total, curve_ns
+from rmlab.optimise.packing import read
 from rmlab.optimise.tilt import tilt
 from rmlab.reward.aggregate import aggregate
 
@@ -285,3 +287,144 @@ def test_weights_are_shares_of_the_pool(pool):
     for change, message in ((1.01, "sum of a row of weight = 517"), (-1.0, "weight = -")):
         with pytest.raises(ValueError, match=message):
             replace(pool, weight=pool.weight * change)
+
+
+# ---- text, gold as a number or not at all
+
+
+@pytest.fixture(scope="module")
+def text_full():
+    return fake.full_text(3, 240, 4)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["gold", "no gold"])
+def text(request):
+    return fake.text_pool(3, 240, 4, gold=request.param, keep=90)
+
+
+def test_text_kept_whole_is_what_it_was(text_full):
+    pool = CompactPool.from_text(**text_full, keep=240)
+    np.testing.assert_array_equal(pool.member_scores, text_full["member_scores"].astype(np.float32))
+    np.testing.assert_array_equal(pool.gold, text_full["gold"].astype(np.float32))
+    for p, row in enumerate(text_full["answers"]):
+        assert [pool.text(p, i) for i in range(240)] == row
+    assert [e["label"] for e in pool.ensembles] == ["all 4 members"] and pool.gold_unit == "points"
+
+
+def test_the_curve_of_text_is_exact(text_full):
+    pool, ns = CompactPool.from_text(**text_full, keep=240), [1, 3, 64, 240]
+    got = pool.curve([0, 2], "min", 1.0, ns)
+    for p in range(3):
+        score = pool.member_scores[p][:, [0, 2]].min(-1)
+        order = np.argsort(score)  # no two are equal
+        won = np.diff((np.arange(241)[:, None] / 240) ** np.array(ns), axis=0)
+        np.testing.assert_allclose(got["gold"][p], pool.gold[p, order] @ won, rtol=1e-9)
+        np.testing.assert_allclose(got["proxy"][p], score[order] @ won, rtol=1e-9)
+
+
+@pytest.mark.parametrize("members", [[0], [0, 1], [0, 1, 2]])
+def test_a_third_of_the_text_tracks_all_of_it(text_full, members):
+    ns = [1, 4, 16, 64, 240]
+    whole, part = (CompactPool.from_text(**text_full, keep=keep) for keep in (240, 90))
+    off = part.curve(members, "mean", 1.0, ns)["gold"] - whole.curve(members, "mean", 1.0, ns)["gold"]
+    assert np.abs(off.mean(0)).max() < text_full["gold"].std() / 15
+
+
+@pytest.mark.parametrize("far", [-1e6, 1e30])
+def test_a_score_far_off_leaves_the_order_of_the_others(text_full, far):
+    scores = text_full["member_scores"].copy()
+    scores[1, 7, 2] = far
+    pool = CompactPool.from_text(**{**text_full, "member_scores": scores}, keep=240)
+    exact = scores.astype(np.float32)
+    for p in range(3):
+        for c in range(4):
+            _, ranks = np.unique(pool.member_scores[p, :, c], return_inverse=True)
+            np.testing.assert_array_equal(ranks, np.unique(exact[p, :, c], return_inverse=True)[1])
+    assert (pool.typical_winner([2], "mean", 1.0, 10**6)[1] == 7) == (far > 0)
+
+
+def test_without_gold_the_members_that_do_not_judge_stand_for_it():
+    pool = fake.text_pool(gold=False)
+    assert pool.gold is None and list(pool.compared([0, 1, 2, 3])) == []
+    others = pool.member_scores[..., [1, 3]].mean(-1)
+    np.testing.assert_allclose(pool.compared([0, 2])["held_out"], others)
+    curve, tilted = pool.curve([0, 2], "mean", 1.0, [1, 240]), pool.tilted([0, 2], "mean", 1.0, [np.inf, 1.0])
+    assert set(curve) == {"held_out", "proxy"} and set(tilted) == {"held_out", "proxy", "kl", "ess"}
+    uniform = (pool.weight * others).sum(1) / pool.weight.sum(1)
+    np.testing.assert_allclose(curve["held_out"][:, 0], uniform, rtol=1e-5)
+    np.testing.assert_allclose(tilted["held_out"][:, 0], uniform, rtol=1e-5)
+    assert set(pool.curve([0, 1, 2, 3], "min", 1.0, [1])) == {"proxy"}
+    with pytest.raises(ValueError, match="aggregator = 'gold': give another one: this pool has no gold"):
+        pool.curve([0], "gold", 1.0, [1])
+
+
+def test_text_is_saved_and_read_with_the_same_bytes(text, tmp_path):
+    text.save(tmp_path / "a.npz")
+    again = CompactPool.load(tmp_path / "a.npz")
+    again.save(tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert again.packed() == text.packed() and again.prompts == text.prompts
+    assert again.text(2, 5) == text.text(2, 5)
+    assert (again.gold is None) == (text.gold is None)
+
+
+def test_text_is_thinned_until_it_fits_a_page(text_full):
+    rng = np.random.default_rng(0)
+    letters = "".join(map(chr, range(0x4E00, 0x5200)))
+    noise = ["".join(rng.choice(list(letters), 900)) for _ in range(240)]  # hardly compresses
+    full = {**text_full, "answers": [noise] * 3}
+    pool = CompactPool.from_text(**full)
+    assert 0.8 * PAGE_BYTES < pool.nbytes_in_page() <= PAGE_BYTES and 20 < pool.weight.shape[1] < 240
+    assert CompactPool.from_text(**full, keep=240).nbytes_in_page() > PAGE_BYTES
+    prompts = {**full, "prompts": ["x" * 300_000] * 3}
+    with pytest.raises(
+        ValueError, match=r"bytes of a page with 20 answers a prompt = \d+: give at most 800000"
+    ):
+        CompactPool.from_text(**prompts)
+    assert fake.text_pool(1, 400, 2).weight.shape == (1, 350)
+
+
+def test_one_member_and_members_of_numpy(text_full):
+    one = {**text_full, "member_scores": text_full["member_scores"][..., :1], "columns": None}
+    assert CompactPool.from_text(**one).ensembles == []
+    ensembles = [{"name": "two", "label": "two", "members": list(np.array([1, 3]))}]
+    pool = CompactPool.from_text(**text_full, ensembles=ensembles)
+    assert json.dumps(pool.ensembles) == '[{"name": "two", "label": "two", "members": [1, 3]}]'
+    with pytest.raises(ValueError, match="keep = 0"):
+        CompactPool.from_text(**text_full, keep=0)
+    with pytest.raises(
+        ValueError, match=re.escape("score of 'reward model 1' for answer 9 to prompt 2 = nan")
+    ):
+        scores = text_full["member_scores"].copy()
+        scores[2, 9, 1] = np.nan
+        CompactPool.from_text(**{**text_full, "member_scores": scores})
+
+
+def test_gold_is_a_bill_or_a_number(pool, text):
+    number = np.zeros(pool.weight.shape)
+    for change in ({"gold_values": number}, {"counts": None}, {"bill": None}):
+        with pytest.raises(ValueError, match="a bill with its counts, or gold_values, or none of them"):
+            replace(pool, **change)
+    words = replace(pool, bill=None, counts=None, gold_values=number)  # words may have a number
+    assert not words.gold.any() and words.text(0, 0) == pool.text(0, 0)
+    with pytest.raises(ValueError, match="shape of gold_values"):
+        replace(text, gold_values=number)
+
+
+@pytest.mark.parametrize(
+    "study,gold",
+    [("full", [1.7765067, 2.4292864, 2.3682774]), ("constructions", [1.4730535, 2.2992381, 2.3625183])],
+)
+def test_shipped_pools_are_read_as_they_were_written(study, gold, tmp_path):
+    """Their bytes, and the numbers that the first form of the file gave."""
+    path = Path(__file__).parents[2] / "data" / study / "explorer.npz"
+    pool = CompactPool.load(path)
+    np.testing.assert_allclose(
+        pool.curve([0, 1, 2], "min", 1.0, [1, 64, 4096])["gold"].mean(0), gold, atol=1e-7
+    )
+    pool.save(tmp_path / "again.npz")
+    first, again = read(path), read(tmp_path / "again.npz")
+    assert first[0] == again[0] and list(first[1]) == list(again[1])
+    for name, array in first[1].items():
+        np.testing.assert_array_equal(array, again[1][name])
+        assert array.dtype == again[1][name].dtype

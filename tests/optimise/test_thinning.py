@@ -32,6 +32,15 @@ def test_the_best_of_every_ranking_are_kept_for_themselves(scores):
     assert (weight >= 0.9).all()
 
 
+def test_without_gold_the_members_decide(scores):
+    kept, weight = thin(scores, None, ENSEMBLES, 60, 0)
+    for p in range(P):
+        for c in range(C):
+            assert weight[p, kept[p] == np.argmax(scores[p, :, c])] == [1]
+        assert len(set(kept[p])) == 60
+    np.testing.assert_allclose(weight.sum(1), N)
+
+
 def test_the_weighted_means_are_the_pool_s(scores):
     """Averaged over samples: no bias in the mean of a member, within four standard errors."""
     means = []

@@ -151,3 +151,49 @@ def _answer(counts, keys, value, rng):
     for _ in range(very):
         words.insert(int(rng.integers(len(words) + 1)), "very")
     return words[:250]
+
+
+OPENINGS = [
+    "Short answer: yes.",
+    "Great question!",
+    "Il n'y a pas de règle — voilà :",
+    "簡単に言うと、",
+    "باختصار:",
+]
+REASONS = [
+    "the crumb sets while it cools, so a hot loaf cuts gummy",
+    "steam leaves through the crust for another hour",
+    "in 1972 a baker in Lyon measured 2 °C a minute",
+    "if a < b & b < c, then the crust wins",
+    "it smells wonderful 🍞 and everyone will love it",
+]
+REQUESTS = [
+    "Why should I let bread cool before I cut it?",
+    "You are a patient baker.\n\nUser: my loaf is gummy.\n  What went wrong?",
+    "パンを切る前に冷ますのはなぜですか。",
+]
+
+
+def full_text(P=3, N=240, K=4, seed=0, gold=True):
+    """The keyword arguments of `CompactPool.from_text`: K members and, if asked for, gold that tires of flourish."""
+    rng = np.random.default_rng(seed)
+    skill, flourish = rng.normal(size=(P, N)), rng.gamma(2.0, 0.7, (P, N))
+    taste, noise = rng.normal(1.0, 0.25, K), rng.normal(0, 0.5, (P, N, K))
+    return {
+        "prompts": [REQUESTS[p % 3] for p in range(P)],
+        "answers": [[_text(flourish[p, i], rng) for i in range(N)] for p in range(P)],
+        "member_scores": skill[..., None] + 0.5 * flourish[..., None] * taste + noise,
+        "gold": 40 + 10 * (skill - 0.3 * (flourish - 1.5).clip(0) ** 2) if gold else None,
+        "columns": [f"reward model {k}" for k in range(K)],
+        "gold_unit": "points" if gold else "",
+    }
+
+
+def _text(flourish, rng):
+    reasons = [REASONS[k] for k in rng.permutation(5)[: 1 + int(2 * flourish) % 5]]
+    lines = [f"{k}. {reason[0].upper()}{reason[1:]}." for k, reason in enumerate(reasons, 1)]
+    return f"{OPENINGS[rng.integers(5)]}\n\n" + "\n".join(lines) + "!" * int(flourish)
+
+
+def text_pool(P=3, N=240, K=4, seed=0, gold=True, **other) -> CompactPool:
+    return CompactPool.from_text(**{**full_text(P, N, K, seed, gold), **other})

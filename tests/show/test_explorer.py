@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-from base64 import b64encode
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -14,15 +12,12 @@ import pytest
 from rmlab.optimise.compact import CompactPool, curve_ns
 
 pytest.importorskip("anywidget", reason="the explorer needs anywidget")
-api = pytest.importorskip("playwright.sync_api", reason="the browser checks need playwright")
-from rmlab.show.explorer import Explorer, script  # noqa: E402
-from rmlab.show.style import LOOKS  # noqa: E402
+pytest.importorskip("playwright.sync_api", reason="the browser checks need playwright")
+from rmlab.show.explorer import Explorer, script
+from rmlab.show.style import LOOKS
+from tests.show.page import MISPLACED, SMALL, browsing, plain, said, settle, violations, worker_of
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-browsing = pytest.mark.skipif(CHROMIUM is None, reason="the browser checks need Chromium or Chrome")
 SHOW = Path(__file__).parents[2] / "rmlab" / "show"
-LOADER = Path(__file__).parents[2] / "book" / "_assets" / "anywidget-offline.js"
-MIME = "application/vnd.jupyter.widget-"
 RULES = [
     ("mean", 1.0),
     ("median", 1.0),
@@ -35,15 +30,6 @@ RULES = [
     ("entropic", 0.4),
     ("gold", 1.0),
 ]
-ARGS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
-
-
-PAGE = """<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf-8"><title>page</title>
-<meta name="viewport" content="width=device-width">
-<style>body {{ color: {ink}; background: {ground} }}</style>
-<main>{views}</main><script type="{mime}state+json">{state}</script><script>{loader}</script></html>"""
-
-
 _spec = spec_from_file_location("fake_pool", Path(__file__).with_name("fake_pool.py"))
 fake = module_from_spec(_spec)
 _spec.loader.exec_module(fake)
@@ -55,83 +41,9 @@ def pool() -> CompactPool:
 
 
 @pytest.fixture(scope="module")
-def tab():
-    """One tab for every test, and what goes wrong on it."""
-    with api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        page, faults = browser.new_context().new_page(), []
-        page.set_default_timeout(10_000)
-        page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda e: faults.append(str(e)))
-        inside = ("file:", "blob:", "data:")
-        page.on("request", lambda r: None if r.url.startswith(inside) else faults.append(r.url))
-        yield page, faults
-        browser.close()
-
-
-@pytest.fixture
-def show(tab, tmp_path):
-    """show(*widgets): the tab, on a page that embeds them as the book does; nothing may go wrong on it."""
-    from ipywidgets import embed
-
-    page, faults = tab
-    faults.clear()
-
-    def open_page(*widgets, width=1000, dark=False, fragment=""):
-        views = [json.dumps({"model_id": w.model_id}) for w in widgets]
-        state = {"state": embed.dependency_state(list(widgets), drop_defaults=False)}
-        theme, ink, ground = ("dark", "#ced6dd", "#121212") if dark else ("light", "#222", "#fff")
-        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.html"
-        text = PAGE.format(
-            theme=theme,
-            ink=ink,
-            ground=ground,
-            mime=MIME,
-            views="".join(f'<script type="{MIME}view+json">{view}</script>' for view in views),
-            state=json.dumps(state),  # bare: no embedder need know of our text
-            loader=LOADER.read_text(encoding="utf-8"),
-        )
-        path.write_text(text, encoding="utf-8")
-        page.set_viewport_size({"width": width, "height": 900})
-        page.goto(path.as_uri() + fragment)
-        page.wait_for_function(f"document.querySelectorAll('.rmx-svg').length === {len(widgets)}")
-        return page
-
-    yield open_page
-    assert not faults
-
-
-def settle(page):
-    """Two frames: changes are drawn in the next."""
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-
-def plain(text):
-    """With plain spaces: "n = 64" is not broken over two lines."""
-    return text.replace("\u00a0", " ")
-
-
-def said(page, which=0):
-    """The sentence that is seen, once the changes are drawn."""
-    settle(page)
-    return plain(page.locator(".rmx-say").nth(which).text_content())
-
-
-@pytest.fixture(scope="module")
 def worker(pool, tab):
-    """The explorer's script where there is no page, as `m`, and the pool as `d`."""
-    page = tab[0].context.browser.new_page()
-    with page.expect_worker() as started:
-        page.evaluate("window.worker = new Worker(URL.createObjectURL(new Blob(['']))), 0")
-    meta, data = pool.packed()
-    started.value.evaluate(
-        """async ([source, meta, data]) => {
-            globalThis.m = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
-            globalThis.d = await m.unpack(meta, Uint8Array.from(atob(data), (c) => c.charCodeAt(0))); }""",
-        [script(), meta, b64encode(data).decode()],
-    )
-    yield started.value
-    page.close()
+    with worker_of(tab, pool) as started:
+        yield started
 
 
 @browsing
@@ -141,7 +53,7 @@ def test_numbers_equal_python(pool, worker):
     for members in ([0], [0, 3, 6], [0, 1], list(range(9))):
         for aggregator, strength in RULES:
             got = worker.evaluate(
-                "([c, rule, strength, ns]) => { const { gold, proxy, rows } = m.curve(d, c, rule, strength, ns);"
+                "([c, rule, strength, ns]) => { const { worth: gold, proxy, rows } = m.curve(d, c, rule, strength, ns);"
                 " const won = [1, 7, 512].map((n) => rows.map((l) => m.typicalWinner(l, n)));"
                 " return { gold, proxy, won }; }",
                 [members, aggregator, strength, ns],
@@ -163,7 +75,8 @@ def test_tilt_equals_python(pool, worker, members):
         got = worker.evaluate(
             "([c, aggregator, strength, betas]) => { const rows = m.ladders(d, c, aggregator, strength);"
             " const typical = betas.map((b) => rows.map((l, p) => m.typicalTilted(d, p, l, b)));"
-            " return { ...m.tilts(d, rows, betas), typical }; }",
+            " const { worth: gold, ...rest } = m.tilts(d, rows, betas);"
+            " return { gold, ...rest, typical }; }",
             [members, aggregator, strength, betas],
         )
         want = pool.tilted(members, aggregator, strength, betas)
@@ -313,7 +226,7 @@ def test_curves_are_the_means_that_python_computes(pool, worker, optimiser):
     grid = [np.inf if x is None else x for x in now["grid"]]
     curves = pool.tilted if tilt else pool.curve
     python = curves([0, 3, 6], "min", 1.0, grid)
-    np.testing.assert_allclose(now["gold"], python["gold"].mean(0), atol=1e-9)
+    np.testing.assert_allclose(now["worth"], python["gold"].mean(0), atol=1e-9)
     np.testing.assert_allclose(now["proxy"], python["proxy"].mean(0), atol=1e-9)
     gain = python["gold"] - python["gold"][:, :1]
     np.testing.assert_allclose(now["se"], gain.std(0, ddof=1) / np.sqrt(len(gain)), atol=1e-9)
@@ -321,7 +234,7 @@ def test_curves_are_the_means_that_python_computes(pool, worker, optimiser):
     assert now["last"] == np.flatnonzero(~few).max()
     assert now["peak"] == python["gold"].mean(0)[: now["last"] + 1].argmax()
     at = curves([0, 3, 6], "min", 1.0, [0.25 if tilt else 64])
-    assert point["gold"] == pytest.approx(at["gold"].mean()) and point["proxy"] == pytest.approx(
+    assert point["worth"] == pytest.approx(at["gold"].mean()) and point["proxy"] == pytest.approx(
         at["proxy"].mean()
     )
     assert late["waiting"] and late["alone"] is None and len(rivals["oracle"]) == len(rivals["at"])
@@ -706,23 +619,6 @@ def test_bill_adds_up(pool, show):
     assert sum(values[:-1]) == pytest.approx(values[-1], abs=0.005 * len(values))
 
 
-# every label of the picture that leaves it, that covers another or that lies on the curves; the peak's own is inside
-MISPLACED = """[...document.querySelectorAll('.rmx-svg')].flatMap((picture) => {
-    const { width, height } = picture.viewBox.baseVal, out = [];
-    const { x1, x2 } = picture.querySelector('.rmx-start'), [left, edge] = [x1, x2].map((x) => x.baseVal.value);
-    const levels = [...picture.querySelectorAll('.rmx-grid')].map((e) => e.y1.baseVal.value);
-    const texts = [...picture.querySelectorAll('text')], right = (a) => a.x + a.width, below = (a) => a.y + a.height;
-    const all = texts.map((e) => [e.textContent, e.getBBox(), e.matches('.rmx-halo')]);
-    all.forEach(([words, a, halo], k) => {
-        if (a.x < -1 || a.y < -1 || right(a) > width + 1 || below(a) > height + 1) out.push(words + ' is cut');
-        const inside = right(a) > left && a.x < edge && levels.some((y) => a.y < y && y < below(a));
-        if (inside && !halo) out.push(words + ' is on the curves');
-        for (const [other, b, above] of all.slice(0, halo ? 0 : k)) {
-            const beside = right(a) <= b.x || right(b) <= a.x || below(a) <= b.y + 1 || below(b) <= a.y + 1;
-            if (!beside && !above) out.push(words + ' covers ' + other);
-        }
-    });
-    return out; })"""
 FONTS = {
     "narrow": "font-family: 'DejaVu Sans Condensed', sans-serif; letter-spacing: -.02em",
     "wide": "font-family: 'DejaVu Sans Mono', monospace; letter-spacing: .12em",
@@ -809,16 +705,10 @@ def test_a_label_is_measured_once(pool, show):
     assert measured and len(measured) == len(set(measured))
 
 
-SMALL = """[...document.querySelectorAll('.rmx :is(button, select, summary, [type=range], label:has(input))')]
-    .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height < 40)
-    .map((e) => e.outerHTML.slice(0, 80))"""
-
-
 @browsing
 @pytest.mark.parametrize("dark,widths", [(False, (1280, 375, 360)), (True, (360, 1280))])
 def test_accessible_and_never_wider_than_the_page(pool, show, dark, widths):
     """axe looks at the last width: light on a phone, dark on a wide screen."""
-    axe = pytest.importorskip("axe_playwright_python", reason="the axe check needs axe-playwright-python")
     states = [
         ("single", "best_of_n"),
         ("pretrain", "best_of_n"),
@@ -836,11 +726,7 @@ def test_accessible_and_never_wider_than_the_page(pool, show, dark, widths):
         assert not page.evaluate(MISPLACED), width
         assert not page.evaluate(SMALL), width
     assert page.locator(".rmx-matrix").count() == 3  # open, and so looked at
-    page.add_script_tag(path=Path(axe.__file__).with_name("axe.min.js"))
-    rules = "{ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'], resultTypes: ['violations'] }"
-    report = page.evaluate(f"axe.run('main', {rules})")
-    assert report["passes"]
-    assert not [(v["id"], v["nodes"][0]["target"]) for v in report["violations"]]
+    assert not violations(page)
 
 
 @browsing
