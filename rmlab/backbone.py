@@ -196,9 +196,11 @@ def fit_language_model(
     Raises
     ------
     ValueError
-        A loss that is not finite.
+        A loss that is not finite, weights that are not float32: small steps would not move them.
     """
     require(steps >= 1, "steps", steps, "at least 1")
+    types = sorted({str(weight.dtype) for weight in model.parameters()} - {"torch.float32"})
+    require(not types, "type of the trained weights", types, "float32 weights, as in model.float()")
     model.train()
     device = next(model.parameters()).device
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)

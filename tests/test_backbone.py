@@ -173,6 +173,12 @@ def test_training_learns_a_line_and_pad_is_neither_read_nor_predicted():
     np.testing.assert_allclose(losses, fitted(99, 6), rtol=1e-3)
 
 
+def test_half_precision_weights_are_not_trained():
+    half = build(SIZE, 120, SPECIAL_TOKENS, seed=1).bfloat16()
+    with pytest.raises(ValueError, match=r"type of the trained weights = \['torch.bfloat16'\]: give float32"):
+        fit_language_model(half, [torch.tensor([[1, 5, 6, 2]])], 1, 1e-5, 0)
+
+
 def test_a_loss_that_is_not_finite_and_no_steps_are_errors():
     model = build(SIZE, 120, SPECIAL_TOKENS, seed=0)
     ids = torch.tensor([[1, 8, 2]])

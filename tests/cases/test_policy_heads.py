@@ -14,7 +14,7 @@ from rmlab.optimise import ppo
 from rmlab.optimise.sampling import sample
 from rmlab.recipe import Ppo
 from rmlab.tokens import SpecialTokens
-from tests.cases.tiny import SIZE, close, own_logprobs, policy, ppo_once
+from tests.cases.tiny import close, own_logprobs, policy, ppo_once
 
 PROMPTS = [[10, 11, 12], [20, 21, 22, 23, 24, 25, 26]]
 CODEGEN = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "rotary_dim": 4}
@@ -168,4 +168,3 @@ def test_ppo_moves_any_policy_towards_its_reward(name):
     rows = ppo.train(model, lambda rng, n: [[10, 11]] * n, reward, settings, 0)
     assert all(np.isfinite(row["k1"]) for row in rows)
     assert any(not torch.equal(before[name], weight) for name, weight in model.state_dict().items())
-    assert model.config.vocab_size == SIZE["vocab_size"]
