@@ -41,8 +41,8 @@ class Preferences:
     answers : one column with a list of both, in place of `chosen` and `rejected`
     scores : one column with a list of two scores, or two columns: the higher is chosen
     votes : who was preferred, by each annotator: a column of labels (a list, or one a row), several columns
-        of a label each, or {"chosen": column, "rejected": column, "tie": column} of counts. The majority
-        decides which answer is chosen; a tie is half a vote for each
+        of a label each, or {"chosen": column, "rejected": column, "tie": column} of counts. Rows of one id
+        are votes on one pair. The majority decides which answer is chosen; a tie is half a vote for each
     labels : what stands for the first, the second, a tie; 1, 2, 0 (or a, b, tie and the like) unless said
     soft : share of the votes for chosen, 0 to 1; "soft_label" where there is one, unless said
     group : what pairs belong to, and are split by; how the prompt opens unless said
@@ -85,7 +85,7 @@ class Preferences:
         group: str | None = None,
         id: str | None = None,
         ties: str = "drop",
-        repeats: str | None = None,
+        repeats: str = "keep",
         on_bad: str = "error",
         split: str = "train",
     ) -> Preferences:
@@ -97,7 +97,7 @@ class Preferences:
             `datasets.load_dataset`, a data set, a data frame, or rows as dicts
         ties : pairs without a majority: "drop" leaves them out, "half" keeps them with a soft label of 1/2
         repeats : the same pair again, either way round: "keep" keeps and notes it, "drop" keeps the first,
-            "vote" takes each for another annotator's vote on one pair; "vote" with `votes`, else "keep"
+            "vote" takes each for another annotator's vote on one pair
         on_bad : "error" raises at the first bad row; "drop" leaves it out and counts it
         split : of a folder or named data set
 
@@ -107,7 +107,6 @@ class Preferences:
             Names the file, the line, the field, the value (at most 60 characters of it) and the mend. Also a
             source that is no data, and one of which no row could be used.
         """
-        repeats = repeats or ("keep" if votes is None else "vote")
         for name, value, known in (
             ("on_bad", on_bad, ("error", "drop")),
             ("ties", ties, ("drop", "half")),
@@ -121,7 +120,10 @@ class Preferences:
     @property
     def prompts(self) -> list[Text]:
         """The distinct prompts, strings or chats, in order."""
-        return list({repr(plain(pair.prompt)): pair.prompt for pair in reversed(self.pairs)}.values())[::-1]
+        first: dict[object, Text] = {}
+        for pair in self.pairs:
+            first.setdefault(plain(pair.prompt), pair.prompt)
+        return list(first.values())
 
     @property
     def groups(self) -> list[str]:
