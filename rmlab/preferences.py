@@ -195,7 +195,7 @@ class Preferences:
         require(on_bad in {"error", "drop"}, "on_bad", on_bad, "'error' or 'drop'")
         require(on_long in {"cut", "drop", "error"}, "on_long", on_long, "'cut', 'drop' or 'error'")
         require(max_length is None or max_length >= 8, "max_length", max_length, "None or at least 8 tokens")
-        encoded, kept, cut, dropped = [], [], [], defaultdict(list)
+        encoded, kept, cut, dropped, first_bad = [], [], [], defaultdict(list), None
         for i, pair in enumerate(self.pairs):
             try:
                 ids, shortened = _encode(pair, text_format, max_length, on_long)
@@ -203,10 +203,13 @@ class Preferences:
                 if on_bad == "error" and not (bad.reason == "too_long" and on_long == "drop"):
                     raise
                 dropped[bad.reason].append(i)
+                first_bad = first_bad or bad
                 continue
             encoded.append(ids)
             kept.append(i)
             cut.append(shortened)
+        if not kept:
+            raise ValueError(f"no pair of {len(self)} can be encoded; the first: {first_bad}")
         soft, groups = [self.pairs[i].soft for i in kept], self.groups
         missing = [self.pairs[i].id for i in kept if self.pairs[i].soft is None]
         require(not votes or not missing, "soft labels of", missing[:3], "a soft label to every pair")
@@ -214,7 +217,7 @@ class Preferences:
             *([ids[side] for ids in encoded] for side in range(3)),
             ids=[self.pairs[i].id for i in kept],
             groups=[groups[i] for i in kept],
-            soft=None if missing or not soft else soft,
+            soft=None if missing else soft,
             kept=kept,
             cut=cut,
             dropped=dict(dropped),
@@ -252,9 +255,7 @@ def _encode(
         prompt = text_format.prompt_ids(pair.prompt)
         sides = [text_format.answer_ids(pair.prompt, side) for side in (pair.chosen, pair.rejected)]
     except Exception as error:  # a template refuses as it likes
-        raise BadRow(
-            "not_rendered", where, f"the chat template refuses it ({error}); drop the pair"
-        ) from error
+        raise BadRow("not_rendered", where, f"cannot be rendered ({error}); drop the pair") from error
     if sides[0] == sides[1]:
         fault = "chosen and rejected are the same tokens; drop the pair"
         raise BadRow("identical_ids", where, fault)

@@ -296,12 +296,15 @@ def test_what_a_template_refuses_or_a_tokenizer_cannot_tell_apart_has_a_reason(t
         [{"prompt": say("user: a", "user: b"), "chosen": "c", "rejected": "d", "id": "k"}]
     )
     monkeypatch.setattr(text_format.tokenizer, "chat_template", refusing)
-    with pytest.raises(BadRow, match=r"pair 'k': the chat template refuses it \(roles must alternate\)"):
+    with pytest.raises(BadRow, match=r"pair 'k': cannot be rendered \(roles must alternate\)"):
         prefs.encode(text_format)
-    assert prefs.encode(text_format, on_bad="drop").dropped == {"not_rendered": [0]}
+    with pytest.raises(ValueError, match=r"no pair of 1 can be encoded; the first: pair 'k'"):
+        prefs.encode(text_format, on_bad="drop")
+    both = Preferences([*prefs, Pair("plain", "a", "b", "c")])
+    assert both.encode(text_format, on_bad="drop").dropped == {"not_rendered": [0]}
     monkeypatch.setattr(text_format.tokenizer, "chat_template", CHAT)
     assert len(prefs.encode(text_format)) == 1
-    same = Preferences.read([GOOD | {"chosen": "🏽", "rejected": "👍"}], on_bad="drop")
+    same = Preferences.read([GOOD | {"chosen": "🏽", "rejected": "👍"}, GOOD], on_bad="drop")
     assert same.encode(text_format).dropped == {"identical_ids": [0]}
 
 

@@ -161,7 +161,6 @@ def _lengths(preferences: Preferences, text_format: TextFormat | None) -> np.nda
         texts = [[getattr(pair, side) for side in SIDES] for pair in preferences]
         return np.array([[len(words(text).split()) for text in row] for row in texts])
     ids = preferences.encode(text_format, on_bad="drop")
-    require(len(ids) > 0, "pairs that can be encoded", 0, "a text format that fits these pairs")
     return np.array([list(map(len, row)) for row in zip(ids.prompts, ids.chosen, ids.rejected, strict=True)])
 
 
