@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from rmlab.dialogues import plain
@@ -41,14 +41,12 @@ def collect(
         The first bad row with `on_bad="error"`, and rows of which none is a pair.
     """
     counts, entries, first_bad = Counts(), [], ""
-    seen: dict[tuple, _Entry] = {}  # the texts, sides in order
+    voted: dict[object, _Entry] = {}  # what rows must share to be votes on one pair
     owner: dict[str, tuple] = {}  # id -> the texts it stands for
     names: dict[str, None] = {}
     for where, row in found:
         try:
             pair = _pair(row, where, columns, owner)
-            if repeats == "vote" and pair.votes is None:  # what was chosen is one vote
-                pair = dataclasses.replace(pair, votes=(1.0, 0.0, 0.0))
         except BadRow as bad:
             if on_bad == "error":
                 raise
@@ -56,20 +54,17 @@ def collect(
             counts.dropped[bad.reason] += 1
             continue
         names |= dict.fromkeys(row)
-        before = seen.get(pair.texts)
-        if before is not None and repeats == "vote":
+        if repeats == "vote" and pair.votes is None:  # what was chosen is one vote
+            pair = dataclasses.replace(pair, votes=(1.0, 0.0, 0.0))
+        key = pair.texts if repeats == "vote" else None if columns.votes is None else pair.id
+        if before := None if key is None else voted.get(key):
             before.pair, before.rows = _with_vote(before.pair, pair), before.rows + 1
             counts.noted["merged_vote"] += 1
             continue
-        if before is not None:
-            kind = "duplicate_pair" if plain(before.pair.chosen) == plain(pair.chosen) else "reversed_pair"
-            (counts.noted if repeats == "keep" else counts.dropped)[kind] += 1
-            if repeats == "drop":
-                continue
         entries.append(_Entry(pair))
-        seen.setdefault(pair.texts, entries[-1])
-    pairs = _decided(entries, ties, counts)
+        voted.setdefault(key, entries[-1])
     counts.unread = [str(name) for name in names if name not in columns.known]
+    pairs = _kept(_decided(entries, ties, counts), repeats, counts)
     if not pairs:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.dropped.most_common())
         raise ValueError(f"no row of {counts.dropped.total()} is a pair ({reasons}){first_bad}")
@@ -95,9 +90,8 @@ def _with_vote(pair: Pair, again: Pair) -> Pair:
     return dataclasses.replace(pair, votes=votes)
 
 
-def _decided(entries: list[_Entry], ties: str, counts: Counts) -> list[Pair]:
-    """The pairs whose votes have a majority, it being chosen, and ties as they are to be."""
-    pairs = []
+def _decided(entries: list[_Entry], ties: str, counts: Counts) -> Iterator[_Entry]:
+    """Those whose votes have a majority, it being chosen; and ties, where they are to be halves."""
     for entry in entries:
         pair = entry.pair
         if pair.votes is not None:
@@ -111,6 +105,20 @@ def _decided(entries: list[_Entry], ties: str, counts: Counts) -> list[Pair]:
             elif share < 0.5:
                 pair = pair.swapped()
                 counts.noted["sides_changed"] += entry.rows
+        yield _Entry(pair, entry.rows)
+
+
+def _kept(entries: Iterable[_Entry], repeats: str, counts: Counts) -> list[Pair]:
+    """The pairs, where those that were there before are noted or dropped."""
+    pairs, seen = [], {}  # the texts, sides in order -> what was chosen
+    for entry in entries:
+        chosen = plain(entry.pair.chosen)
+        first = seen.setdefault(entry.pair.texts, (len(pairs), chosen))
+        if first[0] < len(pairs):
+            kind = "duplicate_pair" if first[1] == chosen else "reversed_pair"
+            (counts.dropped if repeats == "drop" else counts.noted)[kind] += entry.rows
+            if repeats == "drop":
+                continue
         counts.kept += entry.rows
-        pairs.append(pair)
+        pairs.append(entry.pair)
     return pairs

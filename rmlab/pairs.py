@@ -27,7 +27,7 @@ class Pair:
 
     Parameters
     ----------
-    id : the file's, or a hash of the texts: never the row's position
+    id : the file's, or a hash of the texts, whichever was chosen: never the row's position
     soft : share of the votes for `chosen`, 0 to 1
     group : what it belongs to: a question, a dialogue, a debate
     votes : for `chosen`, for `rejected`, for neither
@@ -44,7 +44,7 @@ class Pair:
     @property
     def texts(self) -> tuple:
         """What makes two pairs the same, whichever side was chosen."""
-        return (plain(self.prompt), *sorted((plain(self.chosen), plain(self.rejected))))
+        return _same(self.prompt, self.chosen, self.rejected)
 
     def swapped(self) -> Pair:
         """The same comparison with the sides changed over."""
@@ -112,7 +112,7 @@ class Columns:
             raise BadRow("identical_pair", where, "chosen and rejected are identical; drop the row")
         name, group = self._name(row, "id", where), self._name(row, "group", where)
         if name is None:
-            name = hashlib.blake2b(json.dumps(texts).encode(), digest_size=8).hexdigest()
+            name = hashlib.blake2b(json.dumps(_same(*texts)).encode(), digest_size=8).hexdigest()
         return Pair(name, *texts, self._soft(row, where), group, self._votes(row, where))
 
     def _names(self, row: Mapping) -> tuple[str, str, str]:
@@ -222,6 +222,10 @@ class Columns:
             float(numbers[0] < numbers[1]),
             float(numbers[0] == numbers[1]),
         )
+
+
+def _same(prompt: Text, first: Text, second: Text) -> tuple:
+    return (plain(prompt), *sorted((plain(first), plain(second))))
 
 
 def _present(row: Mapping, name: str, where: str) -> object:

@@ -41,8 +41,8 @@ class Preferences:
     answers : one column with a list of both, in place of `chosen` and `rejected`
     scores : one column with a list of two scores, or two columns: the higher is chosen
     votes : who was preferred, by each annotator: a column of labels (a list, or one a row), several columns
-        of a label each, or {"chosen": column, "rejected": column, "tie": column} of counts. The majority
-        decides which answer is chosen; a tie is half a vote for each
+        of a label each, or {"chosen": column, "rejected": column, "tie": column} of counts. Rows of one id
+        are votes on one pair. The majority decides which answer is chosen; a tie is half a vote for each
     labels : what stands for the first, the second, a tie; 1, 2, 0 (or a, b, tie and the like) unless said
     soft : share of the votes for chosen, 0 to 1; "soft_label" where there is one, unless said
     group : what pairs belong to, and are split by; how the prompt opens unless said
@@ -85,7 +85,7 @@ class Preferences:
         group: str | None = None,
         id: str | None = None,
         ties: str = "drop",
-        repeats: str | None = None,
+        repeats: str = "keep",
         on_bad: str = "error",
         split: str = "train",
     ) -> Preferences:
@@ -97,7 +97,7 @@ class Preferences:
             `datasets.load_dataset`, a data set, a data frame, or rows as dicts
         ties : pairs without a majority: "drop" leaves them out, "half" keeps them with a soft label of 1/2
         repeats : the same pair again, either way round: "keep" keeps and notes it, "drop" keeps the first,
-            "vote" takes each for another annotator's vote on one pair; "vote" with `votes`, else "keep"
+            "vote" takes each for another annotator's vote on one pair
         on_bad : "error" raises at the first bad row; "drop" leaves it out and counts it
         split : of a folder or named data set
 
@@ -107,7 +107,6 @@ class Preferences:
             Names the file, the line, the field, the value (at most 60 characters of it) and the mend. Also a
             source that is no data, and one of which no row could be used.
         """
-        repeats = repeats or ("keep" if votes is None else "vote")
         for name, value, known in (
             ("on_bad", on_bad, ("error", "drop")),
             ("ties", ties, ("drop", "half")),
@@ -121,7 +120,10 @@ class Preferences:
     @property
     def prompts(self) -> list[Text]:
         """The distinct prompts, strings or chats, in order."""
-        return list({repr(plain(pair.prompt)): pair.prompt for pair in reversed(self.pairs)}.values())[::-1]
+        first: dict[object, Text] = {}
+        for pair in self.pairs:
+            first.setdefault(plain(pair.prompt), pair.prompt)
+        return list(first.values())
 
     @property
     def groups(self) -> list[str]:
@@ -202,7 +204,7 @@ class Preferences:
         require(on_bad in {"error", "drop"}, "on_bad", on_bad, "'error' or 'drop'")
         require(on_long in {"cut", "drop", "error"}, "on_long", on_long, "'cut', 'drop' or 'error'")
         require(max_length is None or max_length >= 8, "max_length", max_length, "None or at least 8 tokens")
-        encoded, kept, cut, dropped = [], [], [], defaultdict(list)
+        encoded, kept, cut, dropped, first_bad = [], [], [], defaultdict(list), None
         for i, pair in enumerate(self.pairs):
             try:
                 ids, shortened = _encode(pair, text_format, max_length, on_long)
@@ -210,10 +212,13 @@ class Preferences:
                 if on_bad == "error" and not (bad.reason == "too_long" and on_long == "drop"):
                     raise
                 dropped[bad.reason].append(i)
+                first_bad = first_bad or bad
                 continue
             encoded.append(ids)
             kept.append(i)
             cut.append(shortened)
+        if not kept:
+            raise ValueError(f"no pair of {len(self)} can be encoded; the first: {first_bad}")
         soft, groups = [self.pairs[i].soft for i in kept], self.groups
         missing = [self.pairs[i].id for i in kept if self.pairs[i].soft is None]
         require(not votes or not missing, "soft labels of", missing[:3], "a soft label to every pair")
@@ -221,7 +226,7 @@ class Preferences:
             *([ids[side] for ids in encoded] for side in range(3)),
             ids=[self.pairs[i].id for i in kept],
             groups=[groups[i] for i in kept],
-            soft=None if missing or not soft else soft,
+            soft=None if missing else soft,
             kept=kept,
             cut=cut,
             dropped=dict(dropped),
@@ -259,9 +264,7 @@ def _encode(
         prompt = text_format.prompt_ids(pair.prompt)
         sides = [text_format.answer_ids(pair.prompt, side) for side in (pair.chosen, pair.rejected)]
     except Exception as error:  # a template refuses as it likes
-        raise BadRow(
-            "not_rendered", where, f"the chat template refuses it ({error}); drop the pair"
-        ) from error
+        raise BadRow("not_rendered", where, f"cannot be rendered ({error}); drop the pair") from error
     if sides[0] == sides[1]:
         fault = "chosen and rejected are the same tokens; drop the pair"
         raise BadRow("identical_ids", where, fault)

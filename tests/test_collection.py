@@ -32,9 +32,13 @@ def test_repeats_are_kept_dropped_or_counted_as_votes():
 
 def test_one_row_an_annotator_is_one_pair_whichever_way_round_its_answers_stand():
     rows = [GOOD | {"id": "k", "v": v} for v in (2, "2", "tie")] + [REVERSED | {"id": "k", "v": 2}]
-    (pair,), counts = read(*rows, votes="v", repeats="vote")
+    (pair,), counts = read(*rows, votes="v")
     assert (pair.chosen, pair.votes, pair.soft, pair.id) == ("Seven.", (2, 1, 1), 0.625, "k")
     assert counts.kept == 4 and counts.noted == {"merged_vote": 3, "sides_changed": 4}
+    unnamed = [{k: v for k, v in row.items() if k != "id"} for row in rows]
+    assert [p.votes for p in read(*unnamed, votes="v")[0]] == [(2, 1, 1)]
+    others = [row | {"id": f"{i}"} for i, row in enumerate(rows)]
+    assert len(read(*others, votes="v", ties="half")[0]) == 4  # pairs of their own
 
 
 @pytest.mark.parametrize(
@@ -53,6 +57,13 @@ def test_pairs_without_a_majority_are_dropped_and_counted_or_halves(votes):
     assert len(pairs) == 1 and counts.dropped == {"tie": 1}
     pairs, counts = read(OTHER | {"v": 1}, GOOD | {"v": votes}, votes="v", ties="half")
     assert pairs[1].soft == 0.5 and counts.noted == {"tie": 1}
+
+
+def test_what_is_the_same_pair_again_is_decided_after_the_votes():
+    rows = [GOOD | {"id": "a", "v": 1}, REVERSED | {"id": "b", "v": 2}, REVERSED | {"id": "c", "v": 1}]
+    pairs, counts = read(*rows, votes="v")
+    assert [p.chosen for p in pairs] == ["Red.", "Red.", "Seven."]
+    assert counts.noted == {"sides_changed": 1, "duplicate_pair": 1, "reversed_pair": 1}
 
 
 def test_ties_of_several_rows_are_that_many_rows():

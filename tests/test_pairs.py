@@ -32,6 +32,7 @@ def test_an_id_is_the_rows_or_a_hash_of_its_texts():
     first = pair(GOOD)
     assert first.id == pair(GOOD | {"other": 1}).id and len(first.id) == 16
     assert first.id != pair(GOOD | {"prompt": "Another."}).id
+    assert first.id == pair(GOOD | {"chosen": "Seven.", "rejected": "Red. "}).id
     assert pair(GOOD | {"id": 0}).id == "0" and pair(GOOD | {"key": "k"}, id="key").id == "k"
 
 

@@ -127,8 +127,8 @@ def clustered_share(
     """A share of pairs and its interval, where pairs of one group are not independent.
 
     Wilson's interval at the number of independent pairs that has the variance of the share when groups are
-    left out one at a time (the jackknife), with Student's t for as many groups. Where no group moves the share,
-    as when all are right, each group counts once.
+    left out one at a time (the jackknife), with Student's t for as many groups of equal size as these are worth
+    (Kish). Where no group moves the share, as when all are right, each group counts once.
 
     Parameters
     ----------
@@ -155,6 +155,7 @@ def clustered_share(
     variance = (G - 1) / G * np.square(without - without.mean()).sum()
     n = min(share * (1 - share) / variance, M) if variance > 1e-12 else G
     n = max(n, 1.0)
-    z = float(student.ppf((1 + level) / 2, G - 1))
+    freedom = max(M**2 / np.square(size).sum() - 1, 1.0)
+    z = float(student.ppf((1 + level) / 2, freedom))
     centre, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return share, float((centre - half) / (1 + z**2 / n)), float((centre + half) / (1 + z**2 / n))

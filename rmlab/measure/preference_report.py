@@ -34,7 +34,7 @@ class PreferenceReport:
     lengths : prompt, chosen, rejected -> (median, 95%), in `unit`, "words" or "tokens"
     max_length, share_cut : tokens, and the share of the pairs that are longer
     duplicates, conflicts : pairs that are there again, the same way round and the other
-    votes : of the soft labels: how many, mean, unanimous, below one half; ties: share of the votes
+    votes : of the soft labels: how many, mean, unanimous, below one half; ties: share of the votes, if known
     baselines : name -> (accuracy, low, high), 95% over groups, on held-out groups
     tested : (pairs, groups) of the held-out part
     untested : why there are no baselines
@@ -138,7 +138,8 @@ class PreferenceReport:
         if self.votes:
             v = self.votes
             line = f"votes      {v['pairs']:.0f} soft labels, mean {v['mean']:.2f}, unanimous {v['unanimous']:.0%}"
-            lines.append(f"{line}, below one half {v['below_half']:.1%}, ties {v['ties']:.1%} of the votes")
+            ties = f", ties {v['ties']:.1%} of the votes" if "ties" in v else ""
+            lines.append(f"{line}, below one half {v['below_half']:.1%}{ties}")
         if self.baselines:
             pairs, groups = self.tested
             lines.append(f"accuracy   on {pairs} held-out pairs of {groups} groups, 95% over groups")
@@ -160,7 +161,6 @@ def _lengths(preferences: Preferences, text_format: TextFormat | None) -> np.nda
         texts = [[getattr(pair, side) for side in SIDES] for pair in preferences]
         return np.array([[len(words(text).split()) for text in row] for row in texts])
     ids = preferences.encode(text_format, on_bad="drop")
-    require(len(ids) > 0, "pairs that can be encoded", 0, "a text format that fits these pairs")
     return np.array([list(map(len, row)) for row in zip(ids.prompts, ids.chosen, ids.rejected, strict=True)])
 
 
@@ -181,10 +181,11 @@ def _votes(preferences: Preferences) -> dict[str, float]:
     if not len(soft):
         return {}
     cast = np.array([pair.votes for pair in preferences if pair.votes is not None]).reshape(-1, 3)
-    return {
-        "pairs": float(len(soft)),
-        "mean": float(soft.mean()),
-        "unanimous": float(np.isin(soft, [0.0, 1.0]).mean()),
-        "below_half": float((soft < 0.5).mean()),
-        "ties": float(cast[:, 2].sum() / cast.sum()) if len(cast) else 0.0,
+    shares = {
+        "mean": soft.mean(),
+        "unanimous": np.isin(soft, [0.0, 1.0]).mean(),
+        "below_half": (soft < 0.5).mean(),
     }
+    if len(cast):
+        shares["ties"] = cast[:, 2].sum() / cast.sum()
+    return {"pairs": float(len(soft)), **{name: float(share) for name, share in shares.items()}}

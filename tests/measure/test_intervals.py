@@ -125,7 +125,7 @@ def test_the_interval_of_a_share_covers_whether_groups_agree_or_not(spread, grou
         correct = rng.random(sizes.sum()) < np.repeat(own, sizes)
         _, low, high = clustered_share(correct, np.repeat(np.arange(groups), sizes))
         hits += low <= 0.75 <= high
-    assert 0.92 <= hits / trials <= 0.995
+    assert 0.93 <= hits / trials <= (0.98 if groups == 40 else 1)
 
 
 def test_groups_of_one_are_wilsons_and_groups_of_the_same_count_once():

@@ -14,15 +14,14 @@ def rows(count=200):
         sides = ["word " * (3 + i % 7), "word " * (1 + i % 2)]
         chosen, rejected = sides[:: 1 if i % 10 else -1]
         votes = [1, 1, 1, 1, 2] if i % 2 else [1, 2, 1, 0]
-        out.append(
-            {"prompt": f"Question {i // 2} ?", "chosen": chosen, "rejected": rejected, "v": votes, "x": 0}
-        )
+        row = {"prompt": f"Question {i // 2} ?", "chosen": chosen, "rejected": rejected}
+        out.append(row | {"id": f"{i}", "v": votes, "x": 0})
     return out
 
 
 def test_what_was_planted_is_reported():
     bad = [{"prompt": "q", "chosen": "", "rejected": "b", "v": 1}] * 3
-    again = [rows()[1], rows()[3] | {"v": [2, 2, 2]}]
+    again = [rows()[1] | {"id": "again"}, rows()[3] | {"id": "other", "v": [2, 2, 2]}]
     prefs = Preferences.read([*rows(), *bad, *again], votes="v", repeats="keep", on_bad="drop")
     report = prefs.report()
     assert (report.rows, report.kept, report.pairs) == (205, 202, 202)
