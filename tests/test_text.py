@@ -93,7 +93,9 @@ def test_a_template_whose_answer_does_not_continue_the_prompt_is_refused():
     tokenizer = own_tokenizer(
         "{% if add_generation_prompt %}ask:{% else %}done:{% endif %}{{ messages[0]['content'] }}"
     )
-    with pytest.raises(ValueError, match="chat template = .*: give a template that renders an answer behind"):
+    with pytest.raises(
+        ValueError, match=r"chat template = .*: give a template that renders an answer behind"
+    ):
         TextFormat(tokenizer, SPECIAL).answer_ids(CHAT, "Left.")
 
 
@@ -108,7 +110,7 @@ def test_it_comes_back_from_a_folder(chat_format, tmp_path):
     chat_format.save(tmp_path)
     again = TextFormat(load_tokenizer(tmp_path), SPECIAL)
     assert again.answer_ids(CHAT, "Lëft\n\n✓") == chat_format.answer_ids(CHAT, "Lëft\n\n✓")
-    with pytest.raises(ValueError, match="tokenizer = .*nowhere.*: give a folder with a tokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer = .*nowhere.*: give a folder with a tokenizer"):
         load_tokenizer(tmp_path / "nowhere")
 
 

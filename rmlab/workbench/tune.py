@@ -63,9 +63,9 @@ def ppo(
     def draw(rng: np.random.Generator, count: int) -> Ids:
         return [rows[i] for i in rng.integers(len(rows), size=count)]
 
-    def scored(drawn: Ids, answers: Ids) -> np.ndarray:
-        originals = [by_ids[tuple(ids)] for ids in drawn]
-        return np.asarray(_rewards(reward, text, drawn, originals, answers), np.float64)
+    def scored(prompt_rows: Ids, answers: Ids) -> np.ndarray:
+        originals = [by_ids[tuple(ids)] for ids in prompt_rows]
+        return np.asarray(_rewards(reward, text, prompt_rows, originals, answers), np.float64)
 
     folder = None if out is None else Path(out) / "run"
     table = train(model, draw, scored, settings, seed, folder=folder, on_step=on_step, special=text.special)
@@ -76,14 +76,14 @@ def ppo(
 
 
 def _rewards(
-    reward: Callable, text: TextFormat, drawn: Ids, prompts: list[str | Chat], answers: Ids
+    reward: Callable, text: TextFormat, prompt_rows: Ids, prompts: list[str | Chat], answers: Ids
 ) -> Sequence[float]:
     """A reward for sampled ids: as they are where the judges read the same tokens, else by text."""
     if not isinstance(reward, RewardFunction):
         return reward(prompts, [text.text(answer) for answer in answers])
     other = TextFormat(reward.tokenizer, reward.special, reward.chat_template_kwargs)
     if same_tokens(text, other):
-        return reward(drawn, answers)
+        return reward(prompt_rows, answers)
     ended = text.special.ended
     read = [
         read_answer(other, prompt, text.text(answer), bool(ended(np.array([answer]))[0]))

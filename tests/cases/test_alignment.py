@@ -9,6 +9,7 @@ import torch
 from rmlab.optimise import ppo
 from rmlab.optimise.reward import reward_function
 from rmlab.recipe import Ppo
+from rmlab.reward.ensemble import load
 from rmlab.reward.lora import LoraModel
 from rmlab.reward.methods import train_ensemble
 from rmlab.reward.model import RewardModel

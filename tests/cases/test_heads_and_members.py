@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rmlab.reward.average import average
+from rmlab.reward.ensemble import load
 from rmlab.reward.heads import train as train_heads
 from rmlab.reward.laplace import around
 from rmlab.reward.methods import train_ensemble

@@ -65,7 +65,7 @@ def test_a_backbone_that_is_none_is_named(place, tmp_path):
     prefs = rmlab.Preferences.read(place / "my-pairs.parquet", group="topic")
     with pytest.raises(ValueError, match="nowhere"):
         rmlab.fit(tmp_path / "nowhere", prefs)
-    with pytest.raises(ValueError, match="backbone = .*: give at least one model"):
+    with pytest.raises(ValueError, match=r"backbone = .*: give at least one model"):
         rmlab.fit([], prefs)
     with pytest.raises(ValueError, match="method = 'magic': give one of single, "):
         rmlab.fit(place / "my-backbone", prefs, "magic")
