@@ -18,6 +18,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anywidget
 import traitlets
@@ -26,6 +27,9 @@ from rmlab.optimise.compact import PAGE_BYTES, CompactPool
 from rmlab.recipe import require
 from rmlab.reward.aggregate import AGGREGATORS, aggregate
 from rmlab.show.style import LOOKS
+
+if TYPE_CHECKING:
+    from rmlab.workbench.pool import Pool
 
 HERE = Path(__file__).parent
 MODULES = (
@@ -53,7 +57,7 @@ class Explorer(anywidget.AnyWidget):
 
     Parameters
     ----------
-    pool : CompactPool, at most 800 KB in the page. Where it has no gold, the members that do not judge (their
+    pool : a `rmlab.Pool`, or a CompactPool of at most 800 KB in the page. Where it has no gold, the members that do not judge (their
         mean) take its place; where all judge, the proxy is shown alone
     ensemble : "single" (one member judges) or the name of one of the pool's ensembles; those that share a
         `series` are one line in the menu, and a slider goes through their sizes
@@ -94,7 +98,7 @@ class Explorer(anywidget.AnyWidget):
 
     def __init__(
         self,
-        pool: CompactPool,
+        pool: CompactPool | Pool,
         ensemble: str = "single",
         members: list[int] | None = None,
         aggregator: str = "mean",
@@ -104,6 +108,7 @@ class Explorer(anywidget.AnyWidget):
         optimiser: str = "best_of_n",
         beta: float = 0.25,
     ):
+        pool = pool.compact() if hasattr(pool, "compact") else pool
         size = pool.nbytes_in_page()
         mend = f"at most {PAGE_BYTES}: fewer prompts, or a smaller keep"
         require(size <= PAGE_BYTES, "bytes of pool", size, mend)

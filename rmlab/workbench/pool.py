@@ -19,10 +19,11 @@ import numpy as np
 from rmlab.backbone import device_of
 from rmlab.backbone import load as load_backbone
 from rmlab.measure.score_curves import GOLD, HELD_OUT, curve_rows, score_curves
+from rmlab.optimise.compact import CompactPool
 from rmlab.optimise.sampling import sample
 from rmlab.recipe import require
 from rmlab.reward.aggregate import AGGREGATORS
-from rmlab.text import Chat, TextFormat, ensure_pad, load_tokenizer
+from rmlab.text import Chat, TextFormat, ensure_pad, load_tokenizer, plain_chat
 from rmlab.tokens import SpecialTokens
 from rmlab.workbench.curves import Curves
 from rmlab.workbench.judges import Judges
@@ -129,6 +130,16 @@ class Pool:
     def tilt(self, aggregators: Sequence[str] = ("mean", "min", "mean_std")) -> Curves:
         """The exact KL-regularised optimum on the pool at several KL; arguments and errors of `best_of_n`."""
         return self._curves(aggregators, "tilt")
+
+    def compact(self, keep: int | None = None) -> CompactPool:
+        """The answers that can win and a weighted sample of the others: what `rmlab.Explorer` shows.
+
+        keep : answers a prompt; as many as a page holds unless said
+        """
+        require(self.scores is not None, "scores", None, "pool.score(judges) first")
+        prompts = [p if isinstance(p, str) else plain_chat(p).strip() for p in self.prompts]
+        names = [f"member {k}" for k in range(self.members)]
+        return CompactPool.from_text(prompts, self.answers, self.scores, self.gold, columns=names, keep=keep)
 
     def _curves(self, aggregators: Sequence[str], optimiser: str) -> Curves:
         require(self.scores is not None, "scores", None, "pool.score(judges) first")
