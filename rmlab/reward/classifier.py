@@ -76,6 +76,11 @@ class Features(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model, self.config, self.head = model, model.config, head_name(model)
+        eos, mend = (
+            getattr(model.config, "eos_token_id", None),
+            "one EOS: an encoder-decoder family reads at its last place",
+        )
+        require(isinstance(eos, int) or not model.config.is_encoder_decoder, "eos_token_id", eos, mend)
 
     @property
     def base_model(self) -> Features:

@@ -114,3 +114,5 @@ def test_rows_of_an_encoder_decoder_may_hold_ends_in_their_midst():
     close(member_scores(reward, prompts, answers), want)
     with pytest.raises(ValueError, match="EOS in a row = 0: give rows that hold the EOS, 2"):
         member_scores(reward, [[5, 6]], [[7, 8]])
+    with pytest.raises(ValueError, match=r"eos_token_id = \[2, 3\]: give one EOS"):
+        RewardModel(judge("T5", eos_token_id=[2, 3]))
