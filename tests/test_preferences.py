@@ -191,6 +191,29 @@ def test_of_ten_thousand_odd_rows_none_is_lost(tmp_path, form, voted):
     assert prefs.pairs == pairs
 
 
+@pytest.mark.parametrize("form", ["jsonl", "json", "jsonl.gz", "csv", "parquet"])
+def test_a_damaged_file_is_an_error_that_names_it_or_loses_no_row_unseen(tmp_path, form):
+    """A few bytes changed, cut or put in: each of them can end a row or begin one, and spoil its own."""
+    rows = [GOOD | {"id": f"{i}", "prompt": f"p é {i}", "chosen": 'say "x",\n y'} for i in range(60)]
+    path = write(tmp_path, form, rows)
+    sound, outcomes = path.read_bytes(), set()
+    for seed in range(60):
+        rng, data = random.Random(seed), bytearray(sound)
+        for _ in range(rng.randint(1, 4)):
+            i = rng.randrange(len(data))
+            data[i : i + rng.choice([0, 1, 30])] = rng.randbytes(rng.choice([0, 1, 9]))
+        path.write_bytes(data)
+        try:
+            counts = Preferences.read(path, on_bad="drop").counts
+        except ValueError as error:
+            assert str(path) in str(error)
+            outcomes.add("error")
+        else:
+            assert 45 <= counts.kept + counts.dropped.total() <= 75
+            outcomes.add("read")
+    assert outcomes == {"read"} if form == "jsonl" else outcomes
+
+
 def test_no_prompt_and_no_group_is_on_both_sides_of_a_split():
     pairs = [Pair(f"{i}", f"Prompt {i % 400}", "a", "b") for i in range(1200)]
     train, test = Preferences(pairs).split(0.25, seed=3)
