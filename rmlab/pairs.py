@@ -15,7 +15,7 @@ from rmlab.tables import BadRow, RepeatedKey, short
 
 HUGE = 1_000_000  # characters: not a pair but a broken file
 NOT_TEXT = re.compile(r"[\x00\ud800-\udfff]")  # NUL, and either half of a surrogate pair
-LABELS = ({"1", "a", "chosen", "model_a"}, {"2", "b", "rejected", "model_b"}, {"0", "tie", "equal"})
+LABELS = ({"1", "a", "chosen", "model_a"}, {"2", "b", "rejected", "model_b"}, {"0", "tie", "equal", "tie (bothbad)"})
 NAMES = ("chosen", "rejected", "tie")
 
 
