@@ -40,7 +40,7 @@ def collect(
     ValueError
         The first bad row with `on_bad="error"`, and rows of which none is a pair.
     """
-    counts, entries, first_bad = Counts(), [], ""
+    counts, entries, where, first_bad = Counts(), [], "rows", ""
     voted: dict[object, _Entry] = {}  # what rows must share to be votes on one pair
     owner: dict[str, tuple] = {}  # id -> the texts it stands for
     names: dict[str, None] = {}
@@ -67,7 +67,8 @@ def collect(
     pairs = _kept(_decided(entries, ties, counts), repeats, counts)
     if not pairs:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.dropped.most_common())
-        raise ValueError(f"no row of {counts.dropped.total()} is a pair ({reasons}){first_bad}")
+        count = counts.dropped.total()
+        raise ValueError(f"{where}: the last of {count} rows, none of them a pair ({reasons}){first_bad}")
     return pairs, counts
 
 

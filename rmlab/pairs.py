@@ -15,7 +15,11 @@ from rmlab.tables import BadRow, RepeatedKey, short
 
 HUGE = 1_000_000  # characters: not a pair but a broken file
 NOT_TEXT = re.compile(r"[\x00\ud800-\udfff]")  # NUL, and either half of a surrogate pair
-LABELS = ({"1", "a", "chosen", "model_a"}, {"2", "b", "rejected", "model_b"}, {"0", "tie", "equal"})
+LABELS = (
+    {"1", "a", "chosen", "model_a"},
+    {"2", "b", "rejected", "model_b"},
+    {"0", "tie", "equal", "tie (bothbad)"},
+)
 NAMES = ("chosen", "rejected", "tie")
 
 
@@ -81,10 +85,17 @@ class Columns:
     @property
     def known(self) -> set[str]:
         """Every column that is looked at."""
-        listed = (self.prompt, self.chosen, self.rejected, self.answers, self.scores, self.soft, self.group)
-        usual = set() if self.answers else {"chosen", "rejected"}
-        out = usual | {"prompt", "conversations", "soft_label", "id"}
-        for names in (*listed, self.id, self.votes):
+        usual = {
+            "prompt": self.prompt is None,
+            "conversations": self.prompt is None,
+            "chosen": not (self.answers or self.chosen),
+            "rejected": not (self.answers or self.rejected),
+            "soft_label": self.soft is None and self.votes is None and self.scores is None,
+            "id": self.id is None,
+        }
+        out = {name for name, looked_at in usual.items() if looked_at}
+        for column in dataclasses.fields(self):
+            names = getattr(self, column.name) if column.name != "labels" else None
             names = names.values() if isinstance(names, Mapping) else names
             out |= {names} if isinstance(names, str) else set(names or ())
         return out
@@ -106,8 +117,8 @@ class Columns:
             raise BadRow("repeated_key", where, "a name is there twice; keep the one that is meant")
         names = self._names(row)
         texts = joined(self._prompt(row, names[0], where), self._answers(row, names[1:], where), names, where)
-        for text, name in zip(texts, names, strict=True):
-            _check(text, name, where, "prompt" if text is texts[0] else "answer")
+        for text, name, kind in zip(texts, names, ("prompt", "answer", "answer"), strict=True):
+            _check(text, name, where, kind)
         if plain(texts[1]) == plain(texts[2]):
             raise BadRow("identical_pair", where, "chosen and rejected are identical; drop the row")
         name, group = self._name(row, "id", where), self._name(row, "group", where)

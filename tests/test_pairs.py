@@ -153,5 +153,9 @@ def test_columns_that_contradict_each_other_are_refused(columns, words):
 
 def test_columns_that_are_looked_at_are_known():
     assert Columns().known == {"prompt", "conversations", "chosen", "rejected", "soft_label", "id"}
-    columns = Columns(prompt=("q", "x"), votes={"chosen": "v"}, group="g", scores=None, answers="a")
-    assert {"q", "x", "v", "g", "a"} <= columns.known and "chosen" not in columns.known
+    columns = Columns(
+        prompt=("q", "x"), votes={"chosen": "v"}, group="g", answers="a", id="k", labels=(1, 2, 0)
+    )
+    assert columns.known == {"q", "x", "v", "g", "a", "k"}
+    columns = Columns(scores=("s", "t"), chosen="c")
+    assert columns.known == {"prompt", "conversations", "c", "rejected", "s", "t", "id"}

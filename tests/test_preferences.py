@@ -9,6 +9,7 @@ import os
 import random
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -17,8 +18,12 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import rmlab
+from rmlab.backbone import build
 from rmlab.pairs import Pair
 from rmlab.preferences import Preferences
+from rmlab.recipe import Size, Training
+from rmlab.reward.model import from_backbone
+from rmlab.reward.training import raw_score_pairs, train
 from rmlab.tables import BadRow
 from rmlab.text import TextFormat
 from rmlab.tokens import SpecialTokens
@@ -191,6 +196,29 @@ def test_of_ten_thousand_odd_rows_none_is_lost(tmp_path, form, voted):
     assert prefs.pairs == pairs
 
 
+@pytest.mark.parametrize("form", ["jsonl", "json", "jsonl.gz", "csv", "parquet"])
+def test_a_damaged_file_is_an_error_that_names_it_or_loses_no_row_unseen(tmp_path, form):
+    """A few bytes changed, cut or put in: each of them can end a row or begin one, and spoil its own."""
+    rows = [GOOD | {"id": f"{i}", "prompt": f"p é {i}", "chosen": 'say "x",\n y'} for i in range(60)]
+    path = write(tmp_path, form, rows)
+    sound, outcomes = path.read_bytes(), set()
+    for seed in range(60):
+        rng, data = random.Random(seed), bytearray(sound)
+        for _ in range(rng.randint(1, 4)):
+            i = rng.randrange(len(data))
+            data[i : i + rng.choice([0, 1, 30])] = rng.randbytes(rng.choice([0, 1, 9]))
+        path.write_bytes(data)
+        try:
+            counts = Preferences.read(path, on_bad="drop").counts
+        except ValueError as error:
+            assert str(path) in str(error)
+            outcomes.add("error")
+        else:
+            assert 45 <= counts.kept + counts.dropped.total() <= 75
+            outcomes.add("read")
+    assert outcomes == {"read"} if form == "jsonl" else outcomes
+
+
 def test_no_prompt_and_no_group_is_on_both_sides_of_a_split():
     pairs = [Pair(f"{i}", f"Prompt {i % 400}", "a", "b") for i in range(1200)]
     train, test = Preferences(pairs).split(0.25, seed=3)
@@ -306,6 +334,23 @@ def test_what_a_template_refuses_or_a_tokenizer_cannot_tell_apart_has_a_reason(t
     assert len(prefs.encode(text_format)) == 1
     same = Preferences.read([GOOD | {"chosen": "🏽", "rejected": "👍"}, GOOD], on_bad="drop")
     assert same.encode(text_format).dropped == {"identical_ids": [0]}
+
+
+@pytest.mark.parametrize("votes", [False, True])
+def test_what_was_read_trains_a_reward_model(tmp_path, text_format, votes):
+    """The answer with an "a" in it is chosen, by three of four: the margins settle at what was voted."""
+    rows = [
+        {"prompt": f"\n\nHuman: {i}\n\nAssistant:", "x": "aaaa", "y": "bbbb", "v": [1, 1, 1, 2]}
+        for i in range(64)
+    ]
+    path = write(tmp_path, "jsonl", rows)
+    prefs = Preferences.read(path, chosen="x", rejected="y", votes="v")
+    ids = prefs.encode(text_format, 64, votes=votes)
+    size = Size(hidden=32, layers=1, heads=2, ff=32)
+    model = from_backbone(build(size, len(text_format.tokenizer), text_format.special, seed=0), 1, seed=0)
+    train(model, ids, Training(epochs=8, batch=16, lr=1e-2), seed=0)
+    margin = float(np.diff(raw_score_pairs(model, ids)[:, ::-1, 0], axis=1).mean())
+    assert abs(margin - np.log(3)) < 0.3 if votes else margin > 2
 
 
 def test_options_are_named():

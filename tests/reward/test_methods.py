@@ -334,9 +334,9 @@ def test_of_several_trainings_the_one_that_failed_is_named(method, options, who,
 
     steps, bt_loss = [0], training.bt_loss
 
-    def spoilt(margin, weights=None):
+    def spoilt(margin, *others):
         steps[0] += 1
-        return bt_loss(margin, weights) * (float("nan") if steps[0] == 6 + 3 * ("probed" in options) else 1)
+        return bt_loss(margin, *others) * (float("nan") if steps[0] == 6 + 3 * ("probed" in options) else 1)
 
     monkeypatch.setattr(training, "bt_loss", spoilt)  # three steps a training
     with pytest.raises(ValueError, match=f"^{who}: loss = nan at step 2 "):
