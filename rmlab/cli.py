@@ -1,4 +1,4 @@
-"""`rmlab study PRESET`, `rmlab report TABLE`, `rmlab verify`, `rmlab version`: thin, over presets, engine and workbench."""
+"""`rmlab study PRESET`, `rmlab verify`, and the workbench's commands: thin, over presets, engine and workbench."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ import tyro
 from rmlab.recipe import EnsembleSpec, Recipe, require
 
 ARTIFACTS = Path("_build") / "artifacts"
+OWN = ("fit", "report", "sample", "score", "curve", "ppo")  # commands of the workbench
 HELP = """usage: rmlab COMMAND
 
   rmlab study PRESET [--dry-run] [--labels.flips 0.1 ...]   run a study; what is done already is kept
-  rmlab report TABLE [--label votes --out folder ...]       what a table of scores says; --help has examples
   rmlab verify [FOLDER ...]                                 one small cell of each shipped study again, compared
   rmlab version                                             versions of rmlab and of what decides numbers
+
+On models and data of your own; each has examples in its --help:
+
+  rmlab fit BACKBONE PAIRS [--method lora --k 5]            an ensemble on preferences, and its report
+  rmlab report TABLE [--label votes | --judges FOLDER]      what a table of scores, or of pairs, says
+  rmlab sample POLICY PAIRS [--n 256]                       a pool: many answers to every prompt
+  rmlab score POOL --judges FOLDER [--gold FOLDER]          its scores, whatever the tokenizers
+  rmlab curve POOL [--aggregators mean min]                 best of n with intervals, rows and a figure
+  rmlab ppo POLICY PAIRS --judges FOLDER                    PPO against the ensemble
 
 Presets: {presets}. `rmlab study PRESET --help` lists every field of its recipe."""
 
@@ -25,8 +34,8 @@ Presets: {presets}. `rmlab study PRESET --help` lists every field of its recipe.
 def main(args: list[str] | None = None) -> None:
     """The command line's entry; exits with 0, 1 when a study failed, 2 for what cannot run, 130 when interrupted."""
     args = list(sys.argv[1:] if args is None else args)
-    commands = {"study": study, "report": report, "verify": verify, "version": version}
-    if not args or args[0] not in commands:
+    commands = {"study": study, "verify": verify, "version": version}
+    if not args or args[0] not in (*commands, *OWN):
         from rmlab.study.presets import PRESETS
 
         text = HELP.format(presets=", ".join(PRESETS))
@@ -34,6 +43,10 @@ def main(args: list[str] | None = None) -> None:
         print(text, file=sys.stdout if asks_for_help else sys.stderr)
         raise SystemExit(0 if asks_for_help else 2)
     try:
+        if args[0] in OWN:
+            from rmlab.workbench import commands as workbench
+
+            commands |= {name: getattr(workbench, name) for name in OWN}
         commands[args[0]](args[1:])
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
@@ -68,13 +81,6 @@ def study(args: list[str]) -> None:
         print(failed.summary.text, file=sys.stderr)
         raise SystemExit(1) from None
     print(summary(folder))
-
-
-def report(args: list[str]) -> None:
-    """Print what a table of scores says, and write its rows and figure."""
-    from rmlab.workbench import commands
-
-    commands.report(args)
 
 
 def verify(args: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""`rmlab report` from end to end."""
+"""The workbench from the command line, from end to end."""
 
 from __future__ import annotations
 
@@ -49,8 +49,40 @@ def test_a_bad_table_is_one_line_and_exit_code_2(tmp_path, capsys):
     )
 
 
-def test_help_shows_an_example(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["report", "--help"])
+def test_the_ten_lines_without_python(place, tmp_path, monkeypatch, capsys):
+    """Each command reads what the one before wrote."""
+    monkeypatch.chdir(place)
+    out = {name: str(tmp_path / name) for name in ("judges", "pool", "run")}
+    fit = ["fit", "my-backbone", "my-pairs.parquet", "--k", "3", "--lr", "1e-3", "--group", "topic"]
+    main([*fit, "--out", out["judges"]])
     text = capsys.readouterr().out
-    assert stop.value.code == 0 and "rmlab report pairs.csv --label votes" in text and "--gold" in text
+    assert "How often right" in text and "bag of words" in text and "kept" in text
+    main(["report", "my-pairs.parquet", "--judges", out["judges"], "--out", str(tmp_path / "report")])
+    assert (tmp_path / "report" / "measures.csv").is_file()
+    sizes = ["--prompts", "3", "--n", "8", "--max-new-tokens", "8"]
+    main(["sample", "my-policy", "my-pairs.parquet", *sizes, "--out", out["pool"]])
+    main(["score", out["pool"], "--judges", out["judges"], "--gold", "my-gold-rm"])
+    assert "24 answers scored by 3 members and gold" in capsys.readouterr().out
+    for optimiser in ("best_of_n", "tilt"):
+        main(["curve", out["pool"], "--optimiser", optimiser])
+        assert (tmp_path / "pool" / f"{optimiser}.png").stat().st_size > 5000
+    small = ["--ppo.steps", "2", "--ppo.batch", "8", "--ppo.max-new-tokens", "8"]
+    ppo = ["ppo", "my-policy", "my-pairs.parquet", "--judges", out["judges"], *small, "--out", out["run"]]
+    main(ppo)
+    first = capsys.readouterr().out
+    main(ppo)  # goes on from its end
+    assert capsys.readouterr().out.splitlines()[-1] == first.splitlines()[-1]
+    assert len(pd.read_csv(tmp_path / "run" / "rows.csv")) == 3
+
+
+@pytest.mark.parametrize("command", ["fit", "report", "sample", "score", "curve", "ppo"])
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0 and f"rmlab {command} " in capsys.readouterr().out
+
+
+def test_what_cannot_run_is_one_line(place, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["curve", str(tmp_path)])
+    assert left.value.code == 2 and "rmlab: folder = " in capsys.readouterr().err
