@@ -217,6 +217,8 @@ def fit(
     for model in models:
         ensure_pad(model, tokenizer)
     text = TextFormat(tokenizer, SpecialTokens.of(models[0], tokenizer))
+    for model in models:  # a generation config and a tokenizer may name an EOS that the config does not
+        model.config.get_text_config().eos_token_id = list(text.special.eos)
     max_length = min(max_length, _longest(models[0]))
     ids = pairs.encode(text, max_length, votes=votes)
     training = Training(epochs=epochs, batch=batch, lr=lr)
@@ -234,8 +236,10 @@ def load(folder: str | Path, device: str = "auto") -> Judges:
     ValueError
         No such folder, no tokenizer in it, weights that are missing, unexpected, cut or of another shape.
     """
-    ensemble = load_ensemble(folder).to(device_of(device))
-    return Judges(ensemble, TextFormat(load_tokenizer(folder), ensemble.special))
+    ensemble, tokenizer = load_ensemble(folder).to(device_of(device)), load_tokenizer(folder)
+    eos = {*ensemble.special.eos, tokenizer.eos_token_id} - {None}
+    ensemble.special = dataclasses.replace(ensemble.special, eos=tuple(eos))
+    return Judges(ensemble, TextFormat(tokenizer, ensemble.special))
 
 
 def _longest(model: torch.nn.Module) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 import rmlab
+from tests.own_model import own_folder
 
 GOOD, BAD = "Yes, warm and kind.", "No."
 
@@ -69,3 +72,27 @@ def test_a_backbone_that_is_none_is_named(place, tmp_path):
         rmlab.fit([], prefs)
     with pytest.raises(ValueError, match="method = 'magic': give one of single, "):
         rmlab.fit(place / "my-backbone", prefs, "magic")
+
+
+def test_every_eos_that_a_model_names_ends_an_answer(place, tmp_path):
+    """As chat models have it: another EOS in the generation config, another in the tokenizer, PAD one of them."""
+    folder = own_folder(tmp_path / "chat")
+    settings = json.loads((folder / "generation_config.json").read_text())
+    settings |= {"eos_token_id": [1000, 1001], "pad_token_id": 1001}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    prefs = rmlab.Preferences.read(place / "my-pairs.parquet", group="topic")
+    judges = rmlab.fit(folder, prefs, "heads", k=2, lr=1e-3)
+    assert judges.text.special.eos == (1000, 1001) == judges.ensemble.special.eos
+    assert judges.text.special.pad == 1004
+    judges.save(tmp_path / "judges")
+    again = rmlab.load(tmp_path / "judges")
+    assert again.text.special.eos == (1000, 1001)
+    np.testing.assert_allclose(again.score(["x"], [GOOD]), judges.score(["x"], [GOOD]), atol=1e-5)
+
+
+def test_a_reward_model_whose_config_names_another_eos_is_read(place, tmp_path):
+    judges = rmlab.load(place / "my-gold-rm")
+    judges.save(tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"eos_token_id": 7}))
+    assert rmlab.load(tmp_path / "other").text.special.eos == (7, 1000)
