@@ -11,6 +11,8 @@ import torch
 
 from rmlab.backbone import fit_language_model, load
 from rmlab.recipe import Labels, PoolSize, Ppo, PpoStudy, Recipe, Replicates, Training, ensemble
+from rmlab.study.text_source import TextSource
+from rmlab.tokens import pad_right
 from tests.own_model import EOS, PAD, own_folder, own_tokenizer
 
 
@@ -43,10 +45,13 @@ def text_place(tmp_path_factory):
 
 
 def _teach_to_end(folder: Path) -> None:
-    """Train a policy on a few letters and an EOS, so that some of its short answers end."""
+    """Train a policy on a few letters and an EOS, so that some of its short answers end and some are cut."""
     model = load(folder, device="cpu")
-    letters = torch.arange(1, 65)[:, None] % 8 + 60
-    batch = torch.cat([letters, letters.flip(0), torch.full((64, 1), EOS)], 1)
+    ends = (i % 20 for i in range(64))
+    rows = [
+        [60 + (i + j) % 8 for j in range(min(end, 14))] + [EOS] * (end < 14) for i, end in enumerate(ends)
+    ]
+    batch = torch.from_numpy(pad_right([[60, *row] for row in rows], PAD)[0])
     fit_language_model(model, [batch] * 30, 30, 1e-2, PAD)
     model.save_pretrained(folder)
 
@@ -54,8 +59,6 @@ def _teach_to_end(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def text_recipe(text_place):
     """Two draws in step with two backbones, a method a kind, PPO of two steps."""
-    from rmlab.study.text_source import TextSource
-
     source = TextSource(
         policy=text_place / "policy",
         backbones=(text_place / "backbone-a", text_place / "backbone-b"),
@@ -80,7 +83,7 @@ def text_recipe(text_place):
             ensemble("heads2", "heads", k=2),
             ensemble("pretrain2", "pretrain", k=2),
         ),
-        ppo_study=PpoStudy(steps, ("mean", "min"), (0.1,), prompts=3, answers=2),
+        ppo_study=PpoStudy(steps, ("mean", "min"), (0.0,), prompts=3, answers=2),
     )
 
 

@@ -7,12 +7,12 @@ import shutil
 
 import numpy as np
 import pytest
-from tests.own_model import own_folder, own_tokenizer
-from tests.study.conftest import text_rows
 
 from rmlab.sources.base import Prompt
 from rmlab.study.text_source import TextSource, folder_digest, pairs_digest, shell_of
 from rmlab.tokens import pad_right
+from tests.own_model import own_folder, own_tokenizer
+from tests.study.conftest import text_rows
 
 
 def test_it_reads_as_the_policy_does(text_recipe):
