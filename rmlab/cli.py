@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import inspect
 import sys
 from collections import Counter
 from pathlib import Path
@@ -28,7 +30,8 @@ On models and data of your own; each has examples in its --help:
   rmlab curve POOL [--aggregators mean min]                 best of n with intervals, rows and a figure
   rmlab ppo POLICY PAIRS --judges FOLDER                    PPO against the ensemble
 
-Presets: {presets}. `rmlab study PRESET --help` lists every field of its recipe."""
+Presets: {presets}. `rmlab study PRESET --help` lists every field of its recipe.
+On text, with --pairs FILE --policy FOLDER --gold FOLDER: {text_presets}."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -37,8 +40,9 @@ def main(args: list[str] | None = None) -> None:
     commands = {"study": study, "verify": verify, "version": version}
     if not args or args[0] not in (*commands, *OWN):
         from rmlab.study.presets import PRESETS
+        from rmlab.study.text_presets import TEXT_PRESETS
 
-        text = HELP.format(presets=", ".join(PRESETS))
+        text = HELP.format(presets=", ".join(PRESETS), text_presets=", ".join(TEXT_PRESETS))
         asks_for_help = bool(args) and args[0] in {"-h", "--help"}
         print(text, file=sys.stdout if asks_for_help else sys.stderr)
         raise SystemExit(0 if asks_for_help else 2)
@@ -62,12 +66,19 @@ def study(args: list[str]) -> None:
     from rmlab.study.presets import PRESETS, SHIPPED
     from rmlab.study.run import run
     from rmlab.study.summary import summary
+    from rmlab.study.text_presets import TEXT_PRESETS
 
     preset = args[0] if args else None
-    require(preset in PRESETS, "preset", preset, f"one of {', '.join(PRESETS)}")
-    options = tyro.cli(options_of(PRESETS[preset]()), args=args[1:], prog=f"rmlab study {preset}")
-    recipe = recipe_with(PRESETS[preset](), options)
-    changed = recipe != PRESETS[preset]()
+    require(
+        preset in {*PRESETS, *TEXT_PRESETS},
+        "preset",
+        preset,
+        f"one of {', '.join([*PRESETS, *TEXT_PRESETS])}",
+    )
+    start, rest = (PRESETS[preset](), args[1:]) if preset in PRESETS else text_recipe(preset, args[1:])
+    options = tyro.cli(options_of(start), args=rest, prog=f"rmlab study {preset}")
+    recipe = recipe_with(start, options)
+    changed = recipe != start or preset in TEXT_PRESETS
     shipped = preset in SHIPPED and not changed
     out = options.out or (
         Path("data") if shipped else Path("_build") / "study" / (preset + f"-{recipe.id}" * changed)
@@ -81,6 +92,34 @@ def study(args: list[str]) -> None:
         print(failed.summary.text, file=sys.stderr)
         raise SystemExit(1) from None
     print(summary(folder))
+
+
+def text_recipe(preset: str, args: list[str]) -> tuple[Recipe, list[str]]:
+    """The recipe of a preset about text, from the folders and the file that it is about; and the other arguments."""
+    from rmlab.study.text_presets import TEXT_PRESETS
+
+    function = TEXT_PRESETS[preset]
+    parser = argparse.ArgumentParser(
+        f"rmlab study {preset}",
+        description=function.__doc__,
+        epilog="Every field of the recipe is an option too, such as --pool.answers 256; so are --out, --artifacts, "
+        "--workers, --dry-run and --quiet.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--pairs", required=True, help="a preference file, or a data set's name")
+    parser.add_argument("--policy", required=True, help="a causal language model's folder")
+    parser.add_argument("--gold", required=True, help="a reward model's folder, of any tokenizer")
+    parser.add_argument(
+        "--backbones", nargs="+", default=(), help="folders, one a pretraining seed; the policy's"
+    )
+    parser.add_argument("--group", help="column that pairs are split by; how prompts open unless said")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="of an answer")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens of prompt and answer")
+    if "ppo" in inspect.signature(function).parameters:
+        parser.add_argument("--ppo", action="store_true", help="PPO against every ensemble too")
+    known, rest = parser.parse_known_args(args)
+    return function(**vars(known)), rest
 
 
 def verify(args: list[str]) -> None:
@@ -128,7 +167,10 @@ def options_of(recipe: Recipe) -> type:
         value = getattr(recipe, field.name)
         if field.name == "ensembles":
             value = tuple(e.name for e in value)
-        if field.name != "name" and value is not None:
+        plain = field.name != "source" or not hasattr(
+            value, "contents"
+        )  # a text preset's own arguments say it
+        if field.name != "name" and value is not None and plain:
             kind = tuple[str, ...] if isinstance(value, tuple) else type(value)
             fields.append((field.name, kind, dataclasses.field(default=value)))
     return dataclasses.make_dataclass("Options", where + fields, frozen=True)

@@ -167,6 +167,21 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
+def read_answer(text: TextFormat, prompt: str | Chat, answer: str, ended: bool) -> list[int]:
+    """An answer's text as ids (T,); one that was cut has no EOS, unless nothing else is left of it."""
+    ids = text.answer_ids(prompt, answer)
+    return ids if ended or len(ids) == 1 else ids[:-1]
+
+
+def same_tokens(one: TextFormat, other: TextFormat) -> bool:
+    """Whether two formats give the same ids for the same text: one vocabulary, one template, the same special tokens."""
+    return (
+        one.special == other.special
+        and one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
+        and getattr(one.tokenizer, "chat_template", None) == getattr(other.tokenizer, "chat_template", None)
+    )
+
+
 def ensure_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give a model and its tokenizer a PAD of its own, in place, where they have none or it is an EOS.
 

@@ -64,6 +64,29 @@ def explorer_slice(
     )
 
 
+def text_slice(
+    scores: StudyScores, prompts: Sequence[str], answers: Sequence[Sequence[str]], gold_unit: str = ""
+) -> CompactPool:
+    """The same of a study of text, whose gold is a number without a bill: typical replicate and ensembles as above.
+
+    prompts, answers : (P,) texts and P lists of N texts, of as many prompts as are shown at least; gold_unit : as in
+        `CompactPool.from_text`
+    """
+    columns, ensembles = _columns(_shown(scores, typical_single(scores)))
+    shown = (FEW if len(columns) <= COLUMNS else MANY)[0]
+    table = np.stack([column[:shown] for column in columns.values()], -1).astype(np.float64)
+    table = np.where(scores.ended[:shown, :, None], table, table.min((0, 1)) - 0.5)  # never ends: ranks last
+    return CompactPool.from_text(
+        prompts[:shown],
+        answers[:shown],
+        table,
+        scores.gold[:shown],
+        columns=list(columns),
+        ensembles=ensembles,
+        gold_unit=gold_unit,
+    )
+
+
 def typical_single(scores: StudyScores) -> MemberScores:
     """The single model at the median of the medians: of a label draw and backbone, then of its finetuning seeds."""
     quarter = [scores.gold.shape[1] // 4]

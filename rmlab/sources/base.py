@@ -48,6 +48,16 @@ class Source(ABC):
     vocab_size: int
     max_new_tokens: int  # of an answer, the EOS included
 
+    @property
+    def for_evaluation(self) -> Source:
+        """The source that a pool's and an evaluation's prompts are drawn from: itself, unless it keeps them apart."""
+        return self
+
+    @property
+    def for_training(self) -> Source:
+        """The source whose prompts an optimiser trains on: itself, unless it keeps them apart."""
+        return self
+
     @abstractmethod
     def prompts(self, count: int, rng: np.random.Generator) -> list[Prompt]:
         """Draw `count` prompts; the first ones do not depend on `count`."""

@@ -26,6 +26,15 @@ from rmlab.study.members import (
     validate_ensembles,
 )
 from rmlab.study.results import MEASUREMENTS, ExplorerSlice, Measure, explorer_slice, measure
+from rmlab.study.text_source import TextSource
+from rmlab.study.text_stages import (
+    EncodePairs,
+    LoadModel,
+    encode_pairs,
+    load_model,
+    text_explorer,
+    validate_text,
+)
 
 PROMPTS_A_PART = 8  # of the pool: a part is sampled in one task
 
@@ -43,7 +52,7 @@ class SharedInputs:
 
 
 def plan(recipe: Recipe) -> dict[str, Task]:
-    """The last tasks of a recipe by name: measurements, and "explorer" where the source has a bill."""
+    """The last tasks of a recipe by name: measurements, and "explorer" for a source of text or with a bill."""
     validate(recipe)
     shared = shared_inputs(recipe)
     specs = trained_of(recipe)
@@ -63,11 +72,11 @@ def plan(recipe: Recipe) -> dict[str, Task]:
             read = {group: inputs[group] for group in ("members", *measurement.reads)}
             code = (measurement.function, *_source_code(recipe, "bill"))
             last[name] = Task(measure, Measure(name, recipe), read, code=code, cost=len(specs) / 3)
-    if recipe.source.bill:
+    text = isinstance(recipe.source, TextSource)
+    if text or recipe.source.bill:
         read = {group: inputs[group] for group in ("members", "scores", "pool", "prompts")}
-        last["explorer"] = Task(
-            explorer_slice, ExplorerSlice(recipe), read, code=_source_code(recipe, "bill"), cost=10
-        )
+        stage, code = (text_explorer, ("text",)) if text else (explorer_slice, ("bill",))
+        last["explorer"] = Task(stage, ExplorerSlice(recipe), read, code=_source_code(recipe, *code), cost=10)
     return last
 
 
@@ -75,6 +84,8 @@ def validate(recipe: Recipe) -> None:
     """Raise a `ValueError` that names the field, the value and the mend, before anything runs."""
     recipe.validate()
     validate_ensembles(recipe)
+    if isinstance(recipe.source, TextSource):
+        validate_text(recipe)
     sizes = {e.name: members_of(e.method, dict(e.options)) for e in recipe.ensembles}
     require(
         sizes[SINGLE] == 1,
@@ -100,13 +111,9 @@ def validate(recipe: Recipe) -> None:
 
 
 def shared_inputs(recipe: Recipe) -> SharedInputs:
-    """Backbones, policy, pairs and pool of a recipe."""
-    first, *backbones = (
-        _backbone_task(recipe, recipe.size, i) for i in range(recipe.replicates.backbones + 1)
-    )
-    settings = stages.Tune(recipe.source, recipe.tuning, recipe.seed)
-    code = _source_code(recipe, "documents")
-    policy = Task(stages.tune, settings, {"backbone": first}, code=code, cost=recipe.tuning.steps * 0.04)
+    """Backbones, policy, pairs and pool of a recipe: trained on the source's documents, or of text."""
+    text = isinstance(recipe.source, TextSource)
+    policy, backbones, draws, heldout = (_text_inputs if text else _trained_inputs)(recipe)
     prompts, pool, size = [], [], recipe.pool
     for start in range(0, size.prompts, PROMPTS_A_PART):
         drawn_prompts = _prompts_task(recipe, ("pool",), min(PROMPTS_A_PART, size.prompts - start), start)
@@ -117,13 +124,41 @@ def shared_inputs(recipe: Recipe) -> SharedInputs:
             Task(stages.score_gold, settings, read, code=_source_code(recipe, "gold", "gold_terms"), cost=1)
         )
         prompts.append(drawn_prompts)
+    return SharedInputs(backbones, policy, draws, heldout, prompts, pool)
+
+
+def _trained_inputs(recipe: Recipe) -> tuple[Task, list[Task], list[Task], Task]:
+    """Policy, backbones, pairs of every draw and held-out pairs, all made from what the source writes."""
+    first, *backbones = (
+        _backbone_task(recipe, recipe.size, i) for i in range(recipe.replicates.backbones + 1)
+    )
+    settings = stages.Tune(recipe.source, recipe.tuning, recipe.seed)
+    code = _source_code(recipe, "documents")
+    policy = Task(stages.tune, settings, {"backbone": first}, code=code, cost=recipe.tuning.steps * 0.04)
     draws = [
         _pairs_task(recipe, policy, f"draw{i}", recipe.labels.pairs, recipe.labels)
         for i in range(recipe.replicates.draws)
     ]
     clean = replace(recipe.labels, temperature=0.0, flips=0.0)
-    heldout = _pairs_task(recipe, policy, "heldout", recipe.labels.heldout, clean)
-    return SharedInputs(backbones, policy, draws, heldout, prompts, pool)
+    return policy, backbones, draws, _pairs_task(recipe, policy, "heldout", recipe.labels.heldout, clean)
+
+
+def _text_inputs(recipe: Recipe) -> tuple[Task, list[Task], list[Task], Task]:
+    """The same of a text source: models from their folders, pairs from the file."""
+    source, labels, code = recipe.source, recipe.labels, _source_code(recipe, "parts", "format")
+    contents = dict(source.contents)
+    policy = Task(load_model, LoadModel(source.policy, contents[source.policy]), cost=10)
+    backbones = [
+        Task(load_model, LoadModel(name, contents[name]), {"policy": policy}, cost=10)
+        for name in source.backbones[: recipe.replicates.backbones]
+    ]
+
+    def pairs(name: str, count: int, flips: float) -> Task:
+        settings = EncodePairs(source.for_evaluation, name, count, flips, recipe.seed)
+        return Task(encode_pairs, settings, code=code, cost=5)
+
+    draws = [pairs(f"draw{i}", labels.pairs, labels.flips) for i in range(recipe.replicates.draws)]
+    return policy, backbones, draws, pairs("heldout", labels.heldout, 0.0)
 
 
 def train_tasks(
@@ -204,7 +239,7 @@ def _backbone_task(recipe: Recipe, size: Size, index: int) -> Task:
 
 
 def _prompts_task(recipe: Recipe, purpose: tuple[str, ...], count: int, start: int = 0) -> Task:
-    settings = stages.DrawPrompts(recipe.source, recipe.seed, purpose, count, start)
+    settings = stages.DrawPrompts(recipe.source.for_evaluation, recipe.seed, purpose, count, start)
     return Task(stages.draw_prompts, settings, code=_source_code(recipe, "prompts"), cost=0.2)
 
 
@@ -274,7 +309,7 @@ def _ppo_task(
     keys = {"ensemble": spec.name, "method": spec.method, "k": k, "aggregator": aggregator}
     keys |= {"kl_coef": kl_coef, "step_multiplier": step_multiplier}
     settings = stages.PpoRun(
-        recipe.source,
+        recipe.source.for_training,
         ppo,
         aggregator,
         usual_strength(aggregator),
@@ -289,7 +324,8 @@ def _ppo_task(
         "prompts": prompts,
     }
     cost = model_units(recipe.size) * ppo.steps * ppo.batch / 200 * (1 + len(instance.parts) / 8)
-    code = _source_code(recipe, "prompts", "gold_terms", "bill")
+    gold = ("gold_terms", "bill") if recipe.source.bill else ("gold", "special", "text")
+    code = _source_code(recipe, "prompts", *gold)
     return Task(stages.ppo_run, settings, read, code=code, cost=cost)
 
 

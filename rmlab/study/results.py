@@ -20,7 +20,7 @@ from rmlab.measure import compare, members, pool_curves, ppo_curves, underspecif
 from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
 from rmlab.optimise.pool import Pool
 from rmlab.recipe import Recipe
-from rmlab.sources.base import load_prompts
+from rmlab.sources.base import Source, load_prompts
 from rmlab.study.members import Instance, TrainedSpec, instances_of, trained_of
 
 KEYS = ["study", "recipe", "seed"]
@@ -68,7 +68,11 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     accuracy=Measurement(members.accuracy, ()),
     diversity=Measurement(members.diversity_of_ensembles),
     costs=Measurement(members.cost_cards, ("scores",)),
-    probes=Measurement(underspecification.probes, ("probes", "prompts")),
+    probes=Measurement(
+        underspecification.probes,
+        ("probes", "prompts"),
+        lambda recipe: type(recipe.source).probes is not Source.probes,
+    ),
     fact_sensitivity=Measurement(
         underspecification.fact_sensitivity,
         ("sensitivity", "prompts"),

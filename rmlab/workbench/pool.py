@@ -23,7 +23,7 @@ from rmlab.optimise.compact import CompactPool
 from rmlab.optimise.sampling import sample
 from rmlab.recipe import require
 from rmlab.reward.aggregate import AGGREGATORS
-from rmlab.text import Chat, TextFormat, ensure_pad, load_tokenizer, plain_chat
+from rmlab.text import Chat, TextFormat, ensure_pad, load_tokenizer, plain_chat, read_answer, same_tokens
 from rmlab.tokens import SpecialTokens
 from rmlab.workbench.curves import Curves
 from rmlab.workbench.judges import Judges
@@ -233,18 +233,3 @@ class Pool:
             "a finite number an answer",
         )
         return values
-
-
-def read_answer(text: TextFormat, prompt: str | Chat, answer: str, ended: bool) -> list[int]:
-    """An answer's text as ids (T,); one that was cut has no EOS, unless nothing else is left of it."""
-    ids = text.answer_ids(prompt, answer)
-    return ids if ended or len(ids) == 1 else ids[:-1]
-
-
-def same_tokens(one: TextFormat, other: TextFormat) -> bool:
-    """Whether two formats give the same ids for the same text: one vocabulary, one template, the same special tokens."""
-    return (
-        one.special == other.special
-        and one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
-        and getattr(one.tokenizer, "chat_template", None) == getattr(other.tokenizer, "chat_template", None)
-    )

@@ -13,9 +13,8 @@ from rmlab.backbone import load as load_backbone
 from rmlab.optimise.ppo import train
 from rmlab.optimise.trl import RewardFunction
 from rmlab.recipe import Ppo, require
-from rmlab.text import Chat, TextFormat, ensure_pad, load_tokenizer
+from rmlab.text import Chat, TextFormat, ensure_pad, load_tokenizer, read_answer, same_tokens
 from rmlab.tokens import SpecialTokens
-from rmlab.workbench.pool import read_answer, same_tokens
 
 Ids = list[list[int]]
 
