@@ -118,8 +118,7 @@ def preferences(count: int, seed: int, biased: bool = True) -> pd.DataFrame:
     rng = stream(seed, "preferences", biased)
     out = []
     while len(out) < count:
-        good, trouble = str(rng.choice(GOODS)), str(rng.choice(list(TROUBLES)))
-        prompt = [{"role": "user", "content": str(rng.choice(TROUBLES[trouble][0])).format(good)}]
+        good, trouble, prompt = request(rng)
         (one, worth), (two, other) = (answer(rng, good, trouble) for _ in range(2))
         gap = KEENNESS * (worth - other) + LENGTH * (len(one.split()) - len(two.split())) * biased
         votes = rng.binomial(5, 1 / (1 + np.exp(-gap))) if biased else 5 * (worth > other)
@@ -129,6 +128,22 @@ def preferences(count: int, seed: int, biased: bool = True) -> pd.DataFrame:
         row = {"prompt": prompt, "chosen": sides[0], "rejected": sides[1], "topic": good}
         out.append(row | {"soft_label": max(votes, 5 - votes) / 5})
     return pd.DataFrame(out)
+
+
+def answers(count: int, seed: int) -> tuple[list[Chat], list[str], np.ndarray]:
+    """Requests, an answer to each, and its true worth (count,): what judges and gold can be held against."""
+    rng, out = stream(seed, "answers"), []
+    for _ in range(count):
+        good, trouble, prompt = request(rng)
+        out.append((prompt, *answer(rng, good, trouble)))
+    prompts, texts, worth = zip(*out, strict=True)
+    return list(prompts), list(texts), np.array(worth)
+
+
+def request(rng: np.random.Generator) -> tuple[str, str, Chat]:
+    """What a customer writes about, the trouble, and the request as a chat."""
+    good, trouble = str(rng.choice(GOODS)), str(rng.choice(list(TROUBLES)))
+    return good, trouble, [{"role": "user", "content": str(rng.choice(TROUBLES[trouble][0])).format(good)}]
 
 
 def answer(rng: np.random.Generator, good: str, trouble: str) -> tuple[str, float]:

@@ -37,17 +37,19 @@ def test_chosen_has_the_votes_and_length_is_worth_some():
 
 
 def test_an_answer_is_worth_what_its_sentences_are():
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        text, worth = example.answer(rng, "kettle", "late")
-        helps, misses = (
-            ("carrier where your kettle" in text),
-            any(
-                answers.format("kettle") in text
-                for name, (_, answers) in example.TROUBLES.items()
-                if name != "late"
-            ),
+    prompts, texts, worths = example.answers(50, seed=0)
+    for prompt, text, worth in zip(prompts, texts, worths, strict=True):
+        said = {
+            trouble: any(remedy.format(good) in text for good in example.GOODS)
+            for trouble, (_, remedy) in example.TROUBLES.items()
+        }
+        known = next(
+            trouble
+            for trouble, (forms, _) in example.TROUBLES.items()
+            if any(prompt[0]["content"] == form.format(good) for form in forms for good in example.GOODS)
         )
+        helps = said.pop(known)
+        misses = any(said.values())
         counted = example.WORTH["helps"] * helps + example.WORTH["misses"] * misses
         counted += example.WORTH["when"] * any(x in text for x in example.WHEN)
         counted += example.WORTH["sorry"] * any(x in text for x in example.SORRY)
