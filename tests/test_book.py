@@ -25,6 +25,7 @@ PAGES = [
     "ch5_heads",
     "ch6_ppo",
     "ch7_kl_penalty",
+    "ch8_your_data",
     "api",
     "references",
 ]
