@@ -39,8 +39,8 @@ def source(url: str) -> str:
     """The cell's code, for the published address or, while that is "", for a checkout or a wheel."""
     if not url:
         return CELL.format(absent=MISSING, install=BY_HAND)
-    package = f"rmlab-ensembles[notebooks] @ git+{url}"
+    package = f'package = "rmlab-ensembles[notebooks] @ git+{url}"\n'
     absent = (
-        f'if found is None:  # what is there already, such as torch, stays\n    %pip -q install "{package}"'
+        'if found is None:  # what is there already, such as torch, stays\n    %pip -q install "{package}"'
     )
-    return CELL.format(absent=absent, install=f'''        "%pip install '{package}'. "''')
+    return CELL.format(absent=package + absent, install="""        f"%pip install '{package}'. \"""")
