@@ -6,7 +6,10 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 PAGE   := _build/html/index.html
 
-.PHONY: help book test lab notebooks study lint bench clean html
+LOWEST := tests/test_recipe.py tests/test_tokens.py tests/test_text.py tests/test_tables.py tests/test_preferences.py tests/test_cli.py \
+          tests/fast tests/reward tests/optimise tests/measure tests/show tests/workbench
+
+.PHONY: help book test lab notebooks study lint bench wheel lowest clean html
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -38,6 +41,17 @@ lint: $(VENV)/.stamp ## ruff's rules and its formatter, and the notebooks in ste
 bench: $(VENV)/.stamp ## every claim of speed, measured beside the alternative
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[trl]"
 	@set -e; for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done
+
+wheel: $(VENV)/.stamp ## the package with the shipped rows, to install anywhere: dist/
+	@rm -rf build
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
+	@rm -rf build; ls dist/*.whl
+
+lowest: ## the fast tests on the lowest versions that pyproject.toml allows, in _build/lowest
+	$(PYTHON) -m venv _build/lowest
+	$(PYTHON) scripts/bounds.py notebooks test > _build/lowest/pins.txt
+	_build/lowest/bin/python -m pip install -q $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r _build/lowest/pins.txt
+	PYTHONPATH=. _build/lowest/bin/python -m pytest -q -W default -m "not slow" $(LOWEST)
 
 clean: ## remove what was built, the quick study's results included
 	rm -rf _build

@@ -223,7 +223,7 @@ def _parquet(data: bytes, path: Path) -> Iterator[Row]:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        raise ValueError(f"{path}: a parquet file needs `pyarrow`; pip install 'rmlab[data]'") from None
+        raise ValueError(f"{path}: a parquet file needs `pyarrow`; pip install pyarrow") from None
     number = 0
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
@@ -253,7 +253,7 @@ def _data_set(name: str, split: str) -> Iterator[Row]:
     try:
         import datasets
     except ImportError:
-        mend = "pip install 'rmlab[data]', or give a file"
+        mend = "pip install datasets, or give a file"
         raise ValueError(f"name = {name!r}: a folder or name needs the package `datasets`; {mend}") from None
     try:
         if any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json")):

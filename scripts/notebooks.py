@@ -6,8 +6,7 @@
 A notebook carries no outputs, and its cell ids come from the cells' own text, so that the same source always
 gives the same bytes and an inserted cell does not rename the others. MyST's roles and directives, which only the
 book understands, become plain Markdown; a figure's caption, kept in the cell's metadata, becomes a line below it.
-A chapter's first code cell installs rmlab where it is missing (Colab); its tag `remove-cell` keeps it off the
-page, so nothing needs to be added here.
+Its first code cell, which the chapter does not have, looks for rmlab: `setup_cell.py`.
 """
 
 from __future__ import annotations
@@ -20,14 +19,16 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import setup_cell
+from repository import address, badge
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 OPENS = re.compile(r"^(:{3,}|`{3,})\{([\w:-]+)\}[ \t]*(.*)$")
 NOTES = {"note", "tip", "warning", "important", "seealso", "hint", "caution", "admonition", "exercise"}
 
 
-def convert(path: Path) -> str:
-    """The notebook of one MyST chapter, as JSON text."""
+def convert(path: Path, url: str = "") -> str:
+    """The notebook of one MyST chapter, as JSON text; `url` is where the repository is published, or ""."""
     notebook = jupytext.read(path)
     notebook.metadata.pop("jupytext", None)
     figures = [f for f in (cell.metadata.get("mystnb", {}).get("figure") for cell in notebook.cells) if f]
@@ -48,6 +49,11 @@ def convert(path: Path) -> str:
             name = numbers.get(figure.get("name"), "Figure")
             caption = f"**{name}.** {roles(figure.get('caption', ''), numbers)}".strip()
             cells.append(nbformat.v4.new_markdown_cell(caption))
+    first = next(i for i, cell in enumerate(cells) if cell.cell_type == "code")
+    setup = nbformat.v4.new_code_cell(setup_cell.source(url), metadata={"tags": ["remove-cell", "setup"]})
+    cells.insert(first, setup)
+    if url:
+        cells.insert(0, nbformat.v4.new_markdown_cell(badge(url, path.with_suffix(".ipynb").name)))
 
     seen: dict[str, int] = {}
     for cell in cells:
@@ -138,9 +144,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a notebook is stale")
     check = parser.parse_args().check
-    stale = []
+    stale, url = [], address()
     for source in chapters():
-        target, text = source.with_suffix(".ipynb"), convert(source)
+        target, text = source.with_suffix(".ipynb"), convert(source, url)
         if not target.exists() or target.read_text("utf-8") != text:
             stale.append(target)
             if not check:

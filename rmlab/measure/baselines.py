@@ -61,7 +61,7 @@ def bag_of_words(train: Texts, test: Texts) -> np.ndarray:
         from sklearn.feature_extraction.text import CountVectorizer
         from sklearn.linear_model import LogisticRegression
     except ImportError:
-        mend = "pip install 'rmlab[data]', or report(baselines=False)"
+        mend = "pip install scikit-learn, or report(baselines=False)"
         raise ValueError(f"the bag of words needs scikit-learn; {mend}") from None
     require(len(train) > 0, "training pairs", len(train), "at least one")
     counter = CountVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\w+|[^\w\s]", dtype=np.float64)

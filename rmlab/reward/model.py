@@ -236,7 +236,9 @@ def _fresh_classifier(backbone: nn.Module, members: int, seed: int) -> nn.Module
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+            return AutoModelForSequenceClassification.from_config(
+                config, dtype=torch.float32, trust_remote_code=False
+            )
         except ValueError as error:
             mend = "a backbone whose family has a sequence classification model in transformers"
             raise ValueError(f"family of the backbone = {config.model_type!r}: give {mend}") from error

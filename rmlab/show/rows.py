@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from rmlab.optimise.compact import CompactPool
 
-ONLINE = "https://raw.githubusercontent.com/rmlab/rmlab/main/data"
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def data_folder() -> str:
-    """`RMLAB_DATA` where it is set, the repository's `data/`, or the address of the published one (Colab)."""
-    here = Path(__file__).resolve().parents[2] / "data"
-    return os.environ.get("RMLAB_DATA") or (str(here) if here.is_dir() else ONLINE)
+def data_folder() -> Traversable:
+    """`RMLAB_DATA` where it is set, else what an installed package brings along, else the checkout's `data/`."""
+    if named := os.environ.get("RMLAB_DATA"):
+        return Path(named)
+    packaged = resources.files("rmlab") / "data"
+    return packaged if packaged.is_dir() else CHECKOUT / "data"
 
 
 def rows(table: str, study: str = "full") -> pd.DataFrame:
@@ -31,22 +36,18 @@ def rows(table: str, study: str = "full") -> pd.DataFrame:
         "ppo" `answers`
     study : "full", "constructions" or "ppo"
     """
-    return pd.read_csv(f"{data_folder()}/{study}/{table}.csv")
+    with (data_folder() / study / f"{table}.csv").open("rb") as file:
+        return pd.read_csv(file)
 
 
 def provenance(study: str = "full") -> dict:
     """The shipped rows' recipe, versions, seeds and times, and the commit that made them."""
-    where = f"{data_folder()}/{study}/provenance.json"
-    if where.startswith("http"):
-        from urllib.request import urlopen
-
-        return json.load(urlopen(where))
-    return json.loads(Path(where).read_text())
+    return json.loads((data_folder() / study / "provenance.json").read_text("utf-8"))
 
 
 def own(table: str) -> pd.DataFrame | None:
     """The same table of the reader's own quick study, or None when there is none yet."""
-    for root in (Path(__file__).resolve().parents[2], Path.cwd(), Path.cwd().parent):
+    for root in (CHECKOUT, Path.cwd(), Path.cwd().parent):
         path = root / "_build" / "study" / "quick" / "full" / f"{table}.csv"
         if path.is_file():
             return pd.read_csv(path)
@@ -57,9 +58,5 @@ def pool(study: str = "full") -> CompactPool:
     """A study's shipped compact pool, for the explorer: that of "full", or of "constructions"."""
     from rmlab.optimise.compact import CompactPool
 
-    where = f"{data_folder()}/{study}/explorer.npz"
-    if where.startswith("http"):
-        from urllib.request import urlretrieve
-
-        where = urlretrieve(where)[0]
-    return CompactPool.load(where)
+    with resources.as_file(data_folder() / study / "explorer.npz") as path:
+        return CompactPool.load(path)

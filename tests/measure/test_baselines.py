@@ -66,5 +66,5 @@ def test_a_missing_package_and_missing_pairs_are_named(monkeypatch):
     with pytest.raises(ValueError, match="training pairs = 0"):
         bag_of_words([], [("a", "b")])
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with pytest.raises(ValueError, match=r"needs scikit-learn; pip install 'rmlab\[data\]'"):
+    with pytest.raises(ValueError, match=r"needs scikit-learn; pip install scikit-learn"):
         bag_of_words([("a", "b")], [("a", "b")])

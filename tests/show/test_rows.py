@@ -84,8 +84,19 @@ def test_the_folder_can_be_named(tmp_path, monkeypatch):
     assert list(rows("curves").gold) == [1.5]
 
 
+def test_an_installed_package_reads_what_it_brings_along(tmp_path, monkeypatch):
+    """Whatever lies beside it: another project may have put a `data` there."""
+    monkeypatch.delenv("RMLAB_DATA", raising=False)
+    for folder, gold in ((tmp_path / "data", 3.5), (tmp_path / "rmlab" / "data", 2.5)):
+        (folder / "full").mkdir(parents=True)
+        pd.DataFrame({"gold": [gold]}).to_csv(folder / "full" / "curves.csv", index=False)
+        monkeypatch.setattr(module, "CHECKOUT", tmp_path)
+        monkeypatch.setattr(module.resources, "files", lambda package: tmp_path / package)
+        assert list(rows("curves").gold) == [gold]
+
+
 def test_a_readers_own_quick_study_is_read_where_there_is_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "rmlab" / "show" / "rows.py"))
+    monkeypatch.setattr(module, "CHECKOUT", tmp_path)
     monkeypatch.chdir(tmp_path)
     assert own("curves") is None
     folder = tmp_path / "_build" / "study" / "quick" / "full"
