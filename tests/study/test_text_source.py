@@ -129,7 +129,7 @@ def test_a_backbone_of_another_vocabulary_and_a_missing_folder_are_named(text_re
     other = (text_place / "backbone-a", text_place / "gold-backbone")
     source = dataclasses.replace(text_recipe.source, backbones=other)
     with pytest.raises(
-        ValueError, match="source.backbones = .*gold-backbone.* the vocabulary of the policy's tokenizer"
+        ValueError, match=r"source.backbones = .*gold-backbone.* the vocabulary of the policy's tokenizer"
     ):
         source.validate()
     with pytest.raises(ValueError, match="folder = 'nowhere': give a model's folder"):
