@@ -260,7 +260,7 @@ def _shell(folder: str, content: str) -> Shell:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"folder = {folder!r}: give a causal language model's ({error})") from error
     if (Path(folder) / "generation_config.json").is_file():
