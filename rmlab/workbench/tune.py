@@ -81,8 +81,8 @@ def _rewards(
     """A reward for sampled ids: as they are where the judges read the same tokens, else by text."""
     if not isinstance(reward, RewardFunction):
         return reward(prompts, [text.text(answer) for answer in answers])
-    other = TextFormat(reward.tokenizer, reward.special, reward.chat_template_kwargs)
-    if same_tokens(text, other):
+    other = reward.text
+    if other is None or same_tokens(text, other):
         return reward(prompt_rows, answers)
     ended = text.special.ended
     read = [
