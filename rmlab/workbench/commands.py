@@ -125,6 +125,7 @@ class Tune:
     judges: Path  # an ensemble's folder
     aggregator: str = "min"
     ppo: Ppo = field(default_factory=Ppo)
+    lora: int = 0  # rank of what is trained in the place of the weights; 0: the weights
     seed: int = 0
     device: str = "auto"
     out: Path = Path("run")
@@ -215,9 +216,8 @@ def ppo(args: list[str]) -> None:
     prompts = Preferences.read(o.pairs, on_bad="drop").prompts
     reward = load(o.judges, o.device).reward(o.aggregator)
     progress = steps_left(o.ppo.steps)
-    rows = optimise(
-        o.policy, prompts, reward, o.ppo, seed=o.seed, out=o.out, device=o.device, on_step=progress
-    )
+    more = {"seed": o.seed, "out": o.out, "device": o.device, "lora": o.lora, "on_step": progress}
+    rows = optimise(o.policy, prompts, reward, o.ppo, **more)
     write_atomic(o.out / "rows.csv", rows.to_csv(index=False))
     first, last = rows.iloc[0], rows.iloc[-1]
     print(f"reward {first.reward:.2f} to {last.reward:.2f}, KL {last.k1:.2f} nats; written: {o.out}")
