@@ -1,6 +1,10 @@
 """A policy's low-rank changes, beside weights that stay as they are: its reference is itself with them off.
 
-`h = W x + (alpha / rank) B A x` (Hu et al. 2106.09685), A random and B zero, so that a policy starts as its reference.
+`h = W x + (alpha / rank) B A x` (Hu et al. 2106.09685), A random and B zero, so that a policy starts as its reference::
+
+    with low_rank(policy, rank=8):
+        rows = ppo.train(policy, prompts, reward, settings, seed)
+
 No weight of the policy is copied, and Adam keeps moments of A and B alone. A policy with changes beside its weights runs
 its own forward: the packed one reads W.
 """

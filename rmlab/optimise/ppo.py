@@ -77,8 +77,7 @@ def train(
 
     Parameters
     ----------
-    policy : a transformers causal language model in float32; a copy as it comes is the reference; of one with
-        `low_rank` changes, which alone are trained, itself without them
+    policy : a transformers causal language model in float32; as it comes (see `lora.py`) it is the reference too
     prompts : (generator, B) -> B prompts as token ids
     reward : (prompts, answers) -> (B,) floats; an answer ends in an EOS, or has `max_new_tokens` ids and none
     eval_fn : run -> more columns, every `eval_every` steps and at the end
