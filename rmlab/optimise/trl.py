@@ -92,7 +92,7 @@ class RewardFunction:
     ------
     ValueError
         An unknown aggregator, a strength out of range, an ensemble that was never aligned under any
-        aggregator but the mean, a tokenizer of another vocabulary.
+        aggregator but the mean, a tokenizer of another vocabulary, a processor with a template of its own.
     """
 
     def __init__(
@@ -118,6 +118,11 @@ class RewardFunction:
             words = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one inside
             mend = f"the ensemble's: its models embed {self.vocabulary}"
             require(len(words) <= self.vocabulary, "tokenizer", f"{len(words)} tokens", mend)
+            template = getattr(tokenizer, "chat_template", None)
+            same = template in (None, getattr(words, "chat_template", None))
+            require(
+                same, "chat_template of the processor", template, "its tokenizer's, or give the tokenizer"
+            )
             self.text = TextFormat(words, self.special, chat_template_kwargs)
             self.eos = self.text.eos
 
