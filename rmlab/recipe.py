@@ -76,11 +76,17 @@ class Training:
     lr: float = 1e-3
     weight_decay: float = 0.01
     centre: float = 0.0  # eta of the optional centring loss eta * mean((r+ + r-)^2)
+    micro_batch: int = 0  # pairs that are read at a time, their gradients added up; 0: the whole batch
+    max_grad_norm: float = 0.0  # of trunk and heads together, above which gradients are scaled down; 0: never
+    checkpointing: bool = False  # compute the trunk's layers again in the backward pass, to keep less
 
     def validate(self) -> None:
         """Raise a `ValueError` that names the field, the value and the mend."""
         require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
         require(self.centre >= 0, "training.centre", self.centre, "0 or a small positive number")
+        require(self.micro_batch >= 0, "training.micro_batch", self.micro_batch, "0 or a number of pairs")
+        norm = self.max_grad_norm
+        require(0 <= norm < np.inf, "training.max_grad_norm", norm, "0 or a number above 0")
 
 
 @dataclass(frozen=True)
@@ -260,6 +266,9 @@ class Recipe:
         """The study's id: a hash of everything but the name."""
         settings = dataclasses.asdict(self)
         del settings["name"]
+        for name in ("micro_batch", "max_grad_norm", "checkpointing"):  # off, they are no part of it
+            if not settings["training"][name]:
+                del settings["training"][name]
         return digest([type(self.source).__name__, settings])[:12]
 
 

@@ -64,7 +64,7 @@ class TextFormat:
             self.eos in special.eos,
             "tokenizer.eos_token_id",
             eos,
-            f"one of the model's EOS, {list(special.eos)}",
+            f"an EOS of the model's, {list(special.eos)}",
         )
         self.tokenizer, self.special = tokenizer, special
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
@@ -86,7 +86,7 @@ class TextFormat:
             while ids and ids[-1] in self.special.eos:  # BERT's and T5's tokenizers end every text
                 ids.pop()
             return ids
-        return self._ids(self.render(prompt))
+        return self.ids(self.render(prompt))
 
     def answer_ids(self, prompt: str | Chat, answer: str | Chat) -> list[int]:
         """An answer to this prompt, (T,), an EOS last: what a policy would have sampled.
@@ -109,7 +109,7 @@ class TextFormat:
             mend = "a template that renders an answer behind add_generation_prompt, or strings for prompts"
             require(whole.startswith(begun), "chat template", whole[-80:], mend)
             text = whole[len(begun) :]
-        ids = self._ids(text)
+        ids = self.ids(text)
         ends = [i for i, token in enumerate(ids) if token in self.special.eos]
         return ids[: ends[-1] + 1] if ends else [*ids, self.eos]
 
@@ -134,6 +134,10 @@ class TextFormat:
             **self.chat_template_kwargs,
         )
 
+    def ids(self, text: str) -> list[int]:
+        """Text that is rendered already as ids (T,): nothing is added in front or behind."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def text(self, ids: Sequence[int]) -> str:
         """Ids (T,) of an answer as text, without PAD and EOS."""
         return self.tokenizer.decode(self.special.drop(ids), skip_special_tokens=True)
@@ -141,9 +145,6 @@ class TextFormat:
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer, its chat template included, into a folder."""
         self.tokenizer.save_pretrained(str(folder))
-
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def plain_chat(chat: Chat) -> str:

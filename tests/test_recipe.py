@@ -31,6 +31,8 @@ from rmlab.recipe import (
         (Labels(pairs=31), "labels.pairs = 31"),
         (Training(epochs=0), "training.epochs = 0"),
         (Training(centre=-1.0), "training.centre = -1.0"),
+        (Training(micro_batch=-1), "training.micro_batch = -1"),
+        (Training(max_grad_norm=-1.0), "training.max_grad_norm = -1.0"),
         (Replicates(draws=0), "replicates.draws = 0"),
         (Replicates(backbones=0), "replicates.backbones = 0"),
         (PoolSize(prompts=1), "pool.prompts = 1"),

@@ -100,9 +100,7 @@ def test_a_template_whose_answer_does_not_continue_the_prompt_is_refused():
 
 
 def test_another_eos_is_refused():
-    with pytest.raises(
-        ValueError, match=r"tokenizer.eos_token_id = 1000: give one of the model's EOS, \[7\]"
-    ):
+    with pytest.raises(ValueError, match=r"tokenizer.eos_token_id = 1000: give an EOS of the model's, \[7\]"):
         TextFormat(own_tokenizer(), SpecialTokens(PAD, (7,)))
 
 

@@ -2,7 +2,7 @@
 
 A list of what is allowed, not of what is known to go wrong: the very classes of transformers, each with the forward that
 transformers wrote, without hooks, wrapped layers or quantised weights; causal attention at its usual scale over whole
-rows; rotations that do not depend on the batch; no dropout at work. (That the parameters are exactly those that a
+rows; rotations that do not depend on the batch; no dropout at work, and no layer that is to be computed again. (That the parameters are exactly those that a
 packed form reads, `packed.py` sees to.) Any other model runs its own forward (`plain.py`), and gives its own numbers.
 """
 
@@ -124,6 +124,8 @@ def _modules_are_own(trunk: nn.Module, home: ModuleType) -> bool:
         if any(_foreign(own[name]) for name in HOOKS):
             return False
         if any(own.get(name, value) != value for name, value in agreed.items()):
+            return False
+        if module.training and own.get("gradient_checkpointing"):
             return False
         if module.training and (own.get("attention_dropout") or (kind is nn.Dropout and module.p)):
             return False

@@ -50,6 +50,7 @@ from rmlab.backbone import lr_factor
 from rmlab.fast.rows import read_answers
 from rmlab.optimise.checkpoint import identity_of, load_run, save_run
 from rmlab.optimise.head import Head, trunk
+from rmlab.optimise.lora import changes_of, switched_off
 from rmlab.optimise.sampling import sample
 from rmlab.recipe import Ppo, require, stream, stream_seed
 from rmlab.tokens import SpecialTokens
@@ -76,7 +77,7 @@ def train(
 
     Parameters
     ----------
-    policy : a transformers causal language model in float32; a copy of it as it comes is the reference
+    policy : a transformers causal language model in float32; as it comes (see `lora.py`) it is the reference too
     prompts : (generator, B) -> B prompts as token ids
     reward : (prompts, answers) -> (B,) floats; an answer ends in an EOS, or has `max_new_tokens` ids and none
     eval_fn : run -> more columns, every `eval_every` steps and at the end
@@ -140,7 +141,10 @@ class Run:
         )
         self.policy, self.settings, self.seed = policy.eval(), settings, seed
         self.head = Head(policy, special)
-        self.reference = copy.deepcopy(policy).requires_grad_(False)
+        alone = changes_of(policy) is None
+        shared = settings.value_trunk == "shared"
+        require(alone or shared, "ppo.value_trunk", "own", "shared, for low-rank changes: no second copy")
+        self.reference = copy.deepcopy(policy).requires_grad_(False) if alone else policy
         self.reference_head = Head(self.reference, self.head.special)
         self.critic = Critic(policy, settings.value_trunk)
         self.weights = [p for m in (policy, self.critic) for p in m.parameters() if p.requires_grad]
@@ -244,7 +248,8 @@ def collect(run: Run, prompts: Ids, answers_per_prompt: int, seed: int) -> Batch
         for rows in np.array_split(np.arange(len(prompts)), min(len(prompts), 1 + tokens // CHUNK_TOKENS)):
             chunk = [prompts[i] for i in rows], [answers[i] for i in rows]
             there = mask & np.isin(np.arange(len(mask)), rows)[:, None]  # the chunk's tokens, row after row
-            hidden = read_answers(trunk(run.reference), *chunk)
+            with switched_off(run.reference):
+                hidden = read_answers(trunk(run.reference), *chunk)
             ref_logprobs[there] = run.reference_head.log_probs(hidden, chunk[1]).cpu().numpy()
             if own:
                 values[there] = run.critic(read_answers(own, *chunk)).cpu().numpy()

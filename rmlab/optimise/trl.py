@@ -16,8 +16,8 @@ are aggregated inside one function, which TRL's trainers take as it is::
 What TRL (1.16) hands over, and what follows from it:
 
 - `completions` is text decoded without special tokens: the EOS that reward models are trained to read is lost
-  (and a PAD that was sampled with it). `completion_ids` has them, so those are scored, after the prompt
-  tokenised as TRL does.
+  (and a PAD that was sampled with it). `completion_ids` has them, so those are scored, after the prompt as
+  `rmlab.text.TextFormat` reads it: in training, in scoring and here alike, and TRL samples from the same ids.
 - A prompt is a string or a list of chat messages, never ids. What else decides its rendering (the config's
   `chat_template_kwargs`, the trainer's `tools`) is not handed over: give it here, as `chat_template_kwargs`.
 - A `None` or NaN is silently left out of the batch's advantages: here a NaN is an error.
@@ -54,6 +54,7 @@ from rmlab.optimise.reward import check_aggregator, check_ids, vocabulary_size
 from rmlab.recipe import require
 from rmlab.reward.aggregate import aggregate
 from rmlab.reward.ensemble import RewardEnsemble
+from rmlab.text import TextFormat
 from rmlab.tokens import pad_right
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class RewardFunction:
     ------
     ValueError
         An unknown aggregator, a strength out of range, an ensemble that was never aligned under any
-        aggregator but the mean, a tokenizer of another vocabulary.
+        aggregator but the mean, a tokenizer of another vocabulary, a processor with a template of its own.
     """
 
     def __init__(
@@ -109,18 +110,21 @@ class RewardFunction:
         require(batch >= 1, "batch", batch, "at least 1")
         fine = 0 <= missing_eos_penalty < float("inf")
         require(fine, "missing_eos_penalty", missing_eos_penalty, "a penalty of 0 or more")
-        self.ensemble, self.tokenizer, self.batch = ensemble, tokenizer, batch
-        self.missing_eos_penalty = missing_eos_penalty
-        self.__name__, self.chat_template_kwargs = name, dict(chat_template_kwargs or {})
+        self.ensemble, self.batch, self.missing_eos_penalty = ensemble, batch, missing_eos_penalty
+        self.__name__ = name
         self.vocabulary, self.special = vocabulary_size(ensemble), ensemble.special
-        self.eos = self.special.eos[0]
+        self.text, self.eos = None, self.special.eos[0]
         if tokenizer is not None:
             words = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one inside
             mend = f"the ensemble's: its models embed {self.vocabulary}"
             require(len(words) <= self.vocabulary, "tokenizer", f"{len(words)} tokens", mend)
-            self.eos = words.eos_token_id
-            mend = f"an EOS that the ensemble was trained with, one of {list(self.special.eos)}"
-            require(self.eos in self.special.eos, "tokenizer.eos_token_id", self.eos, mend)
+            template = getattr(tokenizer, "chat_template", None)
+            same = template in (None, getattr(words, "chat_template", None))
+            require(
+                same, "chat_template of the processor", template, "its tokenizer's, or give the tokenizer"
+            )
+            self.text = TextFormat(words, self.special, chat_template_kwargs)
+            self.eos = self.text.eos
 
     def __call__(
         self,
@@ -151,7 +155,7 @@ class RewardFunction:
             require(right, name, f"{len(rows or ())} rows", f"one a prompt, {len(prompts)}")
         if not len(prompts):
             return []
-        answers = self.answer_ids(completions) if completion_ids is None else completion_ids
+        answers = self.answer_ids(prompts, completions) if completion_ids is None else completion_ids
         judged = self.judge(self.prompt_ids(prompts), answers)
         if log_metric is not None:
             self._log(judged, log_metric)
@@ -174,32 +178,25 @@ class RewardFunction:
             log_metric(f"{self.__name__}/{name}", float(value))
 
     def prompt_ids(self, prompts: Sequence) -> list[list[int]]:
-        """Prompts as the ids that TRL's trainers sample from."""
+        """Prompts as the ids that TRL's trainers sample from, by `TextFormat.prompt_ids`."""
         kind = _kind(prompts[0])
         if kind == "ids":
             return [list(map(int, p)) for p in prompts]
-        self._need_tokenizer("prompts", kind)
-        if kind == "messages":
-            form = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
-            rendered = self.tokenizer.apply_chat_template(
-                conversation=list(prompts), **form, **self.chat_template_kwargs
-            )
-            return rendered["input_ids"]
-        return self.tokenizer(text=list(prompts))["input_ids"]
+        return [self._format("prompts", kind).prompt_ids(p) for p in prompts]
 
-    def answer_ids(self, completions: Sequence) -> list[list[int]]:
-        """Completions without their sampled ids, as finished answers: text ends with EOS."""
+    def answer_ids(self, prompts: Sequence, completions: Sequence) -> list[list[int]]:
+        """Completions without their sampled ids, as finished answers by `TextFormat.answer_ids`: text ends with EOS."""
         kind = _kind(completions[0])
         if kind == "ids":
             return [list(map(int, c)) for c in completions]
-        self._need_tokenizer("completions", kind)
+        text = self._format("completions", kind)
         if kind == "messages":
             odd = [c for c in completions if len(c) != 1 or not isinstance(c[0].get("content"), str)]
             mend = "completion_ids, or one message of plain text each"
             require(not odd, "completions", f"{odd[0] if odd else ''}", mend)
-            completions = [c[0]["content"] for c in completions]
-        rows = self.tokenizer(text=list(completions), add_special_tokens=False)["input_ids"]
-        return [row if row and row[-1] in self.special.eos else [*row, self.eos] for row in rows]
+        if _kind(prompts[0]) == "ids":
+            prompts = [""] * len(prompts)  # what stands behind ids is text as it is
+        return [text.answer_ids(p, c) for p, c in zip(prompts, completions, strict=True)]
 
     def judge(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Judged:
         """Score B answers given as ids. PAD at an answer's end is not part of it.
@@ -238,8 +235,9 @@ class RewardFunction:
             answer.pop()
         return answer
 
-    def _need_tokenizer(self, side: str, kind: str) -> None:
-        require(self.tokenizer is not None, "tokenizer", None, f"the policy's tokenizer: {side} are {kind}")
+    def _format(self, side: str, kind: str) -> TextFormat:
+        require(self.text is not None, "tokenizer", None, f"the policy's tokenizer: {side} are {kind}")
+        return self.text
 
 
 def openrlhf(function: RewardFunction) -> Callable:
@@ -256,15 +254,11 @@ def openrlhf(function: RewardFunction) -> Callable:
     ) -> dict:
         right = len(queries) == len(prompts)
         require(right, "queries", f"{len(queries)} rows", f"one a prompt, {len(prompts)}")
-        function._need_tokenizer("queries", "text")
-        rows = [], []
+        text, rows = function._format("queries", "text"), ([], [])
         for query, prompt in zip(queries, prompts, strict=True):
             # apart, as they were sampled; in one piece where the prompt was cut or does not decode to itself
             at = len(prompt) if query.startswith(prompt) else 0
-            parts = [
-                function.tokenizer(text=text, add_special_tokens=False)["input_ids"]
-                for text in (query[:at], query[at:])
-            ]
+            parts = [text.ids(query[:at]), text.ids(query[at:])]
             if not at:  # older versions pad queries on the left
                 parts[1] = list(dropwhile(lambda token: token == function.special.pad, parts[1]))
             for side, ids in zip(rows, parts, strict=True):

@@ -28,7 +28,7 @@ HEAD = "score.weight"
 
 
 def train(inputs: TrainingInputs, k: int = 5, rate: float = 0.1) -> RewardModel | DropoutModel:
-    """Train one model with dropout, a fresh mask each step, and give it K fixed masks.
+    """Train one model with dropout, a fresh mask each step (each micro batch), and give it K fixed masks.
 
     rate : share of the units that a mask removes, from 0 up to 1
 
@@ -53,7 +53,7 @@ def train(inputs: TrainingInputs, k: int = 5, rate: float = 0.1) -> RewardModel 
         return states.float() @ (score * last[HEAD]).T
 
     groups = [{"params": list(model.model.parameters())}]
-    fit(pairs, training, seed, groups, hidden, head, precision=inputs.precision)
+    fit(pairs, training, seed, groups, hidden, head, precision=inputs.precision, trunk=model.model)
     return DropoutModel(model, k, rate, seed)
 
 

@@ -118,7 +118,7 @@ def train_adapter(
         {"params": list(adapter.parameters()), "weight_decay": 0.0},
         {"params": [head], "weight_decay": training.weight_decay},
     ]
-    fit(pairs, training, seed, groups, hidden, score, precision=precision)
+    fit(pairs, training, seed, groups, hidden, score, precision=precision, trunk=base.model)
     return head.detach()
 
 

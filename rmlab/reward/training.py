@@ -23,6 +23,7 @@ from rmlab.fast.rows import read_pairs
 from rmlab.recipe import Training, require, stream
 from rmlab.reward.ensemble import RewardEnsemble, require_scores
 from rmlab.reward.model import RewardModel
+from rmlab.reward.recompute import recomputed
 from rmlab.tokens import pad_right
 
 WINDOW = 8  # batches whose pairs are sorted by length among themselves
@@ -198,7 +199,8 @@ def train(
     def hidden(batch: PairIds) -> torch.Tensor:
         return read_pairs(model.reader, batch.prompts, batch.chosen, batch.rejected)
 
-    return fit(pairs, recipe, seed, groups, hidden, model.head, on_step, precision, weights, extra)
+    more = {"weights": weights, "extra": extra, "trunk": model.model}
+    return fit(pairs, recipe, seed, groups, hidden, model.head, on_step, precision, **more)
 
 
 def head_penalty(heads: list[torch.Tensor], penalty: str, strength: float) -> Callable | None:
@@ -230,13 +232,15 @@ def fit(
     precision: str = "fp32",
     weights: np.ndarray | None = None,
     extra: Callable[[], torch.Tensor] | None = None,
+    trunk: torch.nn.Module | None = None,
 ) -> list[float]:
     """The loop that every method shares: AdamW on `groups` of parameters, on `backbone.schedule`.
 
     Parameters
     ----------
     hidden, head : B pairs -> (2B, D), chosen before rejected; (2B, D) -> scores (2B, K)
-    extra : a further loss of the parameters; the rest as in `train`
+    extra : a further loss of the parameters
+    trunk : what `hidden` runs and `recipe.checkpointing` is of, None where it runs nothing; the rest as in `train`
 
     Raises
     ------
@@ -245,33 +249,30 @@ def fit(
         or a gradient that is not finite stops it before the step is taken: the weights are those of the last
         good step, and the error says the step and the head.
     """
-    require(len(pairs) >= recipe.batch, "pairs", len(pairs), f"at least one batch of {recipe.batch}")
-    require(precision in {"fp32", "bf16"}, "precision", precision, "fp32 or bf16")
-    require(0 < recipe.lr < np.inf, "training.lr", recipe.lr, "a rate above 0")
-    recipe.validate()
     parameters = [p for group in groups for p in group["params"]]
-    types = {str(p.dtype) for p in parameters} - {"torch.float32"}
-    mend = "float32 weights, as in model.float(); precision = 'bf16' takes the products in bfloat16"
-    require(not types, "type of the trained weights", sorted(types), mend)
+    _check_fit(pairs, recipe, parameters, precision)
     steps, decay = recipe.epochs * (len(pairs) // recipe.batch), recipe.weight_decay
     optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=decay, fused=True)
     plan, device = schedule(optimiser, steps), parameters[-1].device
     counts = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)
     rng = stream(seed, "order")
     losses: list[float] = []
-    for _ in range(recipe.epochs):
-        for index in pairs.batches(rng.permutation(len(pairs)), recipe.batch, rng):
-            few = pairs.take(index)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                states = hidden(few)
-            chosen, rejected = head(states).chunk(2)
-            by_head = bt_loss(chosen - rejected, None if counts is None else counts[index], few.targets)
-            if recipe.centre:
-                by_head = by_head + recipe.centre * (chosen + rejected).square().mean(0)
-            total = by_head.sum() if extra is None else by_head.sum() + extra()
+
+    def read(few: PairIds) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            states = hidden(few)
+        return head(states)
+
+    orders = (rng.permutation(len(pairs)) for _ in range(recipe.epochs))
+    with recomputed(trunk if recipe.checkpointing else None):
+        for index in (i for order in orders for i in pairs.batches(order, recipe.batch, rng)):
             optimiser.zero_grad(set_to_none=True)
-            total.backward()
-            _require_finite(by_head, total, parameters, len(losses), recipe.lr)
+            by_head, total = backward(
+                pairs.take(index), recipe, read, None if counts is None else counts[index], extra
+            )
+            norm = _finite_norm(by_head, total, parameters, len(losses), recipe.lr)
+            if recipe.max_grad_norm:
+                torch.nn.utils.clip_grads_with_norm_(parameters, recipe.max_grad_norm, norm)
             optimiser.step()
             plan.step()
             losses.append(total.item())
@@ -280,13 +281,56 @@ def fit(
     return losses
 
 
-def _require_finite(
+def _check_fit(pairs: PairIds, recipe: Training, parameters: list[torch.Tensor], precision: str) -> None:
+    require(len(pairs) >= recipe.batch, "pairs", len(pairs), f"at least one batch of {recipe.batch}")
+    require(precision in {"fp32", "bf16"}, "precision", precision, "fp32 or bf16")
+    require(0 < recipe.lr < np.inf, "training.lr", recipe.lr, "a rate above 0")
+    recipe.validate()
+    types = {str(p.dtype) for p in parameters} - {"torch.float32"}
+    mend = "float32 weights, as in model.float(); precision = 'bf16' takes the products in bfloat16"
+    require(not types, "type of the trained weights", sorted(types), mend)
+
+
+def backward(
+    pairs: PairIds,
+    recipe: Training,
+    read: Callable[[PairIds], torch.Tensor],
+    counts: torch.Tensor | None = None,
+    extra: Callable[[], torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add up the gradients of a batch's loss, `recipe.micro_batch` pairs at a time: whatever that is, they are the same.
+
+    Parameters
+    ----------
+    read : some of the pairs -> scores (2B, K), chosen before rejected
+    counts : (B, K), the weights of the pairs; extra as in `fit`
+
+    Returns
+    -------
+    The batch's loss by head (K,) and in total, nats, without gradients.
+    """
+    size, losses = recipe.micro_batch or len(pairs), []
+    for start in range(0, len(pairs), size):
+        rows = np.arange(start, min(start + size, len(pairs)))
+        few = pairs if len(rows) == len(pairs) else pairs.take(rows)
+        chosen, rejected = read(few).chunk(2)
+        by_head = bt_loss(chosen - rejected, None if counts is None else counts[rows], few.targets)
+        if recipe.centre:
+            by_head = by_head + recipe.centre * (chosen + rejected).square().mean(0)
+        by_head = by_head * (len(rows) / len(pairs))
+        total = by_head.sum() if extra is None or start else by_head.sum() + extra()
+        total.backward()
+        losses.append((by_head.detach(), total.detach()))
+    return tuple(torch.stack(parts).sum(0) for parts in zip(*losses, strict=True))
+
+
+def _finite_norm(
     by_head: torch.Tensor, total: torch.Tensor, parameters: list[torch.Tensor], step: int, lr: float
-) -> None:
-    """Raise a `ValueError` that says the step and the head, unless loss and gradients are finite."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if torch.isfinite(total) and torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-        return
+) -> torch.Tensor:
+    """The gradients' norm; a `ValueError` that says the step and the head, unless loss and gradients are finite."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if torch.isfinite(total) and torch.isfinite(norm):
+        return norm
     bad = [k for k, x in enumerate(by_head.tolist()) if not np.isfinite(x)]
     who = ", ".join(f"head {k}" for k in bad) if bad else "the gradient"
     mend = f"lower training.lr = {lr}; the weights are those before the step"

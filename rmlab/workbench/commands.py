@@ -52,6 +52,10 @@ class Fit:
     epochs: int = 1
     batch: int = 32  # pairs
     max_length: int = 1024  # tokens of prompt and answer
+    micro_batch: int = 0  # pairs read at a time; 0: the whole batch
+    max_grad_norm: float = 0.0  # above which gradients are scaled down; 0: never
+    checkpointing: bool = False  # compute layers again in the backward pass, to keep less
+    precision: str = "fp32"  # or "bf16" for the products, with float32 weights
     held_out: float = 0.2  # share of the pairs for the report
     group: str | None = None  # column of what pairs belong to, such as a topic
     on_bad: str = "error"  # "drop" leaves bad rows out and counts them
@@ -67,6 +71,7 @@ class Report:
 
     table: tyro.conf.Positional[Path]  # CSV, TSV, JSON lines, JSON or Parquet
     judges: Path | None = None  # an ensemble's folder that is to score the table's pairs
+    device: str = "auto"  # of the judges
     prompt: str = "prompt"  # column of prompt or pair ids
     answer: str | None = "answer"  # column of answer ids; None numbers them
     members: tuple[str, ...] = ()  # columns of scores; none: all numbers that are named for nothing else
@@ -120,6 +125,7 @@ class Tune:
     judges: Path  # an ensemble's folder
     aggregator: str = "min"
     ppo: Ppo = field(default_factory=Ppo)
+    lora: int = 0  # rank of what is trained in the place of the weights; 0: the weights
     seed: int = 0
     device: str = "auto"
     out: Path = Path("run")
@@ -135,9 +141,9 @@ def fit(args: list[str]) -> None:
     print(prefs.report(baselines=False), flush=True)
     part, test = prefs.split(o.held_out)
     options = {} if o.method == "single" else {"k": o.k}
-    sizes = {"lr": o.lr, "epochs": o.epochs, "batch": o.batch, "max_length": o.max_length}
-    more = {"seed": o.seed, "device": o.device, "votes": o.votes}
-    judges = train(o.backbone, part, o.method, **sizes, **more, **options)
+    same = "lr epochs batch max_length micro_batch max_grad_norm checkpointing precision seed device votes"
+    options |= {name: getattr(o, name) for name in same.split()}
+    judges = train(o.backbone, part, o.method, **options)
     judges.save(o.out)
     print(f"\n{judges.report(test, part)}\n\nwritten: {o.out}")
 
@@ -151,7 +157,7 @@ def report(args: list[str]) -> None:
         from rmlab.preferences import Preferences
         from rmlab.workbench.judges import load
 
-        result = load(o.judges).report(Preferences.read(o.table, group=o.group))
+        result = load(o.judges, o.device).report(Preferences.read(o.table, group=o.group))
     else:
         names = ("prompt", "answer", "gold", "label", "text", "length", "group")
         columns = {name: getattr(o, name) for name in names}
@@ -210,9 +216,8 @@ def ppo(args: list[str]) -> None:
     prompts = Preferences.read(o.pairs, on_bad="drop").prompts
     reward = load(o.judges, o.device).reward(o.aggregator)
     progress = steps_left(o.ppo.steps)
-    rows = optimise(
-        o.policy, prompts, reward, o.ppo, seed=o.seed, out=o.out, device=o.device, on_step=progress
-    )
+    more = {"seed": o.seed, "out": o.out, "device": o.device, "lora": o.lora, "on_step": progress}
+    rows = optimise(o.policy, prompts, reward, o.ppo, **more)
     write_atomic(o.out / "rows.csv", rows.to_csv(index=False))
     first, last = rows.iloc[0], rows.iloc[-1]
     print(f"reward {first.reward:.2f} to {last.reward:.2f}, KL {last.k1:.2f} nats; written: {o.out}")

@@ -186,6 +186,9 @@ def fit(
     batch: int = 32,
     max_length: int = 1024,
     seed: int = 0,
+    micro_batch: int = 0,
+    max_grad_norm: float = 0.0,
+    checkpointing: bool = False,
     precision: str = "fp32",
     device: str = "auto",
     votes: bool = False,
@@ -200,6 +203,7 @@ def fit(
     method, options : see `rmlab.METHODS` and `rmlab.reward.methods`: "heads", "finetune", "lora", ... with `k`
     lr, epochs, batch : of each member; one epoch, as more overfit (Ahmed et al. 2406.01013)
     max_length : tokens of prompt and answer; longer pairs are cut from the prompt's left end, and counted
+    micro_batch, max_grad_norm, checkpointing : for large models, see `rmlab.Training`
     precision : "fp32", or "bf16" for the products, with float32 weights
     device : "auto", "cpu", "cuda" or "cuda:1"
     votes : train on the share of votes where the pairs have them (soft Bradley-Terry)
@@ -221,7 +225,8 @@ def fit(
         model.config.get_text_config().eos_token_id = list(text.special.eos)
     max_length = min(max_length, _longest(models[0]))
     ids = pairs.encode(text, max_length, votes=votes)
-    training = Training(epochs=epochs, batch=batch, lr=lr)
+    memory = {"micro_batch": micro_batch, "checkpointing": checkpointing}
+    training = Training(epochs=epochs, batch=batch, lr=lr, max_grad_norm=max_grad_norm, **memory)
     inputs = TrainingInputs(models, ids, training, seed, precision=precision)
     ensemble = train_ensemble(method, inputs, **options)
     ensemble.align(raw_score_pairs(ensemble, _first(ids, ALIGN_ON)).reshape(-1, ensemble.members))

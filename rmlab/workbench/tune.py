@@ -10,6 +10,7 @@ import pandas as pd
 
 from rmlab.backbone import device_of
 from rmlab.backbone import load as load_backbone
+from rmlab.optimise.lora import low_rank
 from rmlab.optimise.ppo import train
 from rmlab.optimise.trl import RewardFunction
 from rmlab.recipe import Ppo, require
@@ -28,6 +29,7 @@ def ppo(
     seed: int = 0,
     out: str | Path | None = None,
     device: str = "auto",
+    lora: int = 0,
     on_step: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
     """Optimise a policy by PPO against a reward, at a penalty for leaving where it starts.
@@ -39,6 +41,8 @@ def ppo(
     reward : `Judges.reward(...)`, or a function of prompts and answers, text both, that gives a number an answer
     settings : see `rmlab.Ppo`; the defaults unless given
     out : a folder for the state (`run`), from which the same call goes on, and for the policy as it ends (`policy`)
+    lora : rank of changes that are trained in the place of the weights, with a higher `lr`; 0: the weights. One copy
+        of the policy then serves as policy and reference, on its own forward; what is written has them added
     on_step : called with the step when it is done
 
     Returns
@@ -67,7 +71,9 @@ def ppo(
         return np.asarray(_rewards(reward, text, prompt_rows, originals, answers), np.float64)
 
     folder = None if out is None else Path(out) / "run"
-    table = train(model, draw, scored, settings, seed, folder=folder, on_step=on_step, special=text.special)
+    more = {"folder": folder, "on_step": on_step, "special": text.special}
+    with low_rank(model, lora, seed):
+        table = train(model, draw, scored, settings, seed, **more)
     if out is not None:
         model.save_pretrained(str(Path(out) / "policy"))
         text.save(Path(out) / "policy")
@@ -80,8 +86,8 @@ def _rewards(
     """A reward for sampled ids: as they are where the judges read the same tokens, else by text."""
     if not isinstance(reward, RewardFunction):
         return reward(prompts, [text.text(answer) for answer in answers])
-    other = TextFormat(reward.tokenizer, reward.special, reward.chat_template_kwargs)
-    if same_tokens(text, other):
+    other = reward.text
+    if other is None or same_tokens(text, other):
         return reward(prompt_rows, answers)
     ended = text.special.ended
     read = [

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+
 import numpy as np
 import pytest
 import torch
 
+import rmlab
 from rmlab.fast.plain import trunk_of
 from rmlab.optimise.best_of_n import best_of_n
 from rmlab.optimise.sampling import sample
 from rmlab.reward.ensemble import Union
+from rmlab.reward.ensemble import load as load_ensemble
 from rmlab.reward.heads import train as train_heads
 from rmlab.reward.methods import train_ensemble
 from rmlab.reward.model import RewardModel, from_backbone
 from rmlab.reward.training import train
+from rmlab.text import TextFormat
+from rmlab.tokens import SpecialTokens
+from rmlab.workbench.commands import Fit, Report, Sample, Score, Tune
+from rmlab.workbench.judges import Judges
 from tests.cases.tiny import ROW, build, close, inputs, judge, own_scores, pairs, policy, ppo_once
+from tests.own_model import own_tokenizer
 
 METHODS = {
     "heads": {"k": 2},
@@ -75,6 +85,7 @@ def ensembles():
         method: train_ensemble(method, inputs(backbone), **options) for method, options in METHODS.items()
     }
     every["mlp"] = train_heads(inputs(backbone), k=2, mlp=4)
+    every["average"] = train_ensemble("average", inputs(backbone), k=2)
     every["pooled"] = RewardModel(judge("DeBERTa-v2"))
     every["union"] = Union([every["lora"], every["dropout"], every["mlp"]])
     for ensemble in every.values():
@@ -87,13 +98,54 @@ def test_everything_moves_to_a_device():
         moved = ensemble.to("meta")
         kept = [n for n, t in [*moved.named_parameters(), *moved.named_buffers()] if t.device.type != "meta"]
         assert not kept, f"{method}: {kept}"
-        loose = [
-            f"{type(module).__name__}.{name}"
-            for module in moved.modules()
-            for name, value in vars(module).items()
-            if isinstance(value, torch.Tensor) and value.device.type != "meta"
-        ]
-        assert not loose, f"{method}: {loose}"
+        assert not left_on_the_cpu(moved), method
+
+
+def left_on_the_cpu(root) -> list[str]:
+    """Names of tensors anywhere in an object: attributes, containers and objects of ours in it, at any depth."""
+    left, seen, todo = [], set(), [("", root)]
+    while todo:
+        name, value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            left += [name] * (value.device.type != "meta")
+        elif isinstance(value, dict):
+            todo += [(f"{name}[{key!r}]", one) for key, one in value.items()]
+        elif isinstance(value, list | tuple | set):
+            todo += [(f"{name}[{i}]", one) for i, one in enumerate(value)]
+        elif isinstance(value, torch.nn.Module) or type(value).__module__.startswith("rmlab."):
+            todo += [(f"{name}.{key}", one) for key, one in getattr(value, "__dict__", {}).items()]
+    return left
+
+
+def test_judges_and_their_rewards_move_whole():
+    text = TextFormat(own_tokenizer(), SpecialTokens(1001, (1000,)))
+    backbone = policy("Llama", vocab_size=1004, pad_token_id=1001, eos_token_id=1000)
+    for method, options in METHODS.items():
+        judges = Judges(train_ensemble(method, inputs(backbone), **options), text)
+        judges.ensemble.align(np.random.default_rng(0).normal(size=(9, judges.members)))
+        reward, few = judges.reward("min"), judges.subset([1])
+        assert len(left_on_the_cpu(judges)) > 5
+        assert judges.to("meta") is judges
+        assert not left_on_the_cpu(judges) and not left_on_the_cpu(reward), method
+        assert not left_on_the_cpu(few.to("meta")), method
+
+
+def test_every_public_door_takes_a_device():
+    doors = (rmlab.fit, rmlab.load, rmlab.Pool.sample, rmlab.ppo, rmlab.load_backbone, rmlab.from_backbone)
+    for door in (*doors, load_ensemble):
+        assert "device" in inspect.signature(door).parameters, door
+    for command in (Fit, Report, Sample, Score, Tune):
+        assert "device" in {field.name for field in dataclasses.fields(command)}, command
+    for door in (
+        lambda: rmlab.fit("nowhere", None, device="cuda:99"),
+        lambda: rmlab.Pool.sample("nowhere", ["x"], device="cuda:99"),
+        lambda: rmlab.ppo("nowhere", ["x"], None, device="cuda:99"),
+    ):
+        with pytest.raises(ValueError, match="device = 'cuda:99': give auto or cpu"):
+            door()
 
 
 def test_a_device_may_be_named_for_fresh_heads():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -240,6 +241,12 @@ def test_settings_that_cannot_be_are_named(ensembles, tiny_lm):
     other.eos_token = "<sep>"
     with pytest.raises(ValueError, match=r"tokenizer.eos_token_id = 3: give an EOS .*\[2\]"):
         RewardFunction(heads, tokenizer=other)
+    processor = SimpleNamespace(tokenizer=build_tokenizer(WORDS), chat_template=TEMPLATE)
+    with pytest.raises(ValueError, match=r"chat_template of the processor = .*: give its tokenizer's"):
+        RewardFunction(heads, tokenizer=processor)
+    processor.tokenizer.chat_template = TEMPLATE
+    chat = [{"role": "user", "content": "w5"}]
+    assert RewardFunction(heads, tokenizer=processor).prompt_ids([chat]) == [[1, 5, 3]]
     with pytest.raises(ValueError, match="never aligned = 'min': give mean, or align"):
         RewardFunction(from_backbone(tiny_lm, K, seed=0))
     assert RewardFunction(from_backbone(tiny_lm, K, seed=0), "mean")([[5]], [[7, EOS]])

@@ -14,7 +14,16 @@ from rmlab.backbone import schedule
 from rmlab.recipe import Training, stream, stream_seed
 from rmlab.reward.heads import fit_frozen
 from rmlab.reward.model import from_backbone
-from rmlab.reward.training import PairIds, bt_loss, error_context, raw_score_pairs, score_pairs, train
+from rmlab.reward.training import (
+    PairIds,
+    backward,
+    bt_loss,
+    error_context,
+    head_penalty,
+    raw_score_pairs,
+    score_pairs,
+    train,
+)
 
 QUICK = Training(epochs=2, batch=16, lr=5e-3)
 
@@ -274,6 +283,86 @@ def test_a_rate_that_is_none_is_refused_before_a_step(tiny_lm, world_pairs, lr):
     with pytest.raises(ValueError, match=rf"training\.lr = {lr}: give"):
         train(model, world_pairs, Training(epochs=3, batch=16, lr=lr), 0)
     assert all(torch.equal(w, before[n]) for n, w in model.named_parameters())
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 99])
+def test_micro_batches_add_up_to_the_batch(tiny_lm, world_pairs, size):
+    """Under every term of the loss: votes, bootstrap weights, centring, a penalty on the heads."""
+    few = dataclasses.replace(world_pairs.take(range(16)), soft=[i / 16 for i in range(16)], votes=True)
+    counts = torch.arange(48.0).reshape(16, 3) / 10
+    results = []
+    for micro_batch in (0, size):
+        model = from_backbone(tiny_lm, 3, seed=0)
+        extra = head_penalty(list(model.head_parameters()), "l2", 0.7)
+
+        def read(part, model=model):
+            return model.raw_pair_scores(part.prompts, part.chosen, part.rejected)
+
+        recipe = Training(batch=16, centre=0.3, micro_batch=micro_batch)
+        by_head, total = backward(few, recipe, read, counts, extra)
+        results.append([by_head, total, *(p.grad for p in model.parameters())])
+        assert all(p.grad.abs().max() > 1e-4 for p in model.parameters())
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_micro_batches_train_the_same_model_with_fewer_rows_at_a_time(
+    tiny_lm, world_pairs, frozen, monkeypatch
+):
+    """A rate that is small, as Adam's first steps are the gradients' signs: nothing where those are rounding."""
+    models, rows = [], []
+    for micro_batch in (0, 5):
+        model = from_backbone(tiny_lm, 2, seed=0)
+        head = model.head
+        monkeypatch.setattr(model, "head", lambda states, head=head: rows.append(len(states)) or head(states))
+        recipe = Training(epochs=2, batch=16, lr=1e-5, micro_batch=micro_batch)
+        losses = (fit_frozen if frozen else train)(model, world_pairs, recipe, 0)
+        models.append((losses, _weights(model)))
+    assert rows == [32] * 6 + [10, 10, 10, 2] * 6
+    np.testing.assert_allclose(models[1][0], models[0][0], atol=1e-5)
+    for name, weight in models[0][1].items():
+        torch.testing.assert_close(models[1][1][name], weight, atol=3e-5, rtol=1e-5)
+
+
+def test_gradients_above_a_norm_are_scaled_down_to_it(tiny_lm, world_pairs, monkeypatch):
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def noted(optimiser, *rest):
+        grads = [p.grad for group in optimiser.param_groups for p in group["params"]]
+        norms.append(torch.nn.utils.get_total_norm(grads).item())
+        return step(optimiser, *rest)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    for most in (0.0, 0.1, 1e9):
+        train(from_backbone(tiny_lm, 2, 0), world_pairs, dataclasses.replace(QUICK, max_grad_norm=most), 0)
+    free, clipped, loose = np.reshape(norms, (3, -1))
+    assert free.min() > 0.2 and np.allclose(clipped, 0.1, rtol=1e-3) and (loose == free).all()
+
+
+def test_bf16_takes_products_in_bfloat16_and_steps_in_float32(tiny_lm, world_pairs):
+    """Steps too small for bfloat16 move the weights; the first loss is off by its rounding, and no more."""
+    models = {p: from_backbone(tiny_lm, 2, seed=0) for p in ("fp32", "bf16")}
+    seen, start = [], _weights(models["bf16"])
+    score = models["bf16"].linear
+    hook = models["bf16"].trunk.norm.weight.register_hook(lambda grad: seen.append(grad.dtype))
+    small = dataclasses.replace(QUICK, lr=1e-6)
+    losses = {p: train(model, world_pairs, small, 0, precision=p) for p, model in models.items()}
+    hook.remove()
+    assert 0 < abs(losses["bf16"][0] - losses["fp32"][0]) < 0.05
+    assert seen and set(seen) == {torch.float32} and score.weight.grad.dtype == torch.float32
+    now = _weights(models["bf16"])
+    moved = [(now[n] != start[n]).float().mean().item() for n in start if "layers" in n]
+    lost = [(now[n].bfloat16() == start[n].bfloat16()).float().mean().item() for n in start if "layers" in n]
+    assert min(moved) > 0.9 and np.mean(lost) > 0.9
+
+
+@pytest.mark.parametrize(("name", "value"), [("micro_batch", -1), ("max_grad_norm", -0.5)])
+def test_options_that_cannot_be_are_named(tiny_lm, world_pairs, name, value):
+    recipe = dataclasses.replace(QUICK, **{name: value})
+    with pytest.raises(ValueError, match=rf"training\.{name} = {value}: give 0 or a number"):
+        train(from_backbone(tiny_lm, 1, 0), world_pairs, recipe, 0)
 
 
 def test_an_error_says_whose_it_was():

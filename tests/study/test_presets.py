@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from rmlab.recipe import Labels, Ppo, PpoStudy, ensemble
+from rmlab.recipe import Labels, Ppo, PpoStudy, digest, ensemble
 from rmlab.reward.aggregate import AGGREGATORS
 from rmlab.reward.methods import METHODS
 from rmlab.study.plan import validate
@@ -41,7 +41,13 @@ def test_ids_depend_on_everything_but_the_name():
     assert dataclasses.replace(recipe, name="other").id == recipe.id
     others = [dataclasses.replace(recipe, seed=1), dataclasses.replace(recipe, labels=Labels(pairs=33))]
     others.append(dataclasses.replace(recipe, source=dataclasses.replace(recipe.source, style_quality=0.5)))
-    assert len({recipe.id, *(r.id for r in others)}) == 4
+    others.append(dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, micro_batch=4)))
+    assert len({recipe.id, *(r.id for r in others)}) == 5
+    settings = dataclasses.asdict(recipe)
+    del settings["name"]
+    for name in ("micro_batch", "max_grad_norm", "checkpointing"):  # what is off changes no number and no id
+        del settings["training"][name]
+    assert recipe.id == digest([type(recipe.source).__name__, settings])[:12]
 
 
 def test_the_shipped_ppo_recipe_covers_what_the_papers_optimise():

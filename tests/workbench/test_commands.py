@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
+import rmlab
 from rmlab.cli import main
 from tests.workbench.fake_tables import RHO, pairs_table, pool_table
 
@@ -73,6 +75,22 @@ def test_the_ten_lines_without_python(place, tmp_path, monkeypatch, capsys):
     main(ppo)  # goes on from its end
     assert capsys.readouterr().out.splitlines()[-1] == first.splitlines()[-1]
     assert len(pd.read_csv(tmp_path / "run" / "rows.csv")) == 3
+
+
+def test_options_for_large_models(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    fit = ["fit", "my-backbone", "my-pairs.parquet", "--method", "lora", "--k", "2", "--lr", "1e-4"]
+    memory = ["--micro-batch", "8", "--checkpointing", "--max-grad-norm", "1.0", "--precision", "bf16"]
+    scores = []
+    for name, options in (("plain", []), ("small", memory)):
+        main([*fit, *options, "--out", str(tmp_path / name)])
+        scores.append(rmlab.load(tmp_path / name).score(["One?"] * 3, ["Yes.", "No.", "Yes, warm and kind."]))
+    np.testing.assert_allclose(*scores, atol=0.2)  # half precision, in standard deviations
+    assert scores[0].tolist() != scores[1].tolist()
+    small = ["--ppo.steps", "1", "--ppo.batch", "4", "--ppo.max-new-tokens", "4", "--lora", "2"]
+    judges = ["--judges", str(tmp_path / "small"), "--out", str(tmp_path / "run")]
+    main(["ppo", "my-policy", "my-pairs.parquet", *judges, *small])
+    assert "KL" in capsys.readouterr().out and (tmp_path / "run" / "policy" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("command", ["fit", "report", "sample", "score", "curve", "ppo"])

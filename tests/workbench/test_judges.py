@@ -31,6 +31,18 @@ def test_judges_come_back_whole(place, tmp_path):
         judges.save(tmp_path / method)  # in the place of the first
 
 
+@pytest.mark.parametrize("method", ["heads", "lora"])
+def test_memory_is_saved_without_a_number_changing(place, method):
+    train, test = rmlab.Preferences.read(place / "my-pairs.parquet", group="topic").split(0.3)
+    plain = rmlab.fit(place / "my-backbone", train, method, k=2, lr=1e-5)
+    saving = {"micro_batch": 8, "checkpointing": True}
+    other = rmlab.fit(place / "my-backbone", train, method, k=2, lr=1e-5, **saving)
+    rows = test.prompts[:4], [GOOD, BAD, "?", "Perhaps."]
+    np.testing.assert_allclose(other.score(*rows), plain.score(*rows), atol=2e-4)
+    clipped = rmlab.fit(place / "my-backbone", train, method, k=2, lr=1e-5, max_grad_norm=1e-6)
+    assert np.abs(clipped.score(*rows) - plain.score(*rows)).max() > 1e-3
+
+
 def test_text_and_ids_are_not_mixed(place):
     judges = rmlab.load(place / "my-gold-rm")
     with pytest.raises(
