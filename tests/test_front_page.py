@@ -12,8 +12,21 @@ from rmlab.tokens import pad_right
 PAGE = Path(__file__).resolve().parent.parent / "book" / "index.md"
 
 
+def blocks(page: Path) -> list[str]:
+    """The Python that a page shows and does not run."""
+    return re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
+
+
+def test_the_ten_lines_are_those_of_the_readme():
+    """Which `tests/workbench/test_ten_lines.py` runs."""
+    one, other = (
+        [b for b in blocks(page) if "rmlab.fit(" in b] for page in (PAGE, PAGE.parents[1] / "README.md")
+    )
+    assert one == other and len(one) == 1
+
+
 def test_the_eight_lines_run(tiny_lm, world_pairs, tmp_path, monkeypatch):
-    code = re.search(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S).group(1)
+    code = next(block for block in blocks(PAGE) if "rmlab.train(" in block)
     monkeypatch.chdir(tmp_path)
     tiny_lm.save_pretrained("backbone")
     code = code.replace("path/or/hub-name", "backbone")
