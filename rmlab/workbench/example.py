@@ -94,14 +94,14 @@ def make(folder: str | Path, pairs: int = 1200, steps: int = 300, seed: int = 0)
     rows.to_parquet(folder / "my-pairs.parquet")
     every = [(p, a) for side in ("chosen", "rejected") for p, a in zip(rows.prompt, rows[side], strict=True)]
     better = every[: len(rows)]
-    model, text = language_model(every, vocabulary=600, hidden=64, seed=stream_seed(seed, "backbone"))
+    model, text = _language_model(every, vocabulary=600, hidden=64, seed=stream_seed(seed, "backbone"))
     _study(model, text, every, steps=steps, lr=4e-3, seed=stream_seed(seed, "reading"))
     _save(model, text, folder / "my-backbone")
     _study(model, text, better, steps=max(1, steps // 5), lr=1e-3, seed=stream_seed(seed, "tuning"))
     _save(model, text, folder / "my-policy")
     careful = preferences(3 * pairs, stream_seed(seed, "careful"), biased=False)
     read = [(p, a) for p, a in zip(careful.prompt, careful.chosen, strict=True)]
-    model, text = language_model(read, vocabulary=500, hidden=64, seed=stream_seed(seed, "gold"))
+    model, text = _language_model(read, vocabulary=500, hidden=64, seed=stream_seed(seed, "gold"))
     _study(model, text, read, steps=steps, lr=4e-3, seed=stream_seed(seed, "gold reading"))
     _save(model, text, folder / "gold-backbone")
     known = Preferences.read(careful, group="topic")
@@ -162,7 +162,7 @@ def answer(rng: np.random.Generator, good: str, trouble: str) -> tuple[str, floa
     return " ".join(sentence for _, sentence in parts), sum(WORTH.get(kind, 0.0) for kind, _ in parts)
 
 
-def language_model(
+def _language_model(
     read: Sequence[tuple[Chat, str]], vocabulary: int, hidden: int, seed: int
 ) -> tuple[LlamaForCausalLM, TextFormat]:
     """A small Llama with random weights, and a byte-level tokenizer trained on (prompt, answer) texts.
