@@ -132,7 +132,8 @@ def test_a_built_page_links_to_the_repository_and_brings_its_notebook(url, tmp_p
     (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\n")
     (tmp_path / "book" / "index.md").write_text("# A page\n")
     (tmp_path / "pyproject.toml").write_text(f'[tool.rmlab]\nrepository = "{url}"\n')
-    command = [sys.executable, "-m", "jupyter_book", "build", "book"]
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", "book"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert not done.returncode, done.stderr
     page = (tmp_path / "_build" / "html" / "index.html").read_text("utf-8")
