@@ -6,8 +6,9 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 PAGE   := _build/html/index.html
 
-LOWEST := tests/test_recipe.py tests/test_tokens.py tests/test_text.py tests/test_tables.py tests/test_preferences.py tests/test_cli.py \
-          tests/fast tests/reward tests/optimise tests/measure tests/show tests/workbench
+LOWEST := $(addprefix tests/,test_recipe.py test_tokens.py test_text.py test_tables.py test_preferences.py test_cli.py fast \
+            reward/test_model.py reward/test_classifier.py reward/test_lora.py optimise/test_sampling.py \
+            measure/test_baselines.py show/test_rows.py show/test_figures.py show/test_figures_best_of_n.py show/test_explorer.py)
 
 .PHONY: help book test lab notebooks study lint bench wheel lowest clean html
 help: ## list the targets

@@ -2,11 +2,12 @@
 
 `scripts/notebooks.py` takes a notebook's badge and install line from here. The book loads this file as a Sphinx
 extension, which adds the link to the repository and, where Colab can open it, the launch button. While the setting
-is empty there is none of them.
+is empty there is none of them. Either way a chapter's page offers its notebook for download.
 """
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -49,11 +50,27 @@ def theme_options(url: str) -> dict:
     return options
 
 
+def add_options(app: object, config: object) -> None:
+    """The theme's options of _config.yml, and these."""
+    config.html_theme_options = {**config.html_theme_options, **theme_options(address())}
+
+
+def offer_notebook(app: object, page: str, template: str, context: dict, doctree: object) -> None:
+    """The theme's download menu lists the notebook beside a chapter."""
+    if Path(app.srcdir, f"{page}.ipynb").is_file():
+        context["ipynb_source"] = f"{page}.ipynb"
+
+
+def copy_notebooks(app: object, error: Exception | None) -> None:
+    """Put them where the menu points: as they are, with their first cell and without outputs."""
+    for notebook in Path(app.srcdir).glob("*.ipynb"):
+        if error is None and Path(app.outdir, f"{notebook.stem}.html").is_file():
+            shutil.copy(notebook, Path(app.outdir, "_sources"))
+
+
 def setup(app: object) -> dict:
-    """Sphinx calls this: the theme's options of _config.yml, and these."""
-
-    def add(app: object, config: object) -> None:
-        config.html_theme_options = {**config.html_theme_options, **theme_options(address())}
-
-    app.connect("config-inited", add, priority=100)  # before the theme reads them
+    """Sphinx calls this."""
+    app.connect("config-inited", add_options, priority=100)  # before the theme reads them
+    app.connect("html-page-context", offer_notebook, priority=100)  # before the theme writes the menu
+    app.connect("build-finished", copy_notebooks)
     return {"parallel_read_safe": True}

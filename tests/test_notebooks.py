@@ -121,14 +121,27 @@ def test_one_setting_reaches_notebooks_and_book(tmp_path):
         assert cells[0]["source"] == [f"[The repository]({ELSEWHERE})"]
         assert f"git+{ELSEWHERE}" in "".join(first_cell(path)["source"])
 
-    code = (
-        "import sys, types; sys.path.insert(0, 'scripts'); import repository\n"
-        "app = types.SimpleNamespace(connect=lambda event, do, priority: do(app, config))\n"
-        "config = types.SimpleNamespace(html_theme_options={'navbar_start': []})\n"
-        "repository.setup(app); print(config.html_theme_options)"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True).stdout
-    assert ELSEWHERE in shown and "navbar_start" in shown and "colab" not in shown
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["", ELSEWHERE])
+def test_a_built_page_links_to_the_repository_and_brings_its_notebook(url, tmp_path):
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "book" / "_assets", tmp_path / "book" / "_assets")
+    for name in ("_config.yml", "book/references.bib", "book/index.ipynb"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    (tmp_path / "book" / "index.md").write_text("# A page\n")
+    (tmp_path / "pyproject.toml").write_text(f'[tool.rmlab]\nrepository = "{url}"\n')
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", "book"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    page = (tmp_path / "_build" / "html" / "index.html").read_text("utf-8")
+    outside = {x for x in re.findall(r'<a [^>]*href="(https?:[^"]+)"', page) if "jupyterbook.org" not in x}
+    assert outside == ({url} if url else set())
+    assert 'href="_sources/index.ipynb"' in page
+    offered = (tmp_path / "_build" / "html" / "_sources" / "index.ipynb").read_bytes()
+    assert offered == (ROOT / "book" / "index.ipynb").read_bytes()
 
 
 def test_colab_opens_what_lies_where_it_can(scripts):
