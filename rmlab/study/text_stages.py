@@ -12,7 +12,7 @@ import numpy as np
 
 from rmlab.recipe import Recipe, require, stream, stream_seed
 from rmlab.study.results import ExplorerSlice, read_scores
-from rmlab.study.text_source import TextSource, folder_digest, shell_of
+from rmlab.study.text_source import TextSource, folder_digest, require_unchanged, shell_of
 
 
 def validate_text(recipe: Recipe) -> None:
@@ -61,8 +61,7 @@ def load_model(out: Path, settings: LoadModel, policy: Path | None = None) -> No
     from rmlab.backbone import load
     from rmlab.text import ensure_pad
 
-    mend = "a folder that does not change while a study runs"
-    require(folder_digest(settings.folder) == settings.content, "source", settings.folder, mend)
+    require_unchanged(settings.folder, folder_digest(settings.folder), settings.content)
     text = shell_of(policy or settings.folder).format
     model, special = load(settings.folder, device="cpu"), text.special
     ensure_pad(model, text.tokenizer)

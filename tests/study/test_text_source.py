@@ -103,7 +103,7 @@ def test_a_template_that_refuses_drops_the_prompt_where_bad_pairs_are_dropped(
         for part in ("heldout", "train")
         for p in dataclasses.replace(source, prompts_from=part).listed
     )
-    with pytest.raises(TemplateError, match="^refused$"):
+    with pytest.raises(TemplateError, match="refused"):
         _ = dataclasses.replace(source, reading=()).for_training.listed
 
 

@@ -17,6 +17,7 @@ from rmlab.optimise.pool import Pool
 from rmlab.reward.training import PairIds
 from rmlab.show.explorer import Explorer
 from rmlab.sources.base import load_prompts
+from rmlab.study import text_source
 from rmlab.study.executor import all_tasks
 from rmlab.study.plan import plan, shared_inputs
 from rmlab.study.run import run
@@ -97,8 +98,11 @@ def test_other_pairs_of_the_same_name_train_again_and_load_no_model(text_study, 
     file, bytes_before = text_place / "pairs.jsonl", (text_place / "pairs.jsonl").read_bytes()
     try:
         text_rows(seed=1).to_json(file, orient="records", lines=True)
+        text_source._parts.cache_clear()  # as in another process
         with pytest.raises(ValueError, match="one that does not change while a study runs"):
             _ = text_recipe.source.parts
+        with pytest.raises(ValueError, match="one that does not change while a study runs"):
+            _ = text_recipe.source.for_training.parts
         other = dataclasses.replace(text_recipe, source=dataclasses.replace(text_recipe.source))
         assert other.id != text_recipe.id
         runs = again(other, store)
