@@ -114,9 +114,11 @@ def encode_pairs(out: Path, settings: EncodePairs) -> None:
 
 def group_sample(groups: list[str], count: int, rng: np.random.Generator) -> list[int]:
     """Indices of `count` pairs: whole groups (M,) drawn with replacement, the last one cut to fit."""
-    names = sorted(set(groups))
+    members: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    names = sorted(members)
     require(len(names) > 1, "groups of training pairs", len(names), "pairs of at least two groups")
-    members = {name: [i for i, group in enumerate(groups) if group == name] for name in names}
     index: list[int] = []
     while len(index) < count:
         index += members[names[rng.integers(len(names))]]
