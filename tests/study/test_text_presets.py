@@ -9,7 +9,6 @@ from rmlab.study.executor import all_tasks
 from rmlab.study.plan import plan
 from rmlab.study.text_presets import TEXT_PRESETS, coste, efficient, herding
 
-
 TRAINED = {"ukp": 21, "hh": 15, "coste": 15, "scalable": 24, "efficient": 15}  # as their docstrings count
 
 
