@@ -13,6 +13,7 @@ _HOMES = {
     "quick": "study.presets",
     "full": "study.presets",
     "tiny": "study.presets",
+    "TextSource": "study.text_source",
     "run": "study.run",
     "RewardModel": "reward.model",
     "RewardEnsemble": "reward.ensemble",

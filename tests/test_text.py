@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import AutoModelForCausalLM
 
-from rmlab.text import TextFormat, ensure_pad, load_tokenizer
+from rmlab.text import TextFormat, ensure_pad, load_tokenizer, read_answer, same_tokens
 from rmlab.tokens import SpecialTokens
 from tests.own_model import EOS, PAD, own_folder, own_tokenizer
 
@@ -133,3 +133,19 @@ def test_a_pad_that_is_there_stays(tmp_path):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), load_tokenizer(folder)
     ensure_pad(model, tokenizer)
     assert SpecialTokens.of(model, tokenizer) == SPECIAL and len(tokenizer) == 1004
+
+
+def test_a_cut_answer_is_read_without_an_eos_unless_nothing_else_is_left(chat_format):
+    whole = chat_format.answer_ids(CHAT, "Left")
+    assert read_answer(chat_format, CHAT, "Left", ended=True) == whole and whole[-1] == EOS
+    assert read_answer(chat_format, CHAT, "Left", ended=False) == whole[:-1]
+    assert read_answer(chat_format, CHAT, "", ended=False) == [EOS]
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [(own_tokenizer(), True), (own_tokenizer(first=300), False), (own_tokenizer(template=None), False)],
+    ids=["another copy", "other ids", "no template"],
+)
+def test_formats_give_the_same_tokens_with_one_vocabulary_and_template(chat_format, other, same):
+    assert same_tokens(chat_format, TextFormat(other, SPECIAL)) is same

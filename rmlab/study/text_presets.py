@@ -41,7 +41,7 @@ def ukp(
     On the strict pairs of debates that were not trained on, published accuracies are 0.78 (SVM) and 0.76 (BiLSTM); the longer
     argument is chosen in 0.74 of the pairs, so that a reward model has to be compared with length.
 
-    Cost: 51 reward models in 2 epochs (five finetuning seeds, five heads, five adapters a replicate), 32 x 512 answers.
+    Cost: 15 reward models, 3 encoders with heads and 3 with adapters, 2 epochs each; 32 x 512 answers.
     """
     ensembles = (
         ensemble("single", "single"),
@@ -59,10 +59,9 @@ def hh(
 ) -> Recipe:
     """Anthropic's HH dialogues (Bai et al. 2204.05862): one epoch, rows without a usable pair dropped, three replicates.
 
-    Published accuracies on Helpfulness: 66.7, 68.5 and 69.2 for T5 base, large and XL (2312.09244, Table 1). Annotators agree
-    on little more than that: no reward model here gets far above it.
+    Published accuracies on Helpfulness: 66.7, 68.5 and 69.2 for T5 base, large and XL (2312.09244, Table 1).
 
-    Cost: 15 reward models in 1 epoch (three finetuning seeds, three heads, three adapters a replicate), 64 x 256 answers.
+    Cost: 9 reward models, 3 encoders with heads and 3 with adapters, 1 epoch each; 64 x 256 answers.
     """
     ensembles = (
         ensemble("single", "single"),
@@ -86,15 +85,15 @@ def coste(
 ) -> Recipe:
     """Coste et al. 2310.02743: five finetuning seeds, mean, WCO (min) and UWO, a quarter of the labels turned round.
 
-    The paper: Pythia 14M to 1.4B, a 7B gold that labels the pairs, five epochs at 1e-5 in batches of 32 (Table 2). Win rates
-    over a single 44M reward model at 25% noise, best of n and PPO: mean 57.8 +- 1.3 and 60.2 +- 3.5, WCO 58.3 +- 0.8 and
-    62.2 +- 2.9, UWO 58.2 +- 1.0 and 63.0 +- 3.1 (Table 6). The gain is visible from three to four members and small from
-    four to five (Fig. 11). UWO has strength 0.5 for best of n there and 0.1 for PPO; here the usual one throughout.
+    The paper: Pythia 14M to 1.4B, a 7B gold that labels the pairs (give a file so labelled), five epochs at 1e-5 in batches of
+    32 (Table 2). Win rates over a single 44M reward model at 25% noise, best of n and PPO: mean 57.8 +- 1.3 and 60.2 +- 3.5,
+    WCO 58.3 +- 0.8 and 62.2 +- 2.9, UWO 58.2 +- 1.0 and 63.0 +- 3.1 (Table 6). The gain is visible from three to four members
+    and small from four to five (Fig. 11). UWO has strength 0.5 for best of n there and 0.1 for PPO; here the usual one.
 
     ppo : PPO against every ensemble, with Table 3's settings; 3,000 updates are 94 steps of 256 rollouts here
 
-    Cost: 15 reward models in 5 epochs, 256 x 4,096 answers; the paper's 1,000 x 12,600, generated and labelled, took about
-    700 A100 hours. With PPO 39 replicates of 10 runs more or less: the plan's dry run counts them.
+    Cost: 15 reward models, 5 epochs each; 256 x 4,096 answers, where the paper's 1,000 x 12,600 took about 700 A100 hours to
+    generate and label. PPO adds 90 runs.
     """
     sizes = (ensemble(f"finetune{k}", "finetune", k=k) for k in (3, 4, 5))
     source = _source(pairs, policy, gold, backbones, settings)
@@ -125,9 +124,9 @@ def scalable(
     """Ahmed et al. 2406.01013: three heads on one encoder, one epoch, min; beside three full models at one and three epochs.
 
     The paper: OPT-1.3B, gold OPT-6.7B, AlpacaFarm. It says that three heads reach about the gold reward of three reward models
-    and that these need three epochs; there is no table of numbers to compare with.
+    and that these need three epochs; there is no table of numbers to compare with. It optimises by PPO; this is best of n.
 
-    Cost: 9 full reward models at one epoch and 9 at three, 6 encoders with heads, 64 x 1,024 answers.
+    Cost: 9 reward models at one epoch and 9 at three, 3 encoders with heads at each; 64 x 1,024 answers.
     """
     ensembles = (
         ensemble("single", "single"),
@@ -157,7 +156,7 @@ def efficient(
 
     ppo : PPO against every ensemble, with Table 4's settings
 
-    Cost: 9 full reward models, 3 encoders with heads, 3 with adapters, all in 1 epoch; 64 x 200 answers.
+    Cost: 9 reward models, 3 encoders with heads and 3 with adapters, 1 epoch each; 64 x 200 answers. PPO adds 21 runs.
     """
     ensembles = (
         ensemble("single", "single"),
@@ -197,7 +196,7 @@ def herding(
 
     backbones : B folders, which differ in their pretraining seeds
 
-    Cost: B^2 reward models in 2 epochs, 64 x 64 answers.
+    Cost: B x B reward models, 2 epochs each; 64 x 64 answers.
     """
     count = len(backbones)
     ensembles = (

@@ -8,7 +8,7 @@ Letters: B rows, T tokens, M pairs.
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import functools
 import json
 from collections.abc import Sequence
@@ -125,7 +125,7 @@ class TextSource(Source):
     @property
     def parts(self) -> tuple[Preferences, Preferences]:
         """The pairs to train on and those held out; no group and no prompt in both."""
-        content = self.content_of(self.pairs)
+        content = self._content(self.pairs)
         return _parts(self.pairs, content, self.group, self.reading, self.heldout, self.split_seed)
 
     @property
@@ -136,12 +136,12 @@ class TextSource(Source):
     @property
     def for_evaluation(self) -> TextSource:
         """Prompts from the held-out part; without gold and backbones, on which they do not depend."""
-        return dataclasses.replace(self, gold_model=None, backbones=(), prompts_from="heldout")
+        return self._view(gold_model=None, backbones=(), prompts_from="heldout")
 
     @property
     def for_training(self) -> TextSource:
         """Prompts from the part that members are trained on, so that no evaluated prompt is trained on."""
-        return dataclasses.replace(self, prompts_from="train")
+        return self._view(prompts_from="train")
 
     def prompts(self, count: int, rng: np.random.Generator) -> list[Prompt]:
         """Draw `count` prompts without replacement, as long as there are any; then all of them again."""
@@ -164,7 +164,7 @@ class TextSource(Source):
 
         answers = check_answers(answers, self.vocab_size, self.special.pad)
         require(len(prompts) == len(answers), "prompts", len(prompts), f"one an answer, {len(answers)}")
-        ensemble, reader = _gold(self.gold_model, self.content_of(self.gold_model))
+        ensemble, reader = _gold(self.gold_model, self._content(self.gold_model))
         same, lengths, ended = (
             same_tokens(self.format, reader),
             self.special.lengths(answers),
@@ -195,16 +195,20 @@ class TextSource(Source):
         """An answer's ids (T,), PAD and EOS left out, as text."""
         return self.format.text(ids)
 
-    def content_of(self, name: str) -> str:
-        """The digest of a folder or file of the source; a `ValueError` where it has changed since the source was made."""
-        before = dict(self.contents)[name]
-        if name != self.pairs or Path(name).is_file():
-            now = pairs_digest(name, "") if name == self.pairs else folder_digest(name)
-            require(now == before, "source", name, "one that does not change while a study runs")
-        return before
+    def _view(self, **changes: object) -> TextSource:
+        """The same source with other fields, and contents as they were when it was made."""
+        view = copy.copy(self)
+        names = {*changes.get("backbones", self.backbones), changes.get("gold_model", self.gold_model)}
+        contents = tuple(x for x in self.contents if x[0] in {self.policy, self.pairs, *names})
+        for name, value in {**changes, "contents": contents}.items():
+            object.__setattr__(view, name, value)
+        return view
+
+    def _content(self, name: str) -> str:
+        return dict(self.contents)[name]
 
     def _shell(self, name: str) -> Shell:
-        return _shell(name, self.content_of(name))
+        return _shell(name, self._content(name))
 
     def _text_of(self, prompt: Prompt) -> Text:
         """What a prompt is in the file, a string or a chat; its own text where it is from elsewhere."""
@@ -225,6 +229,11 @@ def pairs_digest(name: str, split: str) -> str:
     if Path(name).is_file():
         return _file_digest(name, *_stamp(name))
     return digest([json.dumps(row, default=str) for _, row in rows(name, split)])
+
+
+def require_unchanged(name: str, digest_now: str, digest_before: str) -> None:
+    """Raise a `ValueError` where a folder or file has changed since the source was made."""
+    require(digest_now == digest_before, "source", name, "one that does not change while a study runs")
 
 
 def _stamp(path: str | Path) -> tuple[int, int]:
@@ -257,6 +266,7 @@ def _shell(folder: str, content: str) -> Shell:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+    require_unchanged(folder, folder_digest(folder), content)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
@@ -283,6 +293,7 @@ def _parts(
     heldout: float,
     seed: int,
 ) -> tuple[Preferences, Preferences]:
+    require_unchanged(pairs, pairs_digest(pairs, dict(reading).get("split", "train")), content)
     return Preferences.read(pairs, group=group, **dict(reading)).split(heldout, seed)
 
 
@@ -311,5 +322,6 @@ def _gold(folder: str, content: str) -> tuple[RewardEnsemble, TextFormat]:
     from rmlab.backbone import device_of
     from rmlab.reward.ensemble import load
 
+    require_unchanged(folder, folder_digest(folder), content)
     ensemble = load(folder).to(device_of())
     return ensemble, TextFormat(load_tokenizer(folder), ensemble.special)

@@ -12,7 +12,7 @@ import numpy as np
 
 from rmlab.recipe import Recipe, require, stream, stream_seed
 from rmlab.study.results import ExplorerSlice, read_scores
-from rmlab.study.text_source import TextSource, folder_digest, shell_of
+from rmlab.study.text_source import TextSource, folder_digest, require_unchanged, shell_of
 
 
 def validate_text(recipe: Recipe) -> None:
@@ -61,8 +61,7 @@ def load_model(out: Path, settings: LoadModel, policy: Path | None = None) -> No
     from rmlab.backbone import load
     from rmlab.text import ensure_pad
 
-    mend = "a folder that does not change while a study runs"
-    require(folder_digest(settings.folder) == settings.content, "source", settings.folder, mend)
+    require_unchanged(settings.folder, folder_digest(settings.folder), settings.content)
     text = shell_of(policy or settings.folder).format
     model, special = load(settings.folder, device="cpu"), text.special
     ensure_pad(model, text.tokenizer)
@@ -115,9 +114,11 @@ def encode_pairs(out: Path, settings: EncodePairs) -> None:
 
 def group_sample(groups: list[str], count: int, rng: np.random.Generator) -> list[int]:
     """Indices of `count` pairs: whole groups (M,) drawn with replacement, the last one cut to fit."""
-    names = sorted(set(groups))
+    members: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    names = sorted(members)
     require(len(names) > 1, "groups of training pairs", len(names), "pairs of at least two groups")
-    members = {name: [i for i, group in enumerate(groups) if group == name] for name in names}
     index: list[int] = []
     while len(index) < count:
         index += members[names[rng.integers(len(names))]]

@@ -9,7 +9,7 @@ import pytest
 
 from rmlab.measure import explorer_slice as module
 from rmlab.measure.ensembles import by_name
-from rmlab.measure.explorer_slice import explorer_slice, typical_single
+from rmlab.measure.explorer_slice import explorer_slice, text_slice, typical_single
 from rmlab.optimise.best_of_n import best_of_n
 from tests.measure.fake_scores import N, P, crossed, in_step, with_copies
 
@@ -152,3 +152,19 @@ def test_it_does_not_depend_on_the_order_of_replicates(steps):
     then, now = slice_of(steps)[0], slice_of(moved)[0]
     assert then.columns == now.columns and then.ensembles == now.ensembles
     np.testing.assert_array_equal(then.scores, now.scores)
+
+
+def test_a_text_study_shows_the_same_ensembles_with_gold_as_a_number(steps):
+    pool, _ = slice_of(steps)
+    answers = [[f"answer {p} {i}" for i in range(N)] for p in range(P)]
+    texts = text_slice(steps, [f"prompt {p}" for p in range(P)], answers, "points")
+    assert texts.columns == pool.columns and texts.gold_unit == "points" and texts.bill is None
+    assert [e["members"] for e in texts.ensembles] == [e["members"] for e in pool.ensembles]
+    kept = [int(texts.text(1, i).split()[-1]) for i in range(texts.gold.shape[1])]
+    np.testing.assert_allclose(texts.gold[1], steps.gold[1, kept], atol=1e-5)
+    home, ended = typical_single(steps), steps.ended[1, kept]
+    np.testing.assert_allclose(
+        texts.member_scores[1, ended, 0], home.pool[1, kept, 0][ended], atol=2 * texts.scale[0]
+    )
+    lowest = texts.member_scores[1, ended, 0].min()
+    assert (texts.member_scores[1, ~ended, 0] < lowest).all()  # what never ends ranks last

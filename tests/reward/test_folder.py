@@ -46,7 +46,7 @@ def test_an_error_while_writing_leaves_the_old_folder_as_it_was(error, tmp_path)
         "notes.txt",
         "model.bin",
         "part_0/notes.txt",
-        "tokenizer.json",
+        "tokenizer.txt",
         "base2/config.json",
         "part_x/config.json",
     ],

@@ -35,6 +35,7 @@ def test_a_source_must_have_prompts_and_says_what_else_it_has_not():
     assert source.documents("answers", 3, rng) is None and source.probes(source.prompts(1, rng)) is None
     assert source.gold(source.prompts(1, rng), ids) is None and source.gold_terms([], ids) is None
     assert source.bill == [] and source.probe_labels == {}
+    assert source.for_evaluation is source and source.for_training is source
     for refused in (lambda: source.text([5]), lambda: source.ids("a"), lambda: source.prompt("a")):
         with pytest.raises(ValueError, match="source = Bare: cannot"):
             refused()

@@ -10,9 +10,13 @@ import pytest
 import torch
 
 from rmlab.backbone import fit_language_model, load
+from rmlab.preferences import Preferences
 from rmlab.recipe import Labels, PoolSize, Ppo, PpoStudy, Recipe, Replicates, Training, ensemble
+from rmlab.store import Store
+from rmlab.study.run import run
 from rmlab.study.text_source import TextSource
 from rmlab.tokens import pad_right
+from rmlab.workbench.judges import fit
 from tests.own_model import EOS, PAD, own_folder, own_tokenizer
 
 
@@ -30,9 +34,6 @@ def text_rows(seed: int = 0, count: int = 96) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def text_place(tmp_path_factory):
     """Folders: a policy, two backbones, a gold model whose tokenizer numbers other ids; and a file of pairs."""
-    from rmlab.preferences import Preferences
-    from rmlab.workbench.judges import fit
-
     place = tmp_path_factory.mktemp("text")
     for seed, name in enumerate(("policy", "backbone-a", "backbone-b")):
         own_folder(place / name, seed=seed)
@@ -90,8 +91,5 @@ def text_recipe(text_place):
 @pytest.fixture(scope="session")
 def text_study(text_recipe, tmp_path_factory):
     """The study, run once: (folder of tables, store)."""
-    from rmlab.store import Store
-    from rmlab.study.run import run
-
     root = tmp_path_factory.mktemp("text-study")
     return run(text_recipe, root, root / "artifacts", workers=1, quiet=True), Store(root / "artifacts")

@@ -9,6 +9,8 @@ from rmlab.study.executor import all_tasks
 from rmlab.study.plan import plan
 from rmlab.study.text_presets import TEXT_PRESETS, coste, efficient, herding
 
+TRAINED = {"ukp": 21, "hh": 15, "coste": 15, "scalable": 24, "efficient": 15}  # as their docstrings count
+
 
 @pytest.fixture
 def files(text_place):
@@ -32,12 +34,19 @@ def test_presets_are_planned_on_what_is_there(name, files):
     assert recipe.pool.prompts == len(recipe.source.listed) and recipe.size.hidden == 32
 
 
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_is_trained_is_what_the_docstring_counts(name, files):
+    tasks = all_tasks(list(plan(TEXT_PRESETS[name](**files | {"backbones": ()})).values()))
+    trained = [task for task in tasks if task.stage.__name__ == "train_member"]
+    assert len(trained) == TRAINED[name]
+
+
 def test_the_papers_settings(files):
     recipe = coste(**files, ppo=True)
     assert recipe.labels.flips == 0.25 and recipe.training.epochs == 5
     assert recipe.aggregators == ("mean", "min", "uwo") and recipe.ensembles[-1].options == (("k", 5),)
     assert recipe.ppo_study.ppo.lr == 1e-6 and coste(**files).ppo_study is None
-    plan(recipe)
+    assert len(plan(recipe)["comparison"].inputs["runs"]) == 90
     assert efficient(**files, ppo=True).ppo_study.kl_coefs == (0.02,)
     crossed = herding(**files).replicates
     assert crossed.crossed and crossed.backbones == crossed.finetune == 2
