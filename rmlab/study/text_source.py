@@ -166,14 +166,14 @@ class TextSource(Source):
         require(len(prompts) == len(answers), "prompts", len(prompts), f"one an answer, {len(answers)}")
         ensemble, reader = _gold(self.gold_model, self._content(self.gold_model))
         lengths, ended = self.special.lengths(answers), self.special.ended(answers)
-        rows = [row[:length].tolist() for row, length in zip(answers, lengths, strict=True)]
+        cut = [row[:length].tolist() for row, length in zip(answers, lengths, strict=True)]
         ids = {prompt: list(prompt.ids) for prompt in prompts}
         if not same_tokens(self.format, reader):
             texts = {prompt: self._text_of(prompt) for prompt in ids}
             ids = {prompt: reader.prompt_ids(text) for prompt, text in texts.items()}
-            both = zip(prompts, rows, ended, strict=True)
-            rows = [read_answer(reader, texts[p], self.text(row), bool(end)) for p, row, end in both]
-        scores = member_scores(ensemble, [ids[prompt] for prompt in prompts], rows)
+            both = zip(prompts, cut, ended, strict=True)
+            cut = [read_answer(reader, texts[p], self.text(row), bool(end)) for p, row, end in both]
+        scores = member_scores(ensemble, [ids[prompt] for prompt in prompts], cut)
         return scores.astype(np.float64).mean(-1)
 
     def prompt(self, text: str) -> Prompt:
