@@ -39,7 +39,8 @@ def ukp(
     """UKPConvArg: which of two arguments convinces more (Habernal and Gurevych 2016), three replicates.
 
     On the strict pairs of debates that were not trained on, published accuracies are 0.78 (SVM) and 0.76 (BiLSTM); the longer
-    argument is chosen in 0.74 of the pairs, so that a reward model has to be compared with length.
+    argument is chosen in 0.74 of the pairs, so that a reward model has to be compared with length. A prompt is one side of a
+    debate, 32 in all: the pool has as many as are held out, and intervals over so few prompts are wide.
 
     Cost: 15 reward models, 3 encoders with heads and 3 with adapters, 2 epochs each; 32 x 512 answers.
     """
@@ -50,7 +51,7 @@ def ukp(
         ensemble("lora5", "lora", k=5),
         *_pretrained(backbones),
     )
-    source = _source(pairs, policy, gold, backbones, settings)
+    source = _source(pairs, policy, gold, backbones, {"heldout": 0.3, **settings})
     return _recipe("ukp", source, ensembles, Training(epochs=2, lr=1e-5), PoolSize(32, 512))
 
 

@@ -165,21 +165,16 @@ class TextSource(Source):
         answers = check_answers(answers, self.vocab_size, self.special.pad)
         require(len(prompts) == len(answers), "prompts", len(prompts), f"one an answer, {len(answers)}")
         ensemble, reader = _gold(self.gold_model, self._content(self.gold_model))
-        same, lengths, ended = (
-            same_tokens(self.format, reader),
-            self.special.lengths(answers),
-            self.special.ended(answers),
-        )
+        lengths, ended = self.special.lengths(answers), self.special.ended(answers)
         cut = [row[:length].tolist() for row, length in zip(answers, lengths, strict=True)]
-        if same:
-            asks = [list(prompt.ids) for prompt in prompts]
-        else:
-            texts = {prompt: self._text_of(prompt) for prompt in dict.fromkeys(prompts)}
+        ids = {prompt: list(prompt.ids) for prompt in prompts}
+        if not same_tokens(self.format, reader):
+            texts = {prompt: self._text_of(prompt) for prompt in ids}
             ids = {prompt: reader.prompt_ids(text) for prompt, text in texts.items()}
-            asks = [ids[prompt] for prompt in prompts]
             both = zip(prompts, cut, ended, strict=True)
             cut = [read_answer(reader, texts[p], self.text(row), bool(end)) for p, row, end in both]
-        return member_scores(ensemble, asks, cut).astype(np.float64).mean(-1)
+        scores = member_scores(ensemble, [ids[prompt] for prompt in prompts], cut)
+        return scores.astype(np.float64).mean(-1)
 
     def prompt(self, text: str) -> Prompt:
         """The prompt of the file whose text it is, or else a new one, a string."""
