@@ -32,21 +32,19 @@ class Preferences:
     "\\n\\nHuman: ...\\n\\nAssistant: ...". A side that is a whole dialogue holds its prompt; a prompt beside it
     is part of it, or leads up to it. Strings stay strings, everything else becomes a chat.
 
-    Columns
-    -------
-    A column that is named must be in every row.
+    A column that is named must be in every row:
 
-    prompt : "prompt", or "conversations", unless said; several columns are joined by blank lines
-    chosen, rejected : of the two answers, or, with `scores` or `votes`, of the first and the second
-    answers : one column with a list of both, in place of `chosen` and `rejected`
-    scores : one column with a list of two scores, or two columns: the higher is chosen
-    votes : who was preferred, by each annotator: a column of labels (a list, or one a row), several columns
-        of a label each, or {"chosen": column, "rejected": column, "tie": column} of counts. Rows of one id
-        are votes on one pair. The majority decides which answer is chosen; a tie is half a vote for each
-    labels : what stands for the first, the second, a tie; 1, 2, 0 (or a, b, tie and the like) unless said
-    soft : share of the votes for chosen, 0 to 1; "soft_label" where there is one, unless said
-    group : what pairs belong to, and are split by; how the prompt opens unless said
-    id : a pair's name; "id" where there is one, a hash of its texts otherwise
+    - `prompt`: "prompt", or "conversations", unless said; several columns are joined by blank lines
+    - `chosen`, `rejected`: of the two answers, or, with `scores` or `votes`, of the first and the second
+    - `answers`: one column with a list of both, in place of `chosen` and `rejected`
+    - `scores`: one column with a list of two scores, or two columns: the higher is chosen
+    - `votes`: who was preferred, by each annotator: a column of labels (a list, or one a row), several columns
+      of a label each, or {"chosen": column, "rejected": column, "tie": column} of counts. Rows of one id
+      are votes on one pair. The majority decides which answer is chosen; a tie is half a vote for each
+    - `labels`: what stands for the first, the second, a tie; 1, 2, 0 (or a, b, tie and the like) unless said
+    - `soft`: share of the votes for chosen, 0 to 1; "soft_label" where there is one, unless said
+    - `group`: what pairs belong to, and are split by; how the prompt opens unless said
+    - `id`: a pair's name; "id" where there is one, a hash of its texts otherwise
 
     Parameters
     ----------
