@@ -72,7 +72,7 @@ def test_log_probabilities_are_those_of_the_models_own_forward_with_gradients(lm
         ({"logits_soft_cap": 3.0, "logit_scale": 2.0}, lambda x: 3 * torch.tanh(2 * x / 3)),
         ({"final_logit_softcapping": None, "logit_scale": 1.0}, lambda x: x),
     ],
-    ids=str,
+    ids=["scale", "scaling", "multiplier", "cap", "cap and scale", "neither"],
 )
 def test_scales_and_caps_are_those_that_the_config_names(lm, fields, change):
     hidden = torch.randn(7, 32, generator=torch.Generator().manual_seed(0))
