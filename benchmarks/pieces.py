@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from common import harness, workload
 
-from rmlab.fast import decode, packed, prefix, rows
+from rmlab.fast import decode, prefix, rows
 from rmlab.optimise.sampling import sample
 from rmlab.reward.lora import TARGETS, Adapter
 from rmlab.sources.sandbox.vocabulary import SPECIAL_TOKENS
@@ -26,9 +26,9 @@ Work = Callable[[], np.ndarray | torch.Tensor]
 
 
 def prompts_keys(model) -> tuple[Work, Work]:
-    """Many answers on one prompt's keys, against every answer read with its prompt."""
+    """Many answers on the keys of one prompt longer than they are, against every answer read with its prompt."""
     rng = np.random.default_rng(0)
-    (prompt,), answers = workload.prompts(1, rng, (60, 60)), workload.answers(64 if SMALL else 512, rng)
+    (prompt,), answers = workload.prompts(1, rng, (120, 120)), workload.answers(64 if SMALL else 512, rng)
     ids, mask = map(torch.from_numpy, pad_right(answers, pad=0))
     lengths = mask.sum(1)
     blocks = [[prompt + answer for answer in answers[i : i + 64]] for i in range(0, len(answers), 64)]
@@ -58,21 +58,25 @@ def common_beginnings(model) -> tuple[Work, Work]:
 
 
 def top_layer(model) -> tuple[Work, Work]:
-    """Pairs, trained on, two layers as in the sandbox: the top layer at the last tokens alone, against all of it."""
-    model, data = llama(64, 2), workload.pairs(8 if SMALL else 32)
+    """Answers scored, two layers as in the sandbox: the top layer at the last tokens alone, against all of it."""
+    rng, model = np.random.default_rng(0), llama(64, 2)
+    (prompt,), answers = workload.prompts(1, rng), workload.answers(64 if SMALL else 512, rng)
+    ids, mask = map(torch.from_numpy, pad_right(answers, pad=0))
 
-    def step() -> torch.Tensor:
-        model.zero_grad(set_to_none=True)
-        hidden = rows.read_pairs(model, data.prompts, data.chosen, data.rejected)
-        hidden.square().mean().backward()
-        return hidden.detach()
+    def read() -> torch.Tensor:
+        return prefix.open_prompts(model, torch.tensor([prompt]), ids.shape[1])(ids, mask.sum(1))
 
-    forward = rows._forward
+    def in_full(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        weights, time = self.weights, x.shape[1]
+        causal = x.new_full((time, time), -torch.inf).triu(1)
+        rotations = self.rotations[self.start : self.start + time]
+        for layer, cached in zip(self.layers, self.cached, strict=True):
+            q, k, v = weights.split(weights.qkv(layer, x, rotations))
+            x = weights.after(layer, x, self._attend(q, k, v, causal, *cached))
+        above = self.layers.stop == len(weights.layers)
+        return weights.end(x[torch.arange(len(x)), lengths - 1]) if above else x
 
-    def in_full(weights, ids, tokens, source, kept) -> torch.Tensor:
-        return forward(weights, ids, tokens, source, tokens)[torch.from_numpy(source.reshape(-1)[kept])]
-
-    return step, without(rows, "_forward", in_full, step)
+    return read, without(prefix._Prefix, "run", in_full, read)
 
 
 def edits_above(model) -> tuple[Work, Work]:
@@ -101,16 +105,10 @@ def closing_up(model) -> tuple[Work, Work]:
     return draw, without(decode.Decoder, "shrink", lambda self, going: None, draw)
 
 
-def short_rows(model) -> tuple[Work, Work]:
-    """Pairs, trained on: attention as two products, against PyTorch's kernel."""
-    step, _ = top_layer(model)
-    return step, without(packed, "SHORT", 0, step)
-
-
 def few_rows(model) -> tuple[Work, Work]:
-    """One row read once, hidden 512, 6 layers: the model's own forward, against weights packed for it."""
+    """One row of 12 tokens read once, hidden 512, 6 layers: the model's own forward, against weights packed for it."""
     model = llama(64, 2) if SMALL else llama(512, 6)
-    ids = torch.tensor(workload.prompts(1, np.random.default_rng(0), (40, 40)))
+    ids = torch.tensor(workload.prompts(1, np.random.default_rng(0), (12, 12)))
 
     @torch.no_grad()
     def read() -> torch.Tensor:
@@ -157,7 +155,6 @@ PIECES = {
     "edits_above": edits_above,
     "shared_keys": shared_keys,
     "closing_up": closing_up,
-    "short_rows": short_rows,
     "few_rows": few_rows,
 }
 
