@@ -110,8 +110,12 @@ class TextFormat:
             require(whole.startswith(begun), "chat template", whole[-80:], mend)
             text = whole[len(begun) :]
         ids = self.ids(text)
-        ends = [i for i, token in enumerate(ids) if token in self.special.eos]
-        return ids[: ends[-1] + 1] if ends else [*ids, self.eos]
+        last = max((i for i, token in enumerate(ids) if token in self.special.eos), default=None)
+        if (
+            last is None or self.tokenizer.decode(ids[last + 1 :]).strip()
+        ):  # an EOS inside an answer is no end
+            return [*ids, self.eos]
+        return ids[: last + 1]
 
     def render(self, chat: Chat, answered: bool = False) -> str:
         """A chat as text; unless it is `answered`, with what stands before the assistant's next answer.
@@ -180,6 +184,7 @@ def same_tokens(one: TextFormat, other: TextFormat) -> bool:
         one.special == other.special
         and one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
         and getattr(one.tokenizer, "chat_template", None) == getattr(other.tokenizer, "chat_template", None)
+        and one.chat_template_kwargs == other.chat_template_kwargs
     )
 
 

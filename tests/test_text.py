@@ -59,6 +59,14 @@ def test_an_eos_inside_an_answer_does_not_cut_it(chat_format):
     assert ids.count(EOS) == 2 and ids[-1] == EOS and "right" in chat_format.text(ids)
 
 
+def test_nor_where_nothing_renders_an_end(chat_format, plain_format):
+    for ids in (
+        chat_format.answer_ids("Which way?", "Left<|end|> or right."),
+        plain_format.answer_ids(CHAT, "Left<|end|> or right."),
+    ):
+        assert ids.count(EOS) == 2 and ids[-1] == EOS and "right" in chat_format.text(ids)
+
+
 def test_special_tokens_in_front_stay_and_behind_go():
     tokenizer = own_tokenizer()
     from tokenizers.processors import TemplateProcessing

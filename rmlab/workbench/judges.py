@@ -218,6 +218,10 @@ def fit(
     require(len(names) > 0, "backbone", names, "at least one model")
     models = [load_backbone(name, device=device_of(device)) for name in names]
     tokenizer = load_tokenizer(names[0])
+    vocabulary = tokenizer.get_vocab()
+    for name in names[1:]:
+        same = load_tokenizer(name).get_vocab() == vocabulary
+        require(same, "backbone", str(name), f"backbones with the vocabulary of the first, {names[0]}")
     for model in models:
         ensure_pad(model, tokenizer)
     text = TextFormat(tokenizer, SpecialTokens.of(models[0], tokenizer))

@@ -82,6 +82,8 @@ def test_a_backbone_that_is_none_is_named(place, tmp_path):
         rmlab.fit(tmp_path / "nowhere", prefs)
     with pytest.raises(ValueError, match=r"backbone = .*: give at least one model"):
         rmlab.fit([], prefs)
+    with pytest.raises(ValueError, match=r"backbone = .*gold-backbone.*: give backbones with the vocabulary"):
+        rmlab.fit([place / "my-backbone", place / "gold-backbone"], prefs, "pretrain", k=2)
     with pytest.raises(ValueError, match="method = 'magic': give one of single, "):
         rmlab.fit(place / "my-backbone", prefs, "magic")
 
