@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -202,7 +203,7 @@ def fit(
     pairs : what to train on; keep others for `Judges.report`
     method, options : see `rmlab.METHODS` and `rmlab.reward.methods`: "heads", "finetune", "lora", ... with `k`
     lr, epochs, batch : of each member; one epoch, as more overfit (Ahmed et al. 2406.01013)
-    max_length : tokens of prompt and answer; longer pairs are cut from the prompt's left end, and counted
+    max_length : tokens of prompt and answer; longer pairs are cut from the prompt's left end
     micro_batch, max_grad_norm, checkpointing : for large models, see `rmlab.Training`
     precision : "fp32", or "bf16" for the products, with float32 weights
     device : "auto", "cpu", "cuda" or "cuda:1"
@@ -212,7 +213,7 @@ def fit(
     ------
     ValueError
         A folder that is no model or has no tokenizer, too few pairs, an unknown method or option, a training that
-        runs off.
+        runs off. A warning counts the pairs that were read with on_bad="drop" and cannot be encoded.
     """
     names = [backbone] if isinstance(backbone, str | Path) else list(backbone)
     require(len(names) > 0, "backbone", names, "at least one model")
@@ -229,6 +230,7 @@ def fit(
         model.config.get_text_config().eos_token_id = list(text.special.eos)
     max_length = min(max_length, _longest(models[0]))
     ids = pairs.encode(text, max_length, votes=votes)
+    _say_dropped(ids, len(pairs))
     memory = {"micro_batch": micro_batch, "checkpointing": checkpointing}
     training = Training(epochs=epochs, batch=batch, lr=lr, max_grad_norm=max_grad_norm, **memory)
     inputs = TrainingInputs(models, ids, training, seed, precision=precision)
@@ -249,6 +251,13 @@ def load(folder: str | Path, device: str = "auto") -> Judges:
     eos = {*ensemble.special.eos, tokenizer.eos_token_id} - {None}
     ensemble.special = dataclasses.replace(ensemble.special, eos=tuple(eos))
     return Judges(ensemble, TextFormat(tokenizer, ensemble.special))
+
+
+def _say_dropped(ids: PairIds, count: int) -> None:
+    """Warn of pairs that are not trained on, under their reasons."""
+    if ids.dropped:
+        reasons = ", ".join(f"{reason} {len(rows)}" for reason, rows in ids.dropped.items())
+        warnings.warn(f"trained on {len(ids)} of {count} pairs; left out: {reasons}", stacklevel=3)
 
 
 def _longest(model: torch.nn.Module) -> int:

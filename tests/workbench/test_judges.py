@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -110,3 +111,11 @@ def test_a_reward_model_whose_config_names_another_eos_is_read(place, tmp_path):
     config = json.loads((tmp_path / "other" / "config.json").read_text())
     (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"eos_token_id": 7}))
     assert rmlab.load(tmp_path / "other").text.special.eos == (7, 1000)
+
+
+def test_pairs_that_cannot_be_encoded_are_counted(place):
+    """The end of an answer said in so many letters: both sides are the same tokens."""
+    sound = rmlab.Preferences.read(place / "my-pairs.parquet", group="topic").pairs
+    same = dataclasses.replace(sound[0], id="same", prompt="x", chosen="Yes.", rejected="Yes.<|end|>")
+    with pytest.warns(UserWarning, match="trained on 120 of 121 pairs; left out: identical_ids 1"):
+        rmlab.fit(place / "my-backbone", rmlab.Preferences([*sound, same], on_bad="drop"), k=2)
