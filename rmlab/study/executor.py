@@ -77,10 +77,10 @@ def execute(
     began = time.perf_counter()
     schedule = Schedule(targets, store)
     cached = len(all_tasks(targets)) - schedule.total
+    store.sweep()  # also where nothing is left to run: a run may have been killed after its last task
     if schedule.waiting:
         devices = cuda_devices(gpus)
         require_writable(store.root, "artifacts")
-        store.sweep()
         count = min(workers or len(devices) or cores(), len(schedule.waiting))
         with _ended_by_sigterm(), Progress(schedule, cached, count, quiet) as progress:
             _run(schedule, store, count, devices, progress)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,6 +118,15 @@ def test_a_graph_runs_and_is_kept(stages, tmp_path, capsys):
     assert (again.done, again.cached) == (1, 3) and text(store, more) == "abacd" and not store.has(first[1])
     assert execute([more], store).text.startswith("0 done, 4 cached, 0 failed, 0 skipped, ")
     assert not capsys.readouterr().err
+
+
+def test_a_run_with_nothing_left_to_do_sweeps_too(stages, tmp_path):
+    store, dead = Store(tmp_path / "store"), subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    task = Task(stages.write, stages.Text("a"))
+    execute([task], store, workers=1, quiet=True)
+    (store.root / f".part-{socket.gethostname()}-{dead.pid}-1-aa").mkdir()  # killed after its last task
+    assert execute([task], store, quiet=True).cached == 1 and not parts(store)
 
 
 def test_a_task_that_fails_is_tried_twice_and_stops_only_what_needs_it(stages, tmp_path, capsys):
