@@ -6,7 +6,7 @@ Tiny and large models are the same Hugging Face classes, so everything downstrea
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from rmlab.sources.base import Source
 from rmlab.tokens import SpecialTokens, pad_right
 
 OnStep = Callable[[int], None]
+PLAIN = 0.3  # weight of the mean over all tokens beside loss terms of their own
 
 
 def pretrain(
@@ -31,7 +32,8 @@ def pretrain(
 ) -> nn.Module:
     """Pretrain tiny backbone number `index`: its initial weights and its documents are its own.
 
-    Phase one copies records, phase two reads answers. The result is in eval mode, on `device_of()`.
+    Phase one copies records, phase two reads answers. With `settings.sight` above 0 a share of the documents says
+    which facts are right. The result is in eval mode, on `device_of()`.
 
     Parameters
     ----------
@@ -46,8 +48,12 @@ def pretrain(
     weights = stream_seed(seed, "pretrain", index, "weights")
     model = build(size, source.vocab_size, source.special, weights).to(device_of())
     rng = stream(seed, "pretrain", index, "documents")
+    terms = source.checking_ids if settings.sight > 0 else ()
     for kind, steps in (("records", settings.record_steps), ("answers", settings.answer_steps)):
-        _fit_documents(model, source, kind, steps, settings, rng, on_step)
+        batches = _batches(source, kind, steps, settings.batch, rng, settings.sight)
+        fit_language_model(
+            model, batches, steps, settings.lr, source.special.pad, on_step, settings.muon_lr, terms
+        )
     return model.eval()
 
 
@@ -58,30 +64,21 @@ def tune(
 
     Arguments and errors are those of `pretrain`.
     """
-    rng = stream(seed, "sft", "documents")
-    _fit_documents(model, source, "demonstrations", settings.steps, settings, rng, on_step)
+    rng, pad = stream(seed, "sft", "documents"), source.special.pad
+    batches = _batches(source, "demonstrations", settings.steps, settings.batch, rng)
+    fit_language_model(model, batches, settings.steps, settings.lr, pad, on_step)
     return model.eval()
 
 
-def _fit_documents(
-    model: nn.Module,
-    source: Source,
-    kind: str,
-    steps: int,
-    settings: Pretraining | Tuning,
-    rng: np.random.Generator,
-    on_step: OnStep | None,
-) -> None:
-    """Train on `steps` batches of a source's documents, written as they are needed."""
-
-    def batch() -> torch.Tensor:
-        documents = source.documents(kind, settings.batch, rng)
+def _batches(
+    source: Source, kind: str, steps: int, size: int, rng: np.random.Generator, sight: float = 0.0
+) -> Iterator[torch.Tensor]:
+    """`steps` batches of a source's documents as right-padded ids (B, T), written as they are needed."""
+    for _ in range(steps):
+        documents = source.documents(kind, size, rng, sight)
         mend = f"a source that has {kind} to train on, or load a trained model with rmlab.backbone.load"
         require(documents is not None, "source", type(source).__name__, mend)
-        return torch.from_numpy(pad_right(documents, source.special.pad)[0])
-
-    batches = (batch() for _ in range(steps))
-    fit_language_model(model, batches, steps, settings.lr, source.special.pad, on_step)
+        yield torch.from_numpy(pad_right(documents, source.special.pad)[0])
 
 
 def build(size: Size, vocab_size: int, special: SpecialTokens, seed: int) -> nn.Module:
@@ -114,6 +111,8 @@ def build(size: Size, vocab_size: int, special: SpecialTokens, seed: int) -> nn.
         for name, weight in model.named_parameters():
             if weight.ndim == 2:
                 nn.init.normal_(weight, 0.0, 0.08 if "embed" in name else size.hidden**-0.5)
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.data.mul_(0.1)  # layers begin near the identity: Muon then learns to compare in 100 steps
     model.generation_config.suppress_tokens = list(special.never_sampled)
     return model
 
@@ -180,14 +179,20 @@ def fit_language_model(
     lr: float,
     pad: int,
     on_step: OnStep | None = None,
+    muon_lr: float | None = None,
+    terms: Sequence[Sequence[int]] = (),
 ) -> list[float]:
-    """Next-token training with AdamW: the rate of `lr_factor`, gradients clipped at 1.
+    """Next-token training: the rate of `lr_factor`, gradients clipped at 1.
 
     Parameters
     ----------
     batches : `steps` of them, right-padded ids (B, T) int64
+    lr : of AdamW
     pad : the id of PAD, which is neither read nor predicted
     on_step : called with the number of the step after each
+    muon_lr : of Muon (Jordan et al. 2024), which then trains the matrices other than embeddings; None: AdamW trains all
+    terms : groups of ids; the mean loss of predicting a group's ids is added to `PLAIN` times the mean over all tokens,
+        so that a few tokens of a document weigh as much as the rest
 
     Returns
     -------
@@ -203,24 +208,50 @@ def fit_language_model(
     require(not types, "type of the trained weights", types, "float32 weights, as in model.float()")
     model.train()
     device = next(model.parameters()).device
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
-    rate = schedule(optimiser, steps)
+    optimisers = _optimisers(model, lr, muon_lr)
+    rates = [schedule(optimiser, steps) for optimiser in optimisers]
+    groups = [torch.tensor(list(group), device=device) for group in terms]
     losses = []
     for step, ids in enumerate(batches):
         ids = ids.to(device)
         logits = model(input_ids=ids[:, :-1], attention_mask=ids[:, :-1] != pad, use_cache=False).logits
-        loss = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), ignore_index=pad)
+        loss = _loss(logits.float().flatten(0, 1), ids[:, 1:].flatten(), pad, groups)
         if not torch.isfinite(loss):
             raise ValueError(f"loss = {loss.item()} at step {step}: lower lr = {lr}")
-        optimiser.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        rate.step()
+        for optimiser, rate in zip(optimisers, rates, strict=True):
+            optimiser.step()
+            rate.step()
         losses.append(loss.item())
         if on_step:
             on_step(step)
     return losses
+
+
+def _optimisers(model: nn.Module, lr: float, muon_lr: float | None) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for matrices other than embeddings and AdamW for the rest."""
+    adamw = {"lr": lr, "betas": (0.9, 0.95), "weight_decay": 0.01, "fused": True}
+    if muon_lr is None:
+        return [torch.optim.AdamW(model.parameters(), **adamw)]
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
+    known = set(map(id, matrices))
+    rest = [p for p in model.parameters() if id(p) not in known]
+    return [torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.01), torch.optim.AdamW(rest, **adamw)]
+
+
+def _loss(logits: torch.Tensor, next_ids: torch.Tensor, pad: int, groups: list[torch.Tensor]) -> torch.Tensor:
+    """Mean loss over tokens, and that of each group's tokens beside it; logits (R, V), next_ids (R,)."""
+    if not groups:
+        return F.cross_entropy(logits, next_ids, ignore_index=pad)
+    each = F.cross_entropy(logits, next_ids, ignore_index=pad, reduction="none")
+    loss = PLAIN * each.sum() / (next_ids != pad).sum()
+    for group in groups:
+        chosen = torch.isin(next_ids, group)
+        loss = loss + (each * chosen).sum() / chosen.sum().clamp(min=1)
+    return loss
 
 
 def schedule(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:

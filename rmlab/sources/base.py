@@ -62,12 +62,18 @@ class Source(ABC):
     def prompts(self, count: int, rng: np.random.Generator) -> list[Prompt]:
         """Draw `count` prompts; the first ones do not depend on `count`."""
 
-    def documents(self, kind: str, count: int, rng: np.random.Generator) -> Ids | None:
+    def documents(self, kind: str, count: int, rng: np.random.Generator, sight: float = 0.0) -> Ids | None:
         """`count` documents to train a language model on, as ids; None where the source has none.
 
         kind : "records" (copying), "answers" (authors of every skill), "demonstrations" (better authors)
+        sight : share of records and answers that say which of their facts are right, where the source has such
         """
         return None
+
+    @property
+    def checking_ids(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of ids that say which facts are right; each group is a loss term of its own in pretraining."""
+        return ()
 
     def gold(self, prompts: Sequence[Prompt], answers: np.ndarray) -> np.ndarray | None:
         """The true reward of an answer to each of B prompts, (B,) float64, gold units; None where unknown.

@@ -22,7 +22,6 @@ STYLE_MEANS = {  # mean count of each style for the least and the most skilled a
 }
 POLICY_SKILL = (2.0, 1.3)  # Beta parameters of author skill in the policy's tuning data
 PRETRAIN_SKILL = (1.3, 1.2)  # and in pretraining
-_VALUE_WORDS = frozenset(VALUES)
 
 
 def skills(count: int, beta: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
@@ -99,6 +98,11 @@ def _fact(
     return [w for part in form.split() for w in words.get(part, [part])]
 
 
+def fact_sentence(request: Request, attribute: int, value: int, rng: np.random.Generator) -> list[str]:
+    """A sentence that states a fact as it is, in one of the forms."""
+    return _fact(request, attribute, value, 1.1, bool(rng.random() < 0.2), rng)
+
+
 def _style(name: str, tone: float, rng: np.random.Generator) -> list[list[str]]:
     low, high = STYLE_MEANS[name]
     count = rng.poisson(rng.gamma(5.0, (low + (high - low) * tone) / 5.0))
@@ -121,23 +125,7 @@ def answer_document(
     rng: np.random.Generator,
     style_quality: float = 1.0,
     max_new_tokens: int = 44,
-    appraisals: float = 0.0,
 ) -> list[int]:
-    """A request and an answer with its `<eos>`, ids (T,); by chance a verdict on the answer's facts follows.
-
-    appraisals : the chance of a verdict; the other arguments are those of `answer`
-    """
+    """A request and an answer with its `<eos>`, ids (T,); arguments are those of `answer`."""
     words = answer(request, skill, rng, style_quality, max_new_tokens)
-    ids = [*request.ids(), *(ID[w] for w in words), EOS]
-    if rng.random() < appraisals:
-        ids.append(ID[appraise(request, words)])
-    return ids
-
-
-def appraise(request: Request, words: list[str]) -> str:
-    """The verdict on an answer's stated values: accurate, mixed or careless."""
-    shown = {VALUES[v] for _, v in request.facts}
-    stated = [w in shown for w in words if w in _VALUE_WORDS]
-    if stated and all(stated):
-        return "accurate"
-    return "mixed" if any(stated) else "careless"
+    return [*request.ids(), *(ID[w] for w in words), EOS]

@@ -11,8 +11,10 @@ import numpy as np
 
 from rmlab.recipe import require
 from rmlab.sources.base import Ids, Probes, Prompt, Source, check_answers
-from rmlab.sources.sandbox import authors, gold, probes, world
+from rmlab.sources.sandbox import authors, checks, gold, probes, world
 from rmlab.sources.sandbox.vocabulary import EOS, SPECIAL_TOKENS, SPECIALS
+
+RECAPS = 0.3  # share of copied records among plain pretraining answers: without them copying is forgotten
 
 
 @dataclass(frozen=True)
@@ -21,16 +23,14 @@ class Sandbox(Source):
 
     style_quality: float = 1.0  # 0: style says nothing about an author's skill; 1: it follows skill
     max_new_tokens: int = 44  # of an answer, <eos> included
-    appraisals: float = 0.0  # share of pretraining answers that a verdict on their facts follows
 
     special = SPECIAL_TOKENS
     vocab_size = len(world.VOCAB)
 
     def validate(self) -> None:
         """Raise a `ValueError` that names the field, the value and the mend."""
-        for name in ("style_quality", "appraisals"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"source.{name}", value, "a share from 0 to 1")
+        value = self.style_quality
+        require(0 <= value <= 1, "source.style_quality", value, "a share from 0 to 1")
         tokens = self.max_new_tokens
         require(20 <= tokens <= 64, "source.max_new_tokens", tokens, "a number of tokens from 20 to 64")
 
@@ -38,20 +38,34 @@ class Sandbox(Source):
         """Draw `count` requests; the first ones do not depend on `count`."""
         return [request.prompt() for request in world.requests(count, rng)]
 
-    def documents(self, kind: str, count: int, rng: np.random.Generator) -> Ids:
-        """`count` documents as ids: "records" (copying), "answers" (any skill), "demonstrations" (better)."""
+    def documents(self, kind: str, count: int, rng: np.random.Generator, sight: float = 0.0) -> Ids:
+        """`count` documents as ids: "records" (copying), "answers" (any skill), "demonstrations" (better).
+
+        sight : share of records and answers that check facts, see `checks.py`; the others are plain
+        """
         kinds = ("records", "answers", "demonstrations")
         require(kind in kinds, "kind", kind, f"one of {', '.join(kinds)}")
         requests = world.requests(count, rng)
-        if kind == "records":
-            return [authors.record_document(request, rng) for request in requests]
-        beta = authors.PRETRAIN_SKILL if kind == "answers" else authors.POLICY_SKILL
-        appraisals = self.appraisals if kind == "answers" else 0.0
+        beta = authors.POLICY_SKILL if kind == "demonstrations" else authors.PRETRAIN_SKILL
         skills = authors.skills(count, beta, rng)
-        return [
-            authors.answer_document(request, skill, rng, self.style_quality, self.max_new_tokens, appraisals)
-            for request, skill in zip(requests, skills, strict=True)
-        ]
+        style = (self.style_quality, self.max_new_tokens)
+        rows = []
+        for request, skill in zip(requests, skills, strict=True):
+            checked = kind != "demonstrations" and rng.random() < sight
+            if checked and kind == "records":
+                rows.append(checks.tagged_record(request, rng))
+            elif checked:
+                rows.append(checks.checked_answer(request, skill, rng, *style))
+            elif kind == "records" or (kind == "answers" and rng.random() < RECAPS):
+                rows.append(authors.record_document(request, rng))
+            else:
+                rows.append(authors.answer_document(request, skill, rng, *style))
+        return rows
+
+    @property
+    def checking_ids(self) -> tuple[tuple[int, ...], ...]:
+        """The tags after values, and the counts after `<eos>`: each a loss term of its own in pretraining."""
+        return (checks.TAG_IDS, checks.COUNT_IDS)
 
     def gold(self, prompts: Sequence[Prompt], answers: np.ndarray) -> np.ndarray:
         """The true reward of an answer to each of B prompts, (B,) float64, gold units; see `gold_terms`."""

@@ -46,13 +46,15 @@ STYLES = {  # what an answer may say beside facts; every "." may be a "!"
     "sorry": ("sorry for the wait .", "my apologies ."),
     "off_topic": ("the weather is mild .", "my cousin bakes bread .", "trains run on sundays ."),
 }
-APPRAISALS = ("accurate", "mixed", "careless")  # all stated facts right, some wrong, none right
+TAGS = ("right", "wrong")  # of one stated value, in documents that check facts
+MOST_COUNTED = 3  # right values, and wrong ones, of an answer; more count as so many
+COUNTS = tuple(f"r{r}w{w}" for r in range(MOST_COUNTED + 1) for w in range(MOST_COUNTED + 1))
 
 
 def _words() -> tuple[str, ...]:
     seen = dict.fromkeys([*NAMES, *KINDS, *ATTRIBUTES, *(v for vs in ATTRIBUTES.values() for v in vs)])
     phrases = [*FACT_FORMS, *(phrase for style in STYLES.values() for phrase in style)]
-    for phrase in [*phrases, "; . ! ? , : very how are the and", *APPRAISALS]:
+    for phrase in [*phrases, "; . ! ? , : very how are the and", *TAGS, *COUNTS]:
         seen.update(dict.fromkeys(w for w in phrase.split() if w not in "ANV"))
     return tuple(seen)
 
