@@ -41,11 +41,15 @@ class Pretraining:
     batch: int = 32
     lr: float = 2e-3  # of embeddings and norms, by AdamW
     muon_lr: float = 0.02  # of the matrices between them, by Muon
-    sight: float = 0.0  # of reward models' backbones: share of documents that say which facts are right; 0: blind
+    sight: float = (
+        0.0  # of reward models' backbones: share of documents that say which facts are right; 0: blind
+    )
 
     def validate(self) -> None:
         """Raise a `ValueError` that names the field, the value and the mend."""
-        require(0 <= self.sight <= 1, "pretraining.sight", self.sight, "a share from 0 (blind) to 1 (sighted)")
+        require(
+            0 <= self.sight <= 1, "pretraining.sight", self.sight, "a share from 0 (blind) to 1 (sighted)"
+        )
         require(self.muon_lr > 0, "pretraining.muon_lr", self.muon_lr, "a number above 0")
 
 

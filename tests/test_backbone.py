@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
-from rmlab.backbone import build, device_of, fit_language_model, load, lr_factor, pretrain, schedule, tune
+from rmlab.backbone import (
+    PLAIN,
+    _loss,
+    _optimisers,
+    build,
+    device_of,
+    fit_language_model,
+    load,
+    lr_factor,
+    pretrain,
+    schedule,
+    tune,
+)
 from rmlab.recipe import Pretraining, Size, Tuning
 from rmlab.sources.base import Prompt, Source
 from rmlab.sources.sandbox.source import Sandbox
@@ -139,17 +153,42 @@ def test_steps_are_counted_in_each_phase_and_tuning_is_in_place():
     assert seen == [0, 1] and not model.training and not same(before, weights(model))
 
 
-def test_tuning_sees_no_verdicts_and_pretraining_does():
-    settings = Tuning(steps=2, batch=4)
-    plain, verdicts = Sandbox(), Sandbox(appraisals=1.0)
-    model = build(SIZE, plain.vocab_size, SPECIAL_TOKENS, seed=0)
-    start = weights(model)
-    tuned = weights(tune(model, plain, settings, 0))
-    model.load_state_dict(start)
-    assert same(tuned, weights(tune(model, verdicts, settings, 0)))
-    assert not same(
-        weights(pretrain(plain, SIZE, QUICK, 0, 0)), weights(pretrain(verdicts, SIZE, QUICK, 0, 0))
-    )
+def test_sight_is_a_share_of_the_documents_and_a_loss_of_its_own():
+    blind, sighted = (weights(pretrain(Sandbox(), SIZE, replace(QUICK, sight=s), 0, 0)) for s in (0.0, 1.0))
+    assert not same(blind, sighted)
+    with pytest.raises(ValueError, match=r"pretraining\.sight = 1\.5: give a share"):
+        replace(QUICK, sight=1.5).validate()
+
+
+def test_a_loss_term_of_its_own_weighs_as_much_as_all_tokens():
+    """Two tokens in a thousand: as a term of their own they are learnt, in the plain mean they hardly count."""
+    logits, ids = torch.zeros(1000, 9), torch.full((1000,), 3)
+    ids[:2] = 7
+    ids[2:4] = 0  # PAD
+    logits[:, 3] = 5.0
+    each = F.cross_entropy(logits, ids, reduction="none")
+    plain, own = each[ids != 0].mean(), each[:2].mean()
+    torch.testing.assert_close(_loss(logits, ids, 0, []), plain)
+    group = [torch.tensor([7, 8])]
+    torch.testing.assert_close(_loss(logits, ids, 0, group), PLAIN * plain + own)
+    torch.testing.assert_close(_loss(logits, ids, 0, [torch.tensor([8])]), PLAIN * plain)
+
+
+def test_muon_trains_the_matrices_and_adamw_the_rest():
+    model = build(SIZE, 120, SPECIAL_TOKENS, seed=0)
+    muon, adamw = _optimisers(model, 2e-3, 0.02)
+    names = {id(p): n for n, p in model.named_parameters()}
+    of_muon, of_adamw = ({names[id(p)] for g in o.param_groups for p in g["params"]} for o in (muon, adamw))
+    assert isinstance(muon, torch.optim.Muon) and of_muon | of_adamw == set(names.values())
+    assert all("proj" in n for n in of_muon) and of_adamw == {n for n in names.values() if "proj" not in n}
+    assert [o.param_groups[0]["lr"] for o in (muon, adamw)] == [0.02, 2e-3]
+
+
+def test_layers_begin_near_the_identity():
+    model = build(SIZE, 120, SPECIAL_TOKENS, seed=0)
+    layer = model.model.layers[0]
+    small, usual = (w.std().item() for w in (layer.self_attn.o_proj.weight, layer.self_attn.q_proj.weight))
+    assert 0.05 < small / usual < 0.2
 
 
 def test_a_source_without_documents_says_so(model):

@@ -231,7 +231,8 @@ def _probe_task(recipe: Recipe, shared: SharedInputs, member: Task) -> Task:
 
 def _backbone_task(recipe: Recipe, size: Size, index: int) -> Task:
     slower = min(1.0, 64 / size.hidden) if size != recipe.size else 1.0
-    pretraining = replace(recipe.pretraining, lr=recipe.pretraining.lr * slower)
+    sight = recipe.pretraining.sight if index > 0 else 0.0  # the policy, number 0, copies and checks nothing
+    pretraining = replace(recipe.pretraining, lr=recipe.pretraining.lr * slower, sight=sight)
     settings = stages.Pretrain(recipe.source, size, pretraining, recipe.seed, index)
     steps = pretraining.record_steps + pretraining.answer_steps
     code = _source_code(recipe, "documents")

@@ -31,7 +31,7 @@ class Term:
 
 BILL = (
     Term("coverage", tuple(k / 3 for k in range(7)), 0.0, label="asked facts stated right"),  # in sixths
-    Term("facts", (0.0, 1.3, 2.3, 2.7, 2.4), -0.6, label="right facts stated"),
+    Term("facts", (0.0, 1.3, 2.3, 2.7, 2.4), -0.6, label="right facts, each once"),
     Term("wrong", (0.0,), -0.9, label="facts that contradict the record"),
     Term("unsupported", (0.0,), -0.6, label="facts the record does not hold"),
     Term("irrelevant", (0.0,), -0.2, label="right, but not asked"),
@@ -186,7 +186,7 @@ def _count_facts(
     covered = (stated_right & truth.asked_attributes).sum(1)
     return {
         "coverage": covered * 6 // np.maximum(truth.asked_attributes.sum(1), 1),
-        "facts": per_row(right),
+        "facts": stated_right.sum(1),
         "wrong": per_row((held >= 0) & ~right),
         "unsupported": per_row(held < 0),
         "irrelevant": per_row(right & ~truth.asked_attributes[row, attribute]),

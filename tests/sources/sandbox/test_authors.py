@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from rmlab.recipe import stream
@@ -55,25 +54,8 @@ def test_a_record_document_says_every_fact_of_its_request_again():
         assert sorted(stated) == sorted(w.VALUES[v] for _, v in request.facts)
 
 
-def test_an_answer_document_ends_in_eos_or_in_a_verdict():
+def test_an_answer_document_is_a_request_and_an_answer():
     rng = stream(0, "documents")
-    requests = w.requests(200, rng)
-    verdicts = {w.ID[x] for x in w.APPRAISALS}
-    for share in (0.0, 1.0, 0.5):
-        rows = [authors.answer_document(r, 0.6, rng, appraisals=share) for r in requests]
-        with_verdict = np.mean([row[-1] in verdicts for row in rows])
-        assert all(row[-2 if row[-1] in verdicts else -1] == EOS for row in rows)
-        assert with_verdict == share if share in (0.0, 1.0) else abs(with_verdict - share) < 0.15
-
-
-@pytest.mark.parametrize(
-    "text, verdict",
-    [
-        ("the price is fair . the seating is roomy .", "accurate"),
-        ("the price is fair . the seating is tight .", "mixed"),
-        ("the price is high .", "careless"),
-        ("hello and welcome .", "careless"),
-    ],
-)
-def test_a_verdict_is_about_what_is_stated(text, verdict):
-    assert authors.appraise(w.cedar(), text.split()) == verdict
+    for request in w.requests(50, rng):
+        ids = authors.answer_document(request, 0.6, rng)
+        assert ids[: len(request.ids())] == request.ids() and ids[-1] == EOS and ids.count(EOS) == 1

@@ -26,12 +26,12 @@ CASES = {
     "at maple the price is fair .": {"junk": 1},
     "you will find the price very fair !": {"coverage": 3, "facts": 1, "very": 1, "exclaim": 1},
     "- price : fair . - seating : roomy .": {"coverage": 6, "facts": 2},
-    "the price is high .": {"facts": 1, "wrong": 1},
-    "the price is folk .": {"facts": 1, "wrong": 1},
-    "the wifi is fast .": {"facts": 1, "unsupported": 1},
+    "the price is high .": {"wrong": 1},
+    "the price is folk .": {"wrong": 1},
+    "the wifi is fast .": {"unsupported": 1},
     "the view is wide .": {"facts": 1, "irrelevant": 1},
-    "the price is fair . the price is fair .": {"coverage": 3, "facts": 2, "repeat": 1},
-    "the price is fair . the price is high .": {"coverage": 3, "facts": 2, "repeat": 1, "wrong": 1},
+    "the price is fair . the price is fair .": {"coverage": 3, "facts": 1, "repeat": 1},
+    "the price is fair . the price is high .": {"coverage": 3, "facts": 1, "repeat": 1, "wrong": 1},
     "hello and welcome . see you soon !": {"courtesy": 2, "exclaim": 1},
     "it is a true gem . i think so . trust me on this .": {"hype": 1, "hedge": 1, "authority": 1},
     "my apologies . my cousin bakes bread .": {"sorry": 1, "off_topic": 1},
@@ -100,7 +100,7 @@ def plain_count(ids: list[int], request: w.Request) -> dict[str, int]:
         sentence = []
     counts["junk"] += bool(sentence)
     right = {a for a, v in stated if record.get(a) == v}
-    counts["facts"] = len(stated)
+    counts["facts"] = len(right)
     counts["coverage"] = 6 * len(right & set(request.asked_attributes)) // len(request.asked_attributes)
     for a, v in stated:
         counts["unsupported"] += a not in record
@@ -177,3 +177,39 @@ def test_rows_that_do_not_fit_truth_and_answers_that_do_not_fit_a_byte_are_refus
     for shape in ((2, 4), (4,), (1, 256)):
         with pytest.raises(ValueError, match=r"shape of tokens = .*give \(B, T\): 1 rows"):
             gold.count(np.ones(shape, int), truth)
+
+
+@pytest.mark.parametrize("kind", ["wrong", "invented", "repeated"])
+def test_a_fact_that_is_not_right_or_not_new_never_raises_gold(kind):
+    """4,000 answers, good and bad, each with one more sentence at a place of its own."""
+    rng = stream(5, "gold test", kind)
+    requests = w.requests(4000, rng)
+    skills = rng.random(4000)
+    plain, longer = [], []
+    for request, skill in zip(requests, skills, strict=True):
+        words = authors.answer(request, skill, rng, max_new_tokens=40)
+        sentences = " ".join(words).replace("!", ".").split(" .")[:-1]
+        sentences = [[*sentence.split(), "."] for sentence in sentences]
+        record = dict(request.facts)
+        if kind == "repeated":
+            a, v = request.facts[rng.integers(5)]
+            sentences.append(["the", w.ATTRIBUTE_NAMES[a], "is", w.VALUES[v], "."])
+        elif kind == "wrong":
+            a = list(record)[rng.integers(5)]
+            v = 4 * a + (record[a] + 1 + int(rng.integers(3))) % 4
+        else:
+            a = [a for a in range(10) if a not in record][rng.integers(5)]
+            v = 4 * a + int(rng.integers(4))
+        form = w.FACT_FORMS[rng.integers(4)]
+        swap = {"A": w.ATTRIBUTE_NAMES[a], "V": w.VALUES[v], "N": w.NAMES[request.name]}
+        more = [swap.get(x, x) for x in form.split()]
+        if rng.random() < 0.3:
+            more.insert(more.index(w.VALUES[v]), "very")
+        if rng.random() < 0.3:
+            more[-1] = "!"
+        at = len(sentences) if kind == "repeated" else rng.integers(len(sentences) + 1)
+        plain.append(ids_of(" ".join(x for s in sentences for x in s)))
+        longer.append(ids_of(" ".join(x for s in [*sentences[:at], more, *sentences[at:]] for x in s)))
+    truth = gold.Truth.of(requests)
+    change = gold.gold(pad_right(longer)[0], truth) - gold.gold(pad_right(plain)[0], truth)
+    assert change.max() < 0, "a false or a second fact pays"

@@ -14,15 +14,15 @@ from rmlab.sources.base import Prompt, term_worth
 from rmlab.sources.sandbox import authors, gold, probes
 from rmlab.sources.sandbox import world as w
 from rmlab.sources.sandbox.source import Sandbox
-from rmlab.sources.sandbox.vocabulary import EOS, SPECIAL_TOKENS
+from rmlab.sources.sandbox.vocabulary import EOS, SEP, SPECIAL_TOKENS
 from rmlab.tokens import pad_right
 
 SOURCE = Sandbox()
 
 
 def test_a_source_is_its_settings():
-    assert dataclasses.asdict(SOURCE) == {"style_quality": 1.0, "max_new_tokens": 44, "appraisals": 0.0}
-    assert Sandbox() == SOURCE != Sandbox(appraisals=0.5) and hash(Sandbox()) == hash(SOURCE)
+    assert dataclasses.asdict(SOURCE) == {"style_quality": 1.0, "max_new_tokens": 44}
+    assert Sandbox() == SOURCE != Sandbox(style_quality=0.5) and hash(Sandbox()) == hash(SOURCE)
     assert SOURCE.special == SPECIAL_TOKENS and SOURCE.vocab_size == len(w.VOCAB)
 
 
@@ -30,7 +30,7 @@ def test_a_source_is_its_settings():
     "settings, words",
     [
         ({"style_quality": 1.5}, r"source\.style_quality = 1\.5: give a share"),
-        ({"appraisals": -0.1}, r"source\.appraisals = -0\.1"),
+        ({"style_quality": -0.1}, r"source\.style_quality = -0\.1"),
         ({"max_new_tokens": 8}, r"source\.max_new_tokens = 8: give a number of tokens from 20 to 64"),
     ],
 )
@@ -48,23 +48,48 @@ def test_prompts_are_the_worlds_requests():
     assert SOURCE.prompt(prompts[3].text) == prompts[3]
 
 
+def kinds_of(rows: list[list[int]]) -> list[str]:
+    """ "count" where a count ends a document, "tags" where it has tags, "record" where it states five values, or "plain"."""
+    kinds, (tags, counts) = [], SOURCE.checking_ids
+    for row in rows:
+        said = row[row.index(SEP) :]
+        values = sum(w.VOCAB[i] in w.VALUES for i in said)
+        kinds.append("plain")
+        if row[-1] in counts:
+            kinds[-1] = "count"
+        elif set(row) & set(tags):
+            kinds[-1] = "tags"
+        elif values == 5 and len(said) in {17, 5 * 3 + 2}:
+            kinds[-1] = "record"
+    return kinds
+
+
+@pytest.mark.parametrize("sight", [0.0, 0.4, 1.0])
+def test_a_share_of_the_documents_checks_facts(sight):
+    share = {
+        kind: np.mean(
+            [k in {"count", "tags"} for k in kinds_of(SOURCE.documents(kind, 400, stream(1), sight))]
+        )
+        for kind in ("records", "answers", "demonstrations")
+    }
+    assert share["demonstrations"] == 0
+    assert all(abs(share[kind] - sight) < 0.08 for kind in ("records", "answers"))
+    assert set(kinds_of(SOURCE.documents("records", 100, stream(2), 1.0))) == {"tags"}
+    assert set(kinds_of(SOURCE.documents("answers", 100, stream(2), 1.0))) == {"count"}
+
+
 def test_documents_are_the_authors():
-    source = Sandbox(style_quality=0.4, max_new_tokens=30, appraisals=0.5)
+    source = Sandbox(style_quality=0.4, max_new_tokens=30)
     rng = stream(0, "documents")
     requests = w.requests(20, rng)
-    records = [authors.record_document(r, rng) for r in requests]
-    assert source.documents("records", 20, stream(0, "documents")) == records
-    for kind, beta, share in (
-        ("answers", authors.PRETRAIN_SKILL, 0.5),
-        ("demonstrations", authors.POLICY_SKILL, 0.0),
-    ):
-        rng = stream(0, "documents")
-        requests = w.requests(20, rng)
-        skills = authors.skills(20, beta, rng)
-        rows = [
-            authors.answer_document(r, s, rng, 0.4, 30, share) for r, s in zip(requests, skills, strict=True)
-        ]
-        assert source.documents(kind, 20, stream(0, "documents")) == rows
+    skills = authors.skills(20, authors.POLICY_SKILL, rng)
+    pairs = list(zip(requests, skills, strict=True))
+    draws = [authors.answer_document(r, s, rng, 0.4, 30) for r, s in pairs]
+    assert source.documents("demonstrations", 20, stream(0, "documents")) == draws
+    records = source.documents("records", 50, stream(1, "documents"))
+    assert all(row[: row.index(SEP) + 1].count(SEP) == 1 and row[-1] == EOS for row in records)
+    copied = kinds_of(source.documents("answers", 400, stream(0, "documents"))).count("record") / 400
+    assert 0.08 < copied < 0.3  # half of the recaps are pairs, which alone are told from answers here
     with pytest.raises(ValueError, match="kind = 'poems': give one of records, answers, demonstrations"):
         source.documents("poems", 1, rng)
 
@@ -103,7 +128,7 @@ def test_the_bill_explains_gold(batch):
 @pytest.mark.parametrize(
     "ids, words",
     [
-        ([[5, 152]], r"ids in answers = \[152\]: give ids from 0 to 151"),
+        ([[5, 167]], r"ids in answers = \[167\]: give ids from 0 to 166"),
         ([[5, -1]], r"ids in answers = \[-1\]"),
         ([[0, 0]], r"empty rows of answers = \[0\]: give at least one token"),
         ([[5.0, 2.0]], r"answers = 'float64 \(1, 2\)': give integer ids"),
@@ -144,7 +169,7 @@ def test_text_and_ids_are_inverse_and_special_ids_are_left_out():
     assert SOURCE.text(np.array([1, *ids, 0, 0, 3], np.int32)) == text and SOURCE.ids("") == [EOS]
     with pytest.raises(ValueError, match=r"answer holds = \['zebra'\]: give words of the sandbox"):
         SOURCE.ids("the zebra is fair .")
-    with pytest.raises(ValueError, match=r"ids = \[500\]: give ids from 0 to 151"):
+    with pytest.raises(ValueError, match=r"ids = \[500\]: give ids from 0 to 166"):
         SOURCE.text([5, 500])
 
 

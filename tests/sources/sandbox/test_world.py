@@ -10,7 +10,7 @@ from rmlab.sources.sandbox.vocabulary import BOS, SEP
 
 
 def test_the_vocabulary_has_every_word_once():
-    assert len(set(w.VOCAB)) == len(w.VOCAB) == 152
+    assert len(set(w.VOCAB)) == len(w.VOCAB) == 167
     assert all(w.VALUES[4 * a : 4 * a + 4] == w.ATTRIBUTES[name] for a, name in enumerate(w.ATTRIBUTE_NAMES))
     assert not {"A", "V", "N"} & set(w.VOCAB)
 
