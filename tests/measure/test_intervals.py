@@ -28,7 +28,7 @@ def test_the_interval_of_a_mean_covers_as_often_as_it_says(D, ratio):
     rng = np.random.default_rng(int(100 * ratio) + D)
     assert 0.93 <= coverage(trials(rng, D, ratio)) <= 0.97
     # without an effect of the prompts it may be too wide, as its docstring says, but not too narrow
-    assert 0.93 <= coverage(trials(rng, D, ratio, prompt=0)) <= (0.995 if ratio < 2 else 0.975)
+    assert 0.93 <= coverage(trials(rng, D, ratio, prompt=0)) <= (0.997 if ratio < 2 else 0.98)
 
 
 @pytest.mark.parametrize("D", [3, 5, 10])
@@ -39,7 +39,7 @@ def test_the_interval_of_a_paired_difference_covers(D, ratio):
     shared = 10 * trials(rng, D, 5)
     x, y = shared + trials(rng, D, ratio), shared
     assert 0.93 <= coverage(x - y) <= 0.97
-    assert two_way_interval(x - y).se.max() < two_way_interval(x).se.min()
+    assert two_way_interval(x - y).se.mean() < two_way_interval(x).se.mean() / 3
 
 
 @pytest.mark.parametrize("D", [3, 5, 10])
@@ -59,7 +59,9 @@ def test_the_interval_is_the_formula_worked_by_hand():
     assert (i.mean, i.se) == pytest.approx((3, np.sqrt((R + Q - E) / 6)))
     df = (2 * Q - E) ** 2 / ((2 * Q) ** 2 / 2 + E**2 / 2)  # Q counts (3 + 1) / (3 - 1) fold
     assert i.df == pytest.approx(df)
-    assert (i.low, i.high) == pytest.approx((3 - student.ppf(0.975, df) * i.se, 3 + student.ppf(0.975, df) * i.se))
+    assert (i.low, i.high) == pytest.approx(
+        (3 - student.ppf(0.975, df) * i.se, 3 + student.ppf(0.975, df) * i.se)
+    )
 
 
 def test_a_factor_of_one_level_leaves_students_interval_over_the_other():
@@ -92,21 +94,21 @@ def test_points_are_apart_and_a_shift_or_a_scale_goes_through():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_mean_and_its_error_are_those_of_a_mixed_model(seed):
-    """REML with crossed random effects of replicates and prompts, all of one group; balanced, so both agree."""
+    """REML with crossed random effects, all of one group: balanced data, so they agree where no variance is 0."""
     formula = pytest.importorskip("statsmodels.formula.api")
     import pandas as pd
 
     rng = np.random.default_rng(seed)
     D, P = 5, 20
-    x = 0.4 + 0.3 * rng.normal(size=(D, 1)) + 0.8 * rng.normal(size=(1, P)) + rng.normal(size=(D, P))
+    x = 0.4 + 0.6 * rng.normal(size=(D, 1)) + 0.8 * rng.normal(size=(1, P)) + rng.normal(size=(D, P))
     d, p = np.indices((D, P))
     rows = pd.DataFrame({"x": x.ravel(), "replicate": d.ravel(), "prompt": p.ravel(), "all": 1})
     parts = {"replicate": "0 + C(replicate)", "prompt": "0 + C(prompt)"}
     model = formula.mixedlm("x ~ 1", rows, groups="all", vc_formula=parts)
-    fit = model.fit(reml=True)
+    fit = model.fit(reml=True, method="powell")
     i = two_way_interval(x)
     assert fit.fe_params["Intercept"] == pytest.approx(i.mean, abs=1e-6)
-    assert fit.bse_fe["Intercept"] == pytest.approx(i.se, rel=0.02)
+    assert fit.bse_fe["Intercept"] == pytest.approx(i.se, rel=5e-3)
 
 
 @pytest.mark.parametrize(
