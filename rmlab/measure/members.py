@@ -30,6 +30,8 @@ def accuracy(scores: StudyScores) -> pd.DataFrame:
 def diversity_of_ensembles(scores: StudyScores, top: int = diversity.TAIL, n: int = 64) -> pd.DataFrame:
     """How good and how different the members are: a row an ensemble, means over replicates with standard errors `_se`.
 
+    A replicate's instances are averaged first. What all replicates share, prompts and gold, is no part of the errors.
+
     Parameters
     ----------
     top : answers a prompt that are the optimised tail
@@ -48,9 +50,10 @@ def diversity_of_ensembles(scores: StudyScores, top: int = diversity.TAIL, n: in
     """
     rows = []
     for name, group in by_name(scores.ensembles).items():
-        table = pd.DataFrame([_member_numbers(e, scores, top, n) for e in group])
+        numbers = pd.DataFrame([_member_numbers(e, scores, top, n) for e in group])
+        table = numbers.groupby([e.replicate for e in group]).mean()
         error = table.std(ddof=1) / np.sqrt(len(table))
-        row = {"ensemble": name, "method": group[0].method, "k": group[0].k, "units": len(group)}
+        row = {"ensemble": name, "method": group[0].method, "k": group[0].k, "units": len(table)}
         for column in table:
             row |= {column: table[column].mean(), f"{column}_se": error[column]}
         noun = "heads" if group[0].heads is not None else "members"

@@ -5,7 +5,7 @@ another thing for every method: members that differ less are penalised less. So 
 ensemble loses the same mean score to its penalty at n = 1, and what is left is how well the penalty is aimed:
 score = mean - strength * penalty, the penalty being mean - min, the std or the variance over members (ddof 0).
 
-Letters: P prompts, N answers a prompt, K members, U units, L values of n or beta.
+Letters: P prompts, N answers a prompt, K members, D replicates, U units (instances), L values of n or beta.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from rmlab.measure.compare import Curve, Setting, Unit, reference_of, units_of
+from rmlab.measure.compare import Curve, Setting, Unit, curve_of, reference_of, units_of
 from rmlab.measure.ensembles import ORACLE, EnsembleResult, StudyScores, by_name
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, ess, kl_bound, n_grid
 from rmlab.optimise.tilt import KL_NAME as EXACT_KL
@@ -58,7 +58,7 @@ def best_of_n_curves(scores: StudyScores) -> tuple[list[Curve], pd.DataFrame]:
     for name, group in by_name(scores.ensembles).items():
         copies = [e.replicate for e in group if target is not None and _are_copies(e, scores.ended)]
         if copies:
-            reason = f"members are copies (replicates {', '.join(map(str, copies))})"
+            reason = f"members are copies (replicates {', '.join(map(str, dict.fromkeys(copies)))})"
             rules = [a for a in scores.recipe.aggregators if a in PENALTIES]
             left_out += [(name, aggregator, "matched", np.nan, reason) for aggregator in rules]
         by_rule: dict[tuple[str, str], list[tuple]] = {}
@@ -79,8 +79,8 @@ def best_of_n_curves(scores: StudyScores) -> tuple[list[Curve], pd.DataFrame]:
 def exact_curves(scores: StudyScores, aggregators: tuple[str, ...]) -> list[Curve]:
     """Gold against exact KL without training: tilted policies at equal KL (`KLS`, the mean over prompts), and best-of-n.
 
-    Each unit is tilted at the beta that gives the KL, and compared with its single models at the same; `pressure` is the
-    mean of the betas, `ess` the effective number of answers a prompt. Aggregators have their papers' strengths.
+    Each instance is tilted at the beta that gives the KL, and compared with its single models at the same; `pressure` is
+    the mean of the betas, `ess` the effective number of answers a prompt. Aggregators have their papers' strengths.
     """
     alone = {m.id: _exact_frontiers(m.pool[..., 0], scores) for m in scores.rivals}
     curves = []
@@ -177,10 +177,8 @@ def _exact_curve(
 
 
 def _oracle(scores: StudyScores, best: np.ndarray, axis: tuple) -> Curve:
-    """Gold itself chooses, best (P, L, 2): the same on every label draw, over every backbone, and with nothing to gain."""
-    draws = sorted({e.unit[0] for e in scores.ensembles})
-    backbones = tuple(sorted({b for e in scores.ensembles for b in e.unit[1]}))
-    units = [Unit(draw, draw, backbones, ORACLE) for draw in draws]
+    """Gold itself chooses, best (P, L, 2): the same on every replicate, and with nothing to gain."""
+    units = [Unit(replicate, ORACLE) for replicate in sorted({e.replicate for e in scores.ensembles})]
     numbers = (best[..., 0], best[..., 1], np.zeros_like(best[..., 0]), np.nan, 0.0)
     return _curve(Setting(ORACLE, ORACLE, 1, "mean"), units, [numbers] * len(units), *axis)
 
@@ -196,6 +194,5 @@ def _curve(
 ) -> Curve:
     """by_unit : gold, proxy and gain (P, L), strength and penalty of each; answers : effective ones a prompt, (L,)."""
     gold, proxy, gain, strength, penalty = (np.array(column) for column in zip(*by_unit, strict=True))
-    return Curve(
-        setting, units, pressure, kl, kl_name, gold, proxy, gain, strength, penalty, columns={"ess": answers}
-    )
+    values = {"gold": gold, "proxy": proxy, "gain": gain}
+    return curve_of(setting, units, (pressure, kl, kl_name), values, strength, penalty, {"ess": answers})

@@ -13,8 +13,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from rmlab.measure.compare import covered, interval_columns
 from rmlab.measure.ensembles import MemberScores, StudyScores
-from rmlab.measure.intervals import percentile_interval
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, kl_bound, n_grid
 
 TAIL = 64  # answers a prompt: the top by the mean of the two members
@@ -25,10 +25,11 @@ def transfer(scores: StudyScores) -> pd.DataFrame:
     """The winner that one single model picks, judged by itself, by others and by gold.
 
     All in standard deviations: members on their reference set, gold on the pool. `judged_by` is `self`, `finetune`
-    (other finetuning seeds, same backbone), `pretrain` (other backbones) or `gold`, all of the same label draw.
+    (other finetuning seeds, same backbone), `pretrain` (other backbones) or `gold`, all of the same replicate, whose models
+    are averaged prompt by prompt before the interval over replicates and prompts.
     """
     gold, ns = (scores.gold - scores.gold.mean()) / scores.gold.std(), n_grid(scores.gold.shape[1])
-    units: dict[str, list[tuple[int, tuple[int], np.ndarray]]] = {}
+    curves: dict[str, dict[int, list[np.ndarray]]] = {}  # (P, L) by judge and replicate
     for m in scores.singles:
         alike = [x for x in scores.singles if x is not m and x.draw == m.draw]
         groups = {
@@ -39,14 +40,13 @@ def transfer(scores: StudyScores) -> pd.DataFrame:
         judges |= {name: np.mean(group, 0) for name, group in groups.items() if group}
         winners = best_of_n(m.pool[..., 0], np.stack(list(judges.values()), -1), ns, scores.ended)
         for i, name in enumerate(judges):
-            units.setdefault(name, []).append((m.draw, (m.backbone,), winners[..., i]))
-    bootstrap, frames = scores.bootstrap(len(gold)), []
-    for name, group in units.items():
-        draws, backbones, curves = zip(*group, strict=True)
-        low, high = percentile_interval(bootstrap.mean(np.stack(curves), draws, backbones))
+            curves.setdefault(name, {}).setdefault(m.draw, []).append(winners[..., i])
+    frames = []
+    for name, groups in curves.items():
+        values = np.stack([np.mean(group, 0) for group in groups.values()])  # (D, P, L)
         frame = {"judged_by": name, "pressure": ns, "kl": kl_bound(ns), "kl_name": KL_NAME}
-        mean = np.stack(curves).mean((0, 1))
-        frames.append(pd.DataFrame({**frame, "score": mean, "low": low, "high": high}))
+        banded = dict(zip(("score", "low", "high"), interval_columns("score", values).values(), strict=True))
+        frames.append(pd.DataFrame({**frame, **banded, **covered(values)}))
     return pd.concat(frames, ignore_index=True)
 
 
