@@ -219,7 +219,9 @@ class PpoStudy:
     ] = ()  # (ensemble, aggregator): one more run without a penalty, and longer
     step_multiplier: int = 4  # how much longer
     rivals: int = 1  # of a replicate's single models, a run each
-    runs: tuple[tuple[str, str], ...] = ()  # (ensemble, aggregator): these alone, beside the single models; empty: all
+    runs: tuple[
+        tuple[str, str], ...
+    ] = ()  # (ensemble, aggregator): these alone, beside the single models; empty: all
 
     def rules_of(self, ensemble: str, k: int) -> tuple[str, ...]:
         """The aggregators that an ensemble of K members is optimised under: of one member, the mean alone."""
@@ -283,7 +285,9 @@ class Recipe:
         mend = "an ensemble named single, which the others are compared with"
         require("single" in names, "names of ensembles", names, mend)
         for e in self.ensembles:
-            mend = f"0 for every backbone, or a number up to replicates.backbones = {self.replicates.backbones}"
+            mend = (
+                f"0 for every backbone, or a number up to replicates.backbones = {self.replicates.backbones}"
+            )
             require(0 <= e.homes <= self.replicates.backbones, f"homes of ensemble {e.name}", e.homes, mend)
         if self.ppo_study:
             self._check_ppo_study(set(names))
@@ -293,7 +297,9 @@ class Recipe:
         study, seeds = self.ppo_study, self.replicates.finetune
         for field_name in ("long", "runs"):
             unknown = sorted({name for name, _ in getattr(study, field_name)} - names)
-            require(not unknown, f"ppo_study.{field_name}", unknown, f"ensembles among {', '.join(sorted(names))}")
+            require(
+                not unknown, f"ppo_study.{field_name}", unknown, f"ensembles among {', '.join(sorted(names))}"
+            )
         mend = f"at most replicates.finetune = {seeds}"
         require(study.rivals <= seeds, "ppo_study.rivals", study.rivals, mend)
 

@@ -88,7 +88,9 @@ class ByPrompt:
         with np.load(path) as arrays:
             stored = {name: arrays[name] for name in arrays.files}
         missing = sorted({"settings", "pressure", *QUANTITIES} - set(stored))
-        require(not missing, str(path), f"a file without {', '.join(missing)}", "one that ByPrompt.save wrote")
+        require(
+            not missing, str(path), f"a file without {', '.join(missing)}", "one that ByPrompt.save wrote"
+        )
         return cls(json.loads(str(stored.pop("settings"))), **stored)
 
     def values(self, pressure: float, quantity: str = "gold", **setting: object) -> np.ndarray:

@@ -104,7 +104,9 @@ def validate(recipe: Recipe) -> None:
     study = recipe.ppo_study
     for field, names in {
         "aggregators": recipe.aggregators,
-        "ppo_study.aggregators": (*study.aggregators, *(a for _, a in (*study.long, *study.runs))) if study else (),
+        "ppo_study.aggregators": (*study.aggregators, *(a for _, a in (*study.long, *study.runs)))
+        if study
+        else (),
     }.items():
         for name in names:
             require(name in AGGREGATORS, field, name, f"one of {', '.join(AGGREGATORS)}")

@@ -16,7 +16,9 @@ from rmlab.study.executor import all_tasks, execute
 from rmlab.study.plan import plan
 from rmlab.study.sweep import Study, Sweep, base_of, parts_of
 
-Plans = list[tuple[dict[str, object], dict[str, Task]]]  # labels of a recipe's rows, and its last tasks by name
+Plans = list[
+    tuple[dict[str, object], dict[str, Task]]
+]  # labels of a recipe's rows, and its last tasks by name
 
 
 def run(
