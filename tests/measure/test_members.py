@@ -10,7 +10,7 @@ import pytest
 
 from rmlab.measure.ensembles import by_name
 from rmlab.measure.members import COSTS, accuracy, cost_cards, diversity_of_ensembles
-from tests.measure.fake_scores import M, crossed, in_step, only, with_copies
+from tests.measure.fake_scores import M, grid, in_step, only, with_copies
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def diversity(scores):
 
 
 def test_every_member_has_its_accuracy_with_a_binomial_error():
-    scores = crossed()
+    scores = grid()
     table = accuracy(scores)
     assert list(table.member) == [i for m in scores.members for i in m.ids] and table.member.is_unique
     rows = table.set_index("member")
@@ -72,6 +72,17 @@ def test_numbers_are_means_over_replicates_with_their_standard_error(scores, div
     shares = [(e.heldout[:, 0].mean(-1) > e.heldout[:, 1].mean(-1)).mean() for e in group]
     assert diversity.accuracy["finetune3"] == pytest.approx(np.mean(shares))
     assert diversity.accuracy_se["finetune3"] == pytest.approx(np.std(shares, ddof=1) / np.sqrt(3))
+
+
+def test_a_replicates_instances_are_averaged_before_the_error_is_taken():
+    scores = grid()
+    row = diversity_of_ensembles(only(scores, "single", "heads2"), 16, 16).set_index("ensemble").loc["heads2"]
+    groups = [[e for e in scores.ensembles if e.name == "heads2" and e.replicate == d] for d in range(2)]
+    shares = [
+        np.mean([(e.heldout[:, 0].mean(-1) > e.heldout[:, 1].mean(-1)).mean() for e in g]) for g in groups
+    ]
+    assert row.units == 2 and row.accuracy == pytest.approx(np.mean(shares))
+    assert row.accuracy_se == pytest.approx(np.std(shares, ddof=1) / np.sqrt(2))
 
 
 def test_copies_are_called_so(scores):
