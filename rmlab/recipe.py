@@ -240,8 +240,10 @@ class PpoStudy:
         self.ppo.validate()
         ok = len(self.kl_coefs) > 0 and min(self.kl_coefs, default=-1) >= 0
         require(ok, "ppo_study.kl_coefs", self.kl_coefs, "KL penalties of 0 and more")
-        ok = self.prompts >= 1 and self.answers >= 1
-        require(ok, "ppo_study.prompts and answers", (self.prompts, self.answers), "at least 1 of each")
+        require(
+            self.prompts >= 2, "ppo_study.prompts", self.prompts, "at least 2: intervals are over prompts"
+        )
+        require(self.answers >= 1, "ppo_study.answers", self.answers, "at least 1")
         for name in ("step_multiplier", "rivals"):
             require(getattr(self, name) >= 1, f"ppo_study.{name}", getattr(self, name), "at least 1")
         twice = sorted({run for run in self.runs if self.runs.count(run) > 1})
