@@ -105,7 +105,10 @@ def test_more_prompts_retrain_nothing(tiny_studies, before):
 def test_an_added_ensemble_trains_itself_alone(tiny_studies, before):
     recipe = dataclasses.replace(tiny(), ensembles=(*tiny().ensembles, ensemble("heads3", "heads", k=3)))
     runs = again(recipe, tiny_studies["artifacts"])
-    assert runs == {"train_member": 2, "score_pool": 2, "score_probes": 2, **MEASURED, "explorer_slice": 1}
+    added = {"train_member": 1, "score_pool": 1, "score_probes": 1}
+    assert runs == {**added, **MEASURED, "explorer_slice": 1}
+    everywhere = dataclasses.replace(recipe, ensembles=(*tiny().ensembles, ensemble("heads3", "heads", 0, k=3)))
+    assert again(everywhere, tiny_studies["artifacts"]) == {k: v * (2 if k in added else 1) for k, v in runs.items()}
 
 
 def test_an_aggregator_is_measured(tiny_studies, before):
