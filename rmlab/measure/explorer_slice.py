@@ -36,7 +36,9 @@ def explorer_slice(
     Typical: the replicate whose single models on its first backbone, where every ensemble stands, have the (lower) median
     gold at n = N / 4, and of them the median finetuning seed. Shown are the ensembles that hold it, or stand on its labels
     and backbone, and whose name is their method and their number of members ("lora5"): the largest of each method, every one
-    of "heads", whose one head is the single model. Unions of several methods are left out, their members being there already.
+    of "heads", whose one head is the single model. Unions of several methods are left out, their members being there
+    already. So are answers that never ended: whatever was put in the place of their scores would move a mean, a start and a
+    correlation.
 
     Parameters
     ----------
@@ -49,7 +51,6 @@ def explorer_slice(
     shown, keep = FEW if len(columns) <= COLUMNS else MANY
     ended = scores.ended[:shown]
     table = np.stack([column[:shown] for column in columns.values()], -1).astype(np.float64)
-    table = np.where(ended[..., None], table, table.min((0, 1)) - 0.5)  # never ends: ranks last
     return CompactPool.from_pool(
         gold_counts=terms[:shown],
         bill=list(bill),
@@ -61,6 +62,7 @@ def explorer_slice(
         prompts=list(prompts[:shown]),
         vocab=list(vocab),
         keep=keep,
+        ended=ended,
     )
 
 
@@ -75,7 +77,6 @@ def text_slice(
     columns, ensembles = _columns(_shown(scores, typical_single(scores)))
     shown = (FEW if len(columns) <= COLUMNS else MANY)[0]
     table = np.stack([column[:shown] for column in columns.values()], -1).astype(np.float64)
-    table = np.where(scores.ended[:shown, :, None], table, table.min((0, 1)) - 0.5)  # never ends: ranks last
     return CompactPool.from_text(
         prompts[:shown],
         answers[:shown],
@@ -84,6 +85,7 @@ def text_slice(
         columns=list(columns),
         ensembles=ensembles,
         gold_unit=gold_unit,
+        ended=scores.ended[:shown],
     )
 
 

@@ -318,19 +318,21 @@ class CompactPool:
         vocab: list[str],
         keep: int = 350,
         seed: int = 0,
+        ended: np.ndarray | None = None,
     ) -> CompactPool:
         """Keep at most `keep` answers a prompt, those that can win first: see `rmlab.optimise.thinning.thin`.
 
         Parameters
         ----------
         gold_counts (P, N, F), 0 to 255; tokens (P, N, T) ids below 256; lengths (P, N), `<eos>` not counted
-        scores (P, N, C) : finite, and each member's on one scale. A kept score is rounded to a grid of
-            65,535 steps from the member's lowest to its highest; an answer that must not be chosen needs no
-            more than a score below the others', and one so far off that it would coarsen theirs is refused
+        scores (P, N, C) : finite, and each member's on one scale. A kept score is rounded to 65,535 steps from
+            the member's lowest to its highest; one so far off that it would coarsen the others' is refused
         bill, columns, ensembles, prompts, vocab : as the fields; keep : M; seed : of the sample
+        ended (P, N) bool : an answer that never ended, or that must not be chosen, is left out of everything,
+            and the others stand for it: draws are of answers that ended, as in `rmlab.optimise.tilt`
         """
         require(keep >= 1, "keep", keep, "at least 1 answer a prompt")
-        arrays = thin_words(gold_counts, bill, scores, columns, ensembles, tokens, lengths, keep, seed)
+        arrays = thin_words(gold_counts, bill, scores, columns, ensembles, tokens, lengths, keep, seed, ended)
         return cls(
             prompts=list(prompts),
             vocab=list(vocab),
@@ -353,18 +355,19 @@ class CompactPool:
         gold_unit: str = "",
         keep: int | None = None,
         seed: int = 0,
+        ended: np.ndarray | None = None,
     ) -> CompactPool:
         """A pool of text, of which the answers that can win are kept first: `rmlab.optimise.thinning.thin`.
 
         Parameters
         ----------
         prompts : P texts; answers : P lists of N texts
-        member_scores (P, N, K) : finite, kept as float32; members that are averaged need one scale. An answer
-            that must not be chosen needs no more than a score below the others'
+        member_scores (P, N, K) : finite, kept as float32; members that are averaged need one scale
         gold (P, N) : finite, kept as float32, or None where there is no gold; gold_unit : what it counts
         columns : K names of the members, "member 1" on unless said
         ensembles : as the field; one of all members unless said
         keep : M; unless said as many as fit a page, 350 at most; seed : of the sample
+        ended (P, N) bool : as in `from_pool`
 
         Raises
         ------
@@ -381,7 +384,7 @@ class CompactPool:
         N = scores.shape[1]
         most = min(N, KEEP if keep is None else keep)
         while True:
-            arrays = thin_text(texts, scores, gold, ensembles, most, seed)
+            arrays = thin_text(texts, scores, gold, ensembles, most, seed, ended)
             pool = cls(list(prompts), columns, ensembles, N, **arrays, gold_unit=gold_unit)
             size = pool.nbytes_in_page()
             if keep is not None or size <= PAGE_BYTES:

@@ -26,6 +26,12 @@ def slice_of(scores):
     return explorer_slice(scores, ids, lengths, terms, BILL, prompts, VOCAB), (ids, lengths, terms)
 
 
+def kept_of(scores):
+    """(P, M) the answers that ended, from the first again where a prompt has fewer than another."""
+    rows = [np.flatnonzero(ended) for ended in scores.ended]
+    return np.stack([np.resize(row, max(map(len, rows))) for row in rows])
+
+
 def worth(scores, m):
     return best_of_n(m.pool[..., 0], scores.gold, [N // 4], scores.ended).mean()
 
@@ -95,17 +101,45 @@ def test_every_column_is_carried_once_and_the_single_model_comes_first(steps):
 def test_the_columns_are_the_scores_of_the_typical_replicate(steps):
     pool, (ids, lengths, terms) = slice_of(steps)
     home = typical_single(steps)
-    assert pool.N == N and pool.weight.shape == (P, N)  # small enough to be kept whole
-    np.testing.assert_array_equal(pool.counts, terms)
-    shown = lengths - steps.ended  # without their EOS
+    kept = kept_of(steps)
+    assert pool.N == N and pool.weight.shape == kept.shape  # small enough to be kept whole
+    row = np.arange(P)[:, None]
+    np.testing.assert_array_equal(pool.counts, terms[row, kept])
+    shown = lengths[row, kept] - 1  # without their EOS
     np.testing.assert_array_equal(pool.lengths, shown)
-    np.testing.assert_array_equal(pool.tokens, ids[np.arange(T) < shown[..., None]])
+    np.testing.assert_array_equal(pool.tokens, ids[row, kept][np.arange(T) < shown[..., None]])
     for name, ensemble in {"finetune": "finetune5", "heads5": "heads5", "lora": "lora2"}.items():
         e = next(e for e in by_name(steps.ensembles)[ensemble] if e.replicate == home.draw)
         shown = pool.member_scores[..., columns_of(pool, name)]
-        np.testing.assert_allclose(shown[steps.ended], e.pool[steps.ended], atol=1e-3)
-    lowest = pool.member_scores[steps.ended].min(0)
-    assert (pool.member_scores[~steps.ended] < lowest).all()  # an answer that never ends ranks last
+        np.testing.assert_allclose(shown, e.pool[row, kept], atol=1e-3)
+
+
+def test_what_never_ended_moves_no_number(steps):
+    """Whatever its scores are: means, the start, correlations and the best are those of the answers that ended."""
+    spoilt = far_off(steps)
+    assert (spoilt.ensembles[0].pool[~steps.ended] < -1e4).all()
+    far, pool = slice_of(spoilt)[0], slice_of(steps)[0]
+    for name in ("weight", "scores", "scale", "offset", "counts"):
+        np.testing.assert_array_equal(getattr(far, name), getattr(pool, name))
+    members = columns_of(pool, "finetune")
+    start = pool.curve(members, "mean", 1.0, [1])["proxy"][:, 0]
+    e = next(e for e in by_name(steps.ensembles)["finetune5"] if e.replicate == typical_single(steps).draw)
+    expected = [e.pool[p][steps.ended[p]].mean() for p in range(P)]
+    np.testing.assert_allclose(start, expected, atol=1e-3)
+    alike = np.mean([np.corrcoef(e.pool[p][steps.ended[p]].T) for p in range(P)], 0)
+    order = [list(e.parts).index(m) for m in sorted(e.parts, key=lambda m: m is not typical_single(steps))]
+    np.testing.assert_allclose(pool.correlation(members), alike[np.ix_(order, order)], atol=1e-3)
+
+
+def far_off(scores):
+    """The study with -100,000 for every answer that never ended."""
+    ended = scores.ended[..., None]
+    moved = {m.id: replace(m, pool=np.where(ended, m.pool, np.float32(-1e5))) for m in scores.members}
+    ensembles = []
+    for e in scores.ensembles:
+        parts, rivals = (tuple(moved[m.id] for m in group) for group in (e.parts, e.rivals))
+        ensembles.append(replace(e, parts=parts, rivals=rivals))
+    return replace(scores, members=list(moved.values()), ensembles=ensembles)
 
 
 def test_the_same_home_is_seen_from_finetuning_seeds_backbones_and_heads(several):
@@ -127,7 +161,7 @@ def test_the_same_home_is_seen_from_finetuning_seeds_backbones_and_heads(several
     for name, members in expected.items():
         scores = np.concatenate([m.pool for m in members], -1)
         shown = pool.member_scores[..., columns_of(pool, name)]
-        np.testing.assert_allclose(shown[several.ended], scores[several.ended], atol=1e-3)
+        np.testing.assert_allclose(shown, scores[np.arange(P)[:, None], kept_of(several)], atol=1e-3)
 
 
 def test_a_study_with_many_members_shows_fewer_prompts(steps, monkeypatch):
@@ -158,9 +192,6 @@ def test_a_text_study_shows_the_same_ensembles_with_gold_as_a_number(steps):
     assert [e["members"] for e in texts.ensembles] == [e["members"] for e in pool.ensembles]
     kept = [int(texts.text(1, i).split()[-1]) for i in range(texts.gold.shape[1])]
     np.testing.assert_allclose(texts.gold[1], steps.gold[1, kept], atol=1e-5)
-    home, ended = typical_single(steps), steps.ended[1, kept]
-    np.testing.assert_allclose(
-        texts.member_scores[1, ended, 0], home.pool[1, kept, 0][ended], atol=2 * texts.scale[0]
-    )
-    lowest = texts.member_scores[1, ended, 0].min()
-    assert (texts.member_scores[1, ~ended, 0] < lowest).all()  # what never ends ranks last
+    assert set(kept) == set(np.flatnonzero(steps.ended[1]))  # what never ended is left out
+    home = typical_single(steps).pool[1, kept, 0]
+    np.testing.assert_allclose(texts.member_scores[1, :, 0], home, atol=2 * texts.scale[0])
