@@ -1,12 +1,9 @@
-"""Intervals and bands: how far a mean would move with other prompts and other replicates of the training.
+"""Intervals: how far a mean would move with other prompts and other replicates of the training.
 
 `two_way_interval` is for replicates that are independent, everything random in training drawn anew for each, its
 backbones too. A paired comparison subtracts first, per replicate and prompt.
 
-`CrossedBootstrap` is for units that share label draws and pretraining seeds. One `CrossedBootstrap` is drawn and used for every curve of a comparison, so the difference of two curves is the
-difference of two arrays, prompt by prompt and seed by seed: a paired bootstrap.
-
-Letters: D replicates, U units (an ensemble or a single model each), P prompts, L points of a curve.
+Letters: D replicates, P prompts, M pairs.
 """
 
 from __future__ import annotations
@@ -98,112 +95,6 @@ def _one_way_variance(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = x[0] if len(x) == 1 else x[:, 0]
     variance = values.var(0, ddof=1) / len(values)
     return variance, np.full(np.shape(variance), len(values) - 1.0)
-
-
-class CrossedBootstrap:
-    """Bootstrap weights over prompts, label draws and pretraining seeds, drawn once.
-
-    What the band covers: the prompts of the pool, the label draws and the pretraining seeds, each resampled
-    as a whole and crossed (Owen 2007, the pigeonhole bootstrap, which errs on the wide side). Finetuning
-    seeds are averaged inside their label draw and pretraining seed, and their noise is seen through those.
-
-    What it does not cover: another policy, gold reward, world or recipe; the sampling of the N answers,
-    which is small while the effective sample size times P is large; a factor with one level only, which
-    stays fixed; and other pretraining seeds for an ensemble over all of them, whose weight no resample can
-    change. With three label draws the percentiles are coarse: read such a band as the spread that was seen,
-    not as an exact 95%.
-
-    Each factor of size m draws m - 1 levels with replacement, which makes the bootstrap variance of a mean
-    the unbiased s^2 / m (Rao and Wu 1988); drawing m would make it a third too small at m = 3.
-
-    Parameters
-    ----------
-    prompts, draws, backbones : number of prompts, of label draws, of pretraining seeds; at least 1 each
-    n_boot : number of bootstrap resamples
-    seed : of the weights; the same sizes and seed give the same weights
-    """
-
-    def __init__(self, prompts: int, draws: int = 1, backbones: int = 1, n_boot: int = 1000, seed: int = 0):
-        sizes = {"prompts": prompts, "draws": draws, "backbones": backbones, "n_boot": n_boot}
-        for name, size in sizes.items():
-            require(size >= 1, name, size, "at least 1")
-        rng = np.random.default_rng(seed)
-        self.prompts = _weights(rng, prompts, n_boot)  # (n_boot, P)
-        self.draws = _weights(rng, draws, n_boot)
-        self.backbones = _weights(rng, backbones, n_boot)
-
-    def mean(
-        self, curves: np.ndarray, unit_draw: Sequence[int], unit_backbones: Sequence[Sequence[int]]
-    ) -> np.ndarray:
-        """The mean curve of a set of units under every resample.
-
-        Parameters
-        ----------
-        curves : (U, P, L) one curve a unit and prompt, any unit of value
-        unit_draw : (U,) the label draw each unit was trained on, 0 to draws - 1
-        unit_backbones : for each unit the pretraining seeds its members use, one a member, 0 to
-            backbones - 1: [[0], [1]] for two single models, [[0, 1, 2]] for an ensemble over three
-
-        Returns
-        -------
-        (n_boot, L). A unit weighs its label draw's weight times the mean weight of its members' pretraining
-        seeds. A resample in which no unit weighs anything is NaN, and `percentile_interval` leaves it out; where draws
-        and seeds are crossed there is none.
-        """
-        curves, weights = self._units(curves, unit_draw, unit_backbones)
-        U, P, L = curves.shape
-        over_prompts = self.prompts @ curves.transpose(1, 0, 2).reshape(P, U * L)
-        return np.einsum("bu,bul->bl", weights, over_prompts.reshape(-1, U, L))
-
-    def _units(
-        self, curves: np.ndarray, unit_draw: Sequence[int], unit_backbones: Sequence[Sequence[int]]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The curves (U, P, L) and the units' weights (n_boot, U), rows summing to 1 or all NaN."""
-        curves = np.asarray(curves, np.float64)
-        P, D, S = self.prompts.shape[1], self.draws.shape[1], self.backbones.shape[1]
-        require(curves.ndim == 3 and curves.shape[1] == P, "curves' shape", curves.shape, f"(U, {P}, L)")
-        U = len(curves)
-        draw = np.asarray(unit_draw)
-        ok = draw.shape == (U,) and draw.min() >= 0 and draw.max() < D
-        require(ok, "unit_draw", unit_draw, f"{U} of 0..{D - 1}")
-        share, count = np.zeros((S, U)), len(unit_backbones)
-        require(count == U, "unit_backbones' length", count, f"one list a unit, {U}")
-        for u, seeds in enumerate(unit_backbones):
-            ok = len(seeds) > 0 and min(seeds) >= 0 and max(seeds) < S
-            require(ok, f"unit_backbones[{u}]", list(seeds), f"at least one pretraining seed of 0..{S - 1}")
-            np.add.at(share[:, u], list(seeds), 1 / len(seeds))
-        weights = self.draws[:, draw] * (self.backbones @ share)
-        total = weights.sum(1, keepdims=True)
-        return curves, np.divide(weights, total, out=np.full_like(weights, np.nan), where=total > 0)
-
-
-def percentile_interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the percentile interval of bootstrap samples (n_boot, ...), NaN resamples left out.
-
-    Parameters
-    ----------
-    samples : from `CrossedBootstrap.mean`, or a difference of two such arrays of one `CrossedBootstrap`
-    level : share of the samples inside, between 0 and 1
-
-    Returns
-    -------
-    (low, high), each of shape (...)
-    """
-    require(0 < level < 1, "level", level, "a share between 0 and 1, such as 0.95")
-    samples = np.asarray(samples)
-    samples = samples[~np.isnan(samples.reshape(len(samples), -1)).any(1)]
-    mend = "units whose label draws and pretraining seeds are crossed"
-    require(len(samples) > 0, "samples", "all NaN", mend)
-    tail = (1 - level) / 2
-    low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
-    return low, high
-
-
-def _weights(rng: np.random.Generator, size: int, n_boot: int) -> np.ndarray:
-    """(n_boot, size), rows summing to 1; all ones for a factor of one level, which is not resampled."""
-    if size == 1:
-        return np.ones((n_boot, 1))
-    return rng.multinomial(size - 1, np.full(size, 1 / size), n_boot) / (size - 1)
 
 
 def clustered_share(

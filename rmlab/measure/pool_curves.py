@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from rmlab.measure.compare import Curve, Setting, Unit, curve_of, reference_of, units_of
-from rmlab.measure.ensembles import ORACLE, EnsembleResult, StudyScores, by_name
+from rmlab.measure.ensembles import ORACLE, SINGLE, EnsembleResult, StudyScores, by_name
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, ess, kl_bound, n_grid
 from rmlab.optimise.tilt import KL_NAME as EXACT_KL
 from rmlab.optimise.tilt import Frontier, best_of_n_weights, beta_for_kl, frontier, tilt
@@ -52,7 +52,7 @@ def best_of_n_curves(scores: StudyScores) -> tuple[list[Curve], pd.DataFrame]:
         """(P, L, 2): gold and proxy of the best of n."""
         return best_of_n(proxy, np.stack([gold, proxy], -1), ns, scores.ended)
 
-    alone = {m.id: winners(m.pool[..., 0])[..., 0] for m in scores.rivals}
+    alone = {m.id: winners(m.pool[..., 0]) for m in scores.rivals}
     target = matched_penalty(scores) if scores.recipe.matched else None
     curves, left_out = [], []
     for name, group in by_name(scores.ensembles).items():
@@ -63,9 +63,9 @@ def best_of_n_curves(scores: StudyScores) -> tuple[list[Curve], pd.DataFrame]:
             left_out += [(name, aggregator, "matched", np.nan, reason) for aggregator in rules]
         by_rule: dict[tuple[str, str], list[tuple]] = {}
         for e in group:
-            rival = np.mean([alone[m.id] for m in e.rivals], 0)
+            rival = np.mean([alone[m.id][..., 0] for m in e.rivals], 0)
             for x in _aggregated(e, scores, None if copies else target):
-                best = winners(x.score)
+                best = alone[e.parts[0].id] if name == SINGLE else winners(x.score)
                 numbers = (best[..., 0], best[..., 1], best[..., 0] - rival, x.strength, x.penalty)
                 by_rule.setdefault((x.aggregator, x.pessimism), []).append(numbers)
         for rule, by_unit in by_rule.items():
@@ -86,8 +86,11 @@ def exact_curves(scores: StudyScores, aggregators: tuple[str, ...]) -> list[Curv
     curves = []
     for name, group in by_name(scores.ensembles).items():
         for aggregator in aggregators if group[0].k > 1 else ("mean",):
-            proxies = [aggregate(e.pool, aggregator, usual_strength(aggregator)) for e in group]
-            reached = [_exact_frontiers(proxy, scores) for proxy in proxies]
+            if name == SINGLE:
+                reached = [alone[e.parts[0].id] for e in group]
+            else:
+                proxies = (aggregate(e.pool, aggregator, usual_strength(aggregator)) for e in group)
+                reached = [_exact_frontiers(proxy, scores) for proxy in proxies]
             for optimiser in ("tilt", "best_of_n"):
                 setting = Setting(name, group[0].method, group[0].k, aggregator, optimiser=optimiser)
                 curves.append(_exact_curve(setting, group, reached, alone))

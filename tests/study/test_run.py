@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -177,3 +178,24 @@ def test_provenance_says_what_made_the_rows(tiny_studies):
     assert (about["study"], about["recipe"], about["source"]) == ("tiny", recipe.id, "Sandbox")
     assert about["tables"] == {name: t.key for name, t in plan(recipe).items()}
     assert len(about["versions"]) == 1 and {"torch", "transformers", "numpy"} <= set(about["versions"][0])
+
+
+def test_several_single_models_are_the_rival_of_a_run(tiny_studies, tmp_path):
+    study = dataclasses.replace(
+        tiny_ppo().ppo_study, rivals=2, kl_coefs=(0.1,), runs=(("finetune2", "min"),), long=()
+    )
+    recipe = dataclasses.replace(tiny_ppo(), name="rivals", ppo_study=study)
+    folder = run(recipe, tmp_path, tiny_studies["artifacts"].root, workers=2, quiet=True)
+    rows = pd.read_csv(folder / "replicates.csv")
+    assert set(rows.members[rows.ensemble == "single"]) == {
+        f"d{d}/p0/f{f}" for d in range(2) for f in range(2)
+    }
+    last = rows[rows.pressure == 3]
+    single = last[last.ensemble == "single"].groupby("replicate").gold.mean()
+    several = last[last.ensemble == "finetune2"].set_index("replicate").gold
+    ends = pd.read_csv(folder / "ends.csv").set_index("ensemble")
+    assert ends.gain["finetune2"] == pytest.approx((several - single).mean(), abs=1e-3)
+    assert ends.gain["single"] == 0 and ends.end["single"] == pytest.approx(single.mean(), abs=1e-3)
+    stored = ByPrompt.load(folder / "by_prompt.npz")
+    np.testing.assert_allclose(stored.values(3, "rival", ensemble="finetune2").mean(1), single, atol=1e-3)
+    assert {s["ensemble"] for s in stored.settings} == {"single", "finetune2"}
