@@ -90,9 +90,8 @@ def train(
     -------
     `steps + 1` rows. Row s is the policy after s steps, on answers of its own: `step`; `reward`; `k1`, `k3`,
     KL in nats an answer; `entropy`, nats a token; `length`, tokens; `ended`, share; `kl_coef`. But for the
-    last row, of the update on these answers: `lr`, `policy_loss`, `value_loss`, `clip_share` of tokens whose
-    policy gradient the clipping cuts to 0, `grad_norm` before clipping, `ratio_error` (the first minibatch's
-    largest, from 1), `updates` taken.
+    last row, of the update on these answers: `lr`, `policy_loss`, `value_loss`, `clip_share` of tokens without a
+    slope, `grad_norm` before clipping, `ratio_error` (the first minibatch's largest, from 1), `updates` taken.
 
     Raises
     ------
