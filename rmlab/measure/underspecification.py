@@ -15,9 +15,9 @@ import pandas as pd
 
 from rmlab.measure.compare import covered, interval_columns
 from rmlab.measure.ensembles import MemberScores, StudyScores
+from rmlab.measure.errors import errors
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, kl_bound, n_grid
 
-TAIL = 64  # answers a prompt: the top by the mean of the two members
 FACT_PROBES = ("wrong", "one_wrong", "missing")
 
 
@@ -54,19 +54,21 @@ def agreement(scores: StudyScores) -> pd.DataFrame:
     """How alike two members are, by how they are related: finetuning seeds, pretraining seeds, heads of one model.
 
     `pairs_agree`: share of held-out pairs they order alike; `corr_heldout`: correlation of their held-out margins;
-    `corr_pool`: of their scores within prompts; `corr_tail`: the same among the top 64 answers by the mean of the two.
+    `corr_pool`: of their scores within prompts; `corr_error`: of what gold does not explain of these, on the answers that
+    ended. Among the answers that two members like best even independent ones disagree, which says nothing about them.
     """
     rows = []
     for draw in sorted({m.draw for m in scores.members}):
+        left = {m.id: _unit_errors(m, scores) for m in scores.members if m.draw == draw}
         singles = [m for m in scores.singles if m.draw == draw]
         for a, b in combinations(singles, 2):
             relation = "finetune" if a.backbone == b.backbone else "pretrain"
-            rows.append((relation, draw, a.id, b.id, *_alike(a, 0, b, 0)))
+            rows.append((relation, draw, a.id, b.id, *_alike(a, 0, b, 0, left)))
         for m in scores.members:
             if m.draw == draw and m.method == "heads":
                 for j, k in combinations(range(m.k), 2):
-                    rows.append((f"heads {m.k}", draw, m.ids[j], m.ids[k], *_alike(m, j, m, k)))
-    columns = ["relation", "draw", "a", "b", "pairs_agree", "corr_heldout", "corr_pool", "corr_tail"]
+                    rows.append((f"heads {m.k}", draw, m.ids[j], m.ids[k], *_alike(m, j, m, k, left)))
+    columns = ["relation", "draw", "a", "b", "pairs_agree", "corr_heldout", "corr_pool", "corr_error"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -98,15 +100,22 @@ def reaction(scores: np.ndarray) -> np.ndarray:
     return (scores[:, 1:] - scores[:, :1]).mean(0)
 
 
-def _alike(a: MemberScores, j: int, b: MemberScores, k: int) -> tuple[float, float, float, float]:
-    """How alike member j of a and member k of b are: the last four columns of `agreement`."""
-    left, right = (m.heldout[:, 0, i] - m.heldout[:, 1, i] for m, i in ((a, j), (b, k)))
-    one, two = a.pool[..., j].astype(np.float64), b.pool[..., k].astype(np.float64)
-    size = min(TAIL, one.shape[1])
-    top = np.argpartition(one + two, -size, 1)[:, -size:]
-    tail = _within(np.take_along_axis(one, top, 1), np.take_along_axis(two, top, 1))
-    agree = float(((left > 0) == (right > 0)).mean())
-    return agree, float(np.corrcoef(left, right)[0, 1]), _within(one, two), tail
+def _alike(
+    a: MemberScores, j: int, b: MemberScores, k: int, left: dict[str, np.ndarray]
+) -> tuple[float, float, float, float]:
+    """How alike member j of a and member k of b are: the last four columns of `agreement`. left : errors by id."""
+    one, two = (m.heldout[:, 0, i] - m.heldout[:, 1, i] for m, i in ((a, j), (b, k)))
+    agree = float(((one > 0) == (two > 0)).mean())
+    pool = _within(a.pool[..., j].astype(np.float64), b.pool[..., k].astype(np.float64))
+    return agree, float(np.corrcoef(one, two)[0, 1]), pool, float(left[a.id][:, j] @ left[b.id][:, k])
+
+
+def _unit_errors(m: MemberScores, scores: StudyScores) -> np.ndarray:
+    """A member's errors (R, K) on the answers that ended, each of length 1; 0 for one that never errs."""
+    table = m.pool[scores.ended].astype(np.float64)
+    left = errors(table, scores.gold[scores.ended], np.nonzero(scores.ended)[0])
+    length = np.sqrt(np.square(left).sum(0))
+    return left / np.where(length > 0, length, 1.0)
 
 
 def _within(a: np.ndarray, b: np.ndarray) -> float:

@@ -25,6 +25,7 @@ from rmlab.optimise.contents import (
     thin_words,
 )
 from rmlab.optimise.packing import pack, read, write
+from rmlab.optimise.thinning import best_tenth
 from rmlab.recipe import require
 from rmlab.reward.aggregate import aggregate
 
@@ -233,24 +234,23 @@ class CompactPool:
     def correlation(self, members: list[int], tail: bool = False) -> np.ndarray:
         """(K, K) Pearson correlation of the members' scores among a prompt's answers, averaged over prompts.
 
-        tail : only among the best tenth of each prompt's N answers by the members' mean; answers of equal
-            mean at its end share what is left of it. Choosing by the mean by itself lowers what is found.
+        tail : as the best tenth of each prompt's N answers by the members' mean show it. What that choice does
+            by itself is undone, as in `rmlab.measure.errors`: lower than for all answers, members part there.
         """
         members = list(members)
         mean = self.aggregated(members, "mean")  # names members that the pool does not have
         out = np.zeros((len(members), len(members)))
         for p in range(len(mean)):
-            w = self.weight[p].astype(np.float64)
+            w, s = self.weight[p].astype(np.float64), self.member_scores[p][:, members]
+            s, m = s - w @ s / w.sum(), mean[p] - w @ mean[p] / w.sum()
+            shared = np.zeros_like(out)
             if tail:
-                room = w.sum() / 10
-                order = np.argsort(-mean[p], kind="stable")
-                last = np.argmax(np.append(np.cumsum(w[order])[:-1] >= room * (1 - TIE), True))
-                over = mean[p] - mean[p, order[last]]
-                above, level = over > TIE, np.abs(over) <= TIE
-                w *= above + level * (room - w[above].sum()) / w[level].sum()
-            s = self.member_scores[p][:, members]
-            s = s - w @ s / w.sum()
-            cov = (w * s.T) @ s / w.sum()
+                power = w @ m**2 / w.sum()
+                slope = (w * m) @ s / w.sum() / power if power > 0 else np.zeros(len(members))
+                w, shared = best_tenth(w, m, TIE), np.outer(slope, slope) * power
+                s = s - m[:, None] * slope
+                s = s - w @ s / w.sum()
+            cov = (w * s.T) @ s / w.sum() + shared
             power = np.diag(cov)
             out += cov / np.sqrt(np.maximum(power[:, None] * power, 1e-24)) / len(mean)
         np.fill_diagonal(out, 1.0)

@@ -69,6 +69,19 @@ def thin(
     return kept, weight
 
 
+def best_tenth(weight: np.ndarray, score: np.ndarray, tie: float) -> np.ndarray:
+    """Of one prompt's weights (M,) those of its best tenth by score, 0 elsewhere; ties at its end share the rest.
+
+    score : (M,) any unit; scores closer than `tie` are equal. Returns (M,) summing to a tenth of the weights.
+    """
+    room = weight.sum() / 10
+    order = np.argsort(-score, kind="stable")
+    last = np.argmax(np.append(np.cumsum(weight[order])[:-1] >= room * (1 - tie), True))
+    over = score - score[order[last]]
+    above, level = over > tie, np.abs(over) <= tie
+    return weight * (above + level * (room - weight[above].sum()) / weight[level].sum())
+
+
 def grid(scores: np.ndarray, columns: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores (P, M, C) as whole steps (P, M, C) from -32767 to 32767, with scale and offset (C,) float32.
 

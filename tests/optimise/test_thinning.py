@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rmlab.optimise.thinning import STEPS, grid, thin
+from rmlab.optimise.thinning import STEPS, best_tenth, grid, thin
 
 P, N, C = 3, 400, 4
 
@@ -89,6 +89,12 @@ def test_no_more_are_kept_than_ended(scores):
     kept, weight = thin(scores, None, ENSEMBLES, 60, 0, ended)
     assert kept.shape == (P, 50) and (kept.max(1) == [29, 49, 19]).all()
     np.testing.assert_allclose(weight.sum(1), N)
+
+
+def test_the_best_tenth_by_hand():
+    weight, score = np.array([10.0, 5, 4, 1, 80]), np.array([3.0, 9, 3 + 1e-12, 7, 0])  # room for 10
+    np.testing.assert_allclose(best_tenth(weight, score, 1e-9), [4 * 10 / 14, 5, 4 * 4 / 14, 1, 0])
+    np.testing.assert_allclose(best_tenth(weight, np.zeros(5), 1e-9), weight / 10)
 
 
 def test_the_grid_is_half_a_step_off_at_most(scores):
