@@ -8,10 +8,14 @@ import inspect
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from rmlab.recipe import EnsembleSpec, Recipe, require
+
+if TYPE_CHECKING:
+    from rmlab.study.sweep import Study
 
 ARTIFACTS = Path("_build") / "artifacts"
 OWN = ("fit", "report", "sample", "score", "curve", "ppo")  # commands of the workbench
@@ -66,6 +70,7 @@ def study(args: list[str]) -> None:
     from rmlab.study.presets import PRESETS, SHIPPED
     from rmlab.study.run import run
     from rmlab.study.summary import summary
+    from rmlab.study.sweep import base_of
     from rmlab.study.text_presets import TEXT_PRESETS
 
     preset = args[0] if args else None
@@ -76,18 +81,18 @@ def study(args: list[str]) -> None:
         f"one of {', '.join([*PRESETS, *TEXT_PRESETS])}",
     )
     start, rest = (PRESETS[preset](), args[1:]) if preset in PRESETS else text_recipe(preset, args[1:])
-    options = tyro.cli(options_of(start), args=rest, prog=f"rmlab study {preset}")
-    recipe = recipe_with(start, options)
-    changed = recipe != start or preset in TEXT_PRESETS
+    options = tyro.cli(options_of(base_of(start)), args=rest, prog=f"rmlab study {preset}")
+    chosen = study_with(start, options)
+    changed = chosen != start or preset in TEXT_PRESETS
     shipped = preset in SHIPPED and not changed
     out = options.out or (
-        Path("data") if shipped else Path("_build") / "study" / (preset + f"-{recipe.id}" * changed)
+        Path("data") if shipped else Path("_build") / "study" / (preset + f"-{chosen.id}" * changed)
     )
     if options.dry_run:
-        print(dry_run(recipe, options.artifacts, options.workers))
+        print(dry_run(chosen, options.artifacts, options.workers))
         return
     try:
-        folder = run(recipe, out, options.artifacts, options.workers, options.quiet)
+        folder = run(chosen, out, options.artifacts, options.workers, options.quiet)
     except StudyFailed as failed:
         print(failed.summary.text, file=sys.stderr)
         raise SystemExit(1) from None
@@ -176,6 +181,13 @@ def options_of(recipe: Recipe) -> type:
     return dataclasses.make_dataclass("Options", where + fields, frozen=True)
 
 
+def study_with(study: Study, options: object) -> Study:
+    """A recipe with the options' fields; of a sweep its base, from which the axes go on."""
+    if isinstance(study, Recipe):
+        return recipe_with(study, options)
+    return dataclasses.replace(study, base=recipe_with(study.base, options))
+
+
 def recipe_with(recipe: Recipe, options: object) -> Recipe:
     """The recipe with the options' fields; ensembles are chosen by their names."""
     values = {
@@ -185,14 +197,15 @@ def recipe_with(recipe: Recipe, options: object) -> Recipe:
     return dataclasses.replace(recipe, **values)
 
 
-def dry_run(recipe: Recipe, artifacts: Path, workers: int | None) -> str:
+def dry_run(study: Study, artifacts: Path, workers: int | None) -> str:
     """What a study would do, as text: tasks by stage, how many are done already, and a guess of the time that is left."""
     from rmlab.store import Store
     from rmlab.study.cost import estimates
     from rmlab.study.executor import all_tasks, cores
-    from rmlab.study.plan import plan
+    from rmlab.study.run import last_tasks, plans
+    from rmlab.study.sweep import base_of, parts_of
 
-    tasks, store = all_tasks(list(plan(recipe).values())), Store(artifacts)
+    tasks, store = all_tasks(last_tasks(plans(study))), Store(artifacts)
     every = Counter(t.stage.__name__ for t in tasks)
     cached = Counter(t.stage.__name__ for t in tasks if store.has(t))
     rows = [
@@ -204,7 +217,9 @@ def dry_run(recipe: Recipe, artifacts: Path, workers: int | None) -> str:
     rows.append(
         f"{every.total() - cached.total()} tasks to run, about {left / workers:.0f} minutes on {workers} workers."
     )
-    return "\n".join([estimates(recipe), "", *rows])
+    count = len(parts_of(study))
+    several = [f"{count} recipes, each with one setting changed; what they share is made once."] * (count > 1)
+    return "\n".join([estimates(base_of(study)), *several, "", *rows])
 
 
 def _chosen(recipe: Recipe, names: tuple[str, ...]) -> tuple[EnsembleSpec, ...]:

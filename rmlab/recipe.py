@@ -102,16 +102,15 @@ class Training:
 
 @dataclass(frozen=True)
 class Replicates:
-    """What is done again with other chance: label draws and pretraining seeds, crossed or in step.
+    """What is done again with other chance. A replicate is a label draw with pretraining seeds of its own.
 
-    Crossed, every label draw meets every backbone and every finetuning seed (a replicate is one of each). In step,
-    replicate s has label draw s and backbone s (in turn) as its home, and finetuning seed 0.
+    No two replicates share anything that is random in training, so that they are independent. A replicate holds single
+    models on each of its backbones with each finetuning seed, and every ensemble stands on the same labels and backbones.
     """
 
-    draws: int = 3  # independent label sets (other prompts, other answers, other flips)
-    backbones: int = 5  # pretraining seeds
-    finetune: int = 3  # finetuning seeds, where they are crossed
-    crossed: bool = True
+    draws: int = 3  # replicates: each its own labels (other prompts, answers and flips) and its own backbones
+    backbones: int = 5  # pretraining seeds of a replicate
+    finetune: int = 3  # finetuning seeds of the single models, on each backbone
 
     def validate(self) -> None:
         """Raise a `ValueError` that names the field, the value and the mend."""
@@ -143,16 +142,21 @@ class FactSensitivity:
 
 @dataclass(frozen=True)
 class EnsembleSpec:
-    """One ensemble of a study: `method` is a name in `rmlab.reward.methods.METHODS`, options are its training function's."""
+    """One ensemble of a study: `method` is a name in `rmlab.reward.methods.METHODS`, options are its training function's.
+
+    An ensemble that stands on one backbone is trained on the first `homes` of a replicate's, 0: on every one. The single
+    models that all are compared with stand on every one, and pretraining seeds make up every set of backbones.
+    """
 
     name: str  # the rows' key
     method: str
     options: tuple[tuple[str, object], ...] = ()
+    homes: int = 1
 
 
-def ensemble(name: str, method: str, **options: object) -> EnsembleSpec:
+def ensemble(name: str, method: str, homes: int = 1, **options: object) -> EnsembleSpec:
     """An `EnsembleSpec` with its options as keywords."""
-    return EnsembleSpec(name, method, tuple(sorted(options.items())))
+    return EnsembleSpec(name, method, tuple(sorted(options.items())), homes)
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,11 @@ class Ppo:
 
 @dataclass(frozen=True)
 class PpoStudy:
-    """PPO against every ensemble of the recipe under every aggregator and KL penalty, a run a replicate."""
+    """PPO against every ensemble of the recipe under every aggregator and KL penalty, a run a replicate.
+
+    An ensemble that a replicate holds several times runs where it comes first. The single model runs under the mean, with
+    the first `rivals` finetuning seeds of the first backbone: every gain is over the mean of those runs.
+    """
 
     ppo: Ppo = field(
         default_factory=lambda: Ppo(steps=120, batch=128, lr=5e-5, missing_eos_penalty=2.5, eval_every=6)
@@ -221,15 +229,36 @@ class PpoStudy:
         tuple[str, str], ...
     ] = ()  # (ensemble, aggregator): one more run without a penalty, and longer
     step_multiplier: int = 4  # how much longer
+    rivals: int = 1  # of a replicate's single models, a run each
+    runs: tuple[
+        tuple[str, str], ...
+    ] = ()  # (ensemble, aggregator): these alone, beside the single models; empty: all
+
+    def rules_of(self, ensemble: str, k: int) -> tuple[str, ...]:
+        """The aggregators that an ensemble of K members is optimised under: of one member, the mean alone."""
+        if k == 1:
+            named = ensemble == "single" or not self.runs or any(e == ensemble for e, _ in self.runs)
+            return ("mean",) if named else ()
+        return tuple(a for e, a in self.runs if e == ensemble) if self.runs else self.aggregators
+
+    @property
+    def every_aggregator(self) -> tuple[str, ...]:
+        """Each aggregator that something is optimised under, once."""
+        return tuple(dict.fromkeys(a for _, a in self.runs)) if self.runs else self.aggregators
 
     def validate(self) -> None:
         """Raise a `ValueError` that names the field, the value and the mend."""
         self.ppo.validate()
         ok = len(self.kl_coefs) > 0 and min(self.kl_coefs, default=-1) >= 0
         require(ok, "ppo_study.kl_coefs", self.kl_coefs, "KL penalties of 0 and more")
-        ok = self.prompts >= 1 and self.answers >= 1
-        require(ok, "ppo_study.prompts and answers", (self.prompts, self.answers), "at least 1 of each")
-        require(self.step_multiplier >= 1, "ppo_study.step_multiplier", self.step_multiplier, "at least 1")
+        require(
+            self.prompts >= 2, "ppo_study.prompts", self.prompts, "at least 2: intervals are over prompts"
+        )
+        require(self.answers >= 1, "ppo_study.answers", self.answers, "at least 1")
+        for name in ("step_multiplier", "rivals"):
+            require(getattr(self, name) >= 1, f"ppo_study.{name}", getattr(self, name), "at least 1")
+        twice = sorted({run for run in self.runs if self.runs.count(run) > 1})
+        require(not twice, "ppo_study.runs", twice, "every (ensemble, aggregator) once")
 
 
 @dataclass(frozen=True)
@@ -268,9 +297,24 @@ class Recipe:
         require(not twice, "names of ensembles", twice, "every ensemble a name of its own")
         mend = "an ensemble named single, which the others are compared with"
         require("single" in names, "names of ensembles", names, mend)
-        unknown = sorted({name for name, _ in self.ppo_study.long} - set(names)) if self.ppo_study else []
-        require(not unknown, "ppo_study.long", unknown, f"ensembles among {', '.join(names)}")
+        for e in self.ensembles:
+            mend = (
+                f"0 for every backbone, or a number up to replicates.backbones = {self.replicates.backbones}"
+            )
+            require(0 <= e.homes <= self.replicates.backbones, f"homes of ensemble {e.name}", e.homes, mend)
+        if self.ppo_study:
+            self._check_ppo_study(set(names))
         return self
+
+    def _check_ppo_study(self, names: set[str]) -> None:
+        study, seeds = self.ppo_study, self.replicates.finetune
+        for field_name in ("long", "runs"):
+            unknown = sorted({name for name, _ in getattr(study, field_name)} - names)
+            require(
+                not unknown, f"ppo_study.{field_name}", unknown, f"ensembles among {', '.join(sorted(names))}"
+            )
+        mend = f"at most replicates.finetune = {seeds}"
+        require(study.rivals <= seeds, "ppo_study.rivals", study.rivals, mend)
 
     @property
     def id(self) -> str:

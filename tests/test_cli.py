@@ -94,5 +94,5 @@ def test_a_finished_study_prints_its_ends(tiny_studies, tmp_path, capsys):
     assert (
         "gain over single" in text
         and "finetune2 min" in text
-        and (tmp_path / "full" / "curves.csv").is_file()
+        and (tmp_path / "tiny" / "curves.csv").is_file()
     )

@@ -1,22 +1,24 @@
 """Ensembles against each other: curves of gold, proxy and gain under rising pressure, their ends, their differences.
 
 A `Curve` is one ensemble under one aggregator and one optimiser, on each of its replicates; best-of-n, tilted policies and
-PPO runs all end up as such (`pool_curves.py`, `ppo_curves.py`), and the four tables here are made of nothing else.
+PPO runs all end up as such (`pool_curves.py`, `ppo_curves.py`), and the four tables here are made of nothing else. Every
+interval is the two-way t of `intervals.py`, over replicates and prompts.
 
-Letters: U units (an ensemble on one replicate each), P prompts, L points of a curve.
+Letters: D replicates, U units (the instances of an ensemble on them), P prompts, L points of a curve.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from rmlab.measure.ensembles import ORACLE, EnsembleResult
-from rmlab.measure.intervals import CrossedBootstrap, percentile_interval
+from rmlab.measure.inference import fall
+from rmlab.measure.intervals import Interval, two_way_interval
 
 REFERENCE = "finetune5"  # the ensemble that others are compared with, where a study has it
 USUAL = {  # the aggregator that a method's paper uses, or the one as near to it as there is
@@ -33,7 +35,6 @@ CLAIMED = {  # under the minimum: three heads, one epoch, are as good as three m
     "heads3_1_epoch": "finetune3_3_epochs"
 }
 REGIME = ("optimiser", "kl_coef", "step_multiplier")
-QUANTITIES = ("proxy", "gold", "gain")
 
 
 @dataclass(frozen=True)
@@ -68,25 +69,25 @@ def keys_of(setting: Setting, strength: float = np.nan, penalty: float = np.nan)
 
 
 class Unit(NamedTuple):
-    """An ensemble on one replicate: its number, how the bootstrap weighs it, and its members' ids joined by "+"."""
+    """One of an ensemble's instances: its replicate, and its members' ids joined by "+"."""
 
     replicate: int
-    draw: int
-    backbones: tuple[int, ...]
     members: str
 
 
 def units_of(group: Sequence[EnsembleResult]) -> list[Unit]:
-    """The units of one ensemble's replicates."""
-    return [Unit(e.replicate, *e.unit, "+".join(e.members)) for e in group]
+    """The units of one ensemble's instances, (U,)."""
+    return [Unit(e.replicate, "+".join(e.members)) for e in group]
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """One setting's curves on each of its replicates.
+    """One setting's curves, a replicate's instances averaged prompt by prompt.
 
+    units : (U,) the instances
     pressure : (L,) n, beta or step; kl : (L,) nats, by the formula named in kl_name
-    gold, proxy, gain : (U, P, L); gain is gold minus that of single models on the same labels; None where there are none
+    gold, proxy, gain : (D, P, L); gain is gold minus that of single models of the same replicate; None without any
+    by_unit : the same quantities by name, (U, L) means over prompts
     strength : (U,) the aggregator's, NaN where it has none; penalty : (U,) mean score lost to it at no pressure, or NaN
     columns : further columns of the table of curves, (L,) each
     """
@@ -99,92 +100,110 @@ class Curve:
     gold: np.ndarray
     proxy: np.ndarray
     gain: np.ndarray | None
+    by_unit: dict[str, np.ndarray]
     strength: np.ndarray
     penalty: np.ndarray
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def replicates(self) -> list[int]:
+        """The replicates' numbers, (D,)."""
+        return sorted({unit.replicate for unit in self.units})
 
     def keys(self, unit: int | slice = slice(None)) -> dict[str, object]:
         """The leading columns of every table, with the strength and penalty of one unit or their means."""
         return keys_of(self.setting, np.mean(self.strength[unit]), np.mean(self.penalty[unit]))
 
-    def resampled(self, quantity: str, bootstrap: CrossedBootstrap) -> np.ndarray:
-        """The mean of gold, proxy or gain over units and prompts under every resample, (n_boot, L)."""
-        draws, backbones = ([getattr(u, name) for u in self.units] for name in ("draw", "backbones"))
-        return bootstrap.mean(getattr(self, quantity), draws, backbones)
-
-    def mean(self, quantity: str) -> np.ndarray:
-        """The mean of gold, proxy or gain over units and prompts, (L,)."""
-        return getattr(self, quantity).mean((0, 1))
-
-    def on(self, draws: Container[int]) -> Curve:
-        """The same on some label draws alone."""
-        index = [i for i, unit in enumerate(self.units) if unit.draw in draws]
-        arrays = {n: getattr(self, n)[index] for n in ("gold", "proxy", "strength", "penalty")}
-        gain = None if self.gain is None else self.gain[index]
-        return replace(self, units=[self.units[i] for i in index], gain=gain, **arrays)
+    @property
+    def quantities(self) -> dict[str, np.ndarray]:
+        """Proxy, gold and, where there is one, the gain, (D, P, L) each."""
+        every = {name: getattr(self, name) for name in ("proxy", "gold", "gain")}
+        return {name: values for name, values in every.items() if values is not None}
 
 
-def curves(every: Iterable[Curve], bootstrap: CrossedBootstrap) -> pd.DataFrame:
-    """Mean curves with 95% bands, a row a setting and pressure; `low` and `high` are the band of the gain."""
+def curve_of(
+    setting: Setting,
+    units: list[Unit],
+    axis: tuple[np.ndarray, np.ndarray, str],
+    values: dict[str, np.ndarray],
+    strength: np.ndarray,
+    penalty: np.ndarray,
+    columns: dict[str, np.ndarray],
+) -> Curve:
+    """A curve from its instances: a replicate's are averaged, so that each counts once however many instances it holds.
+
+    axis : pressure (L,), kl (L,) and the name of its formula; values : gold, proxy and, where there is one, gain, (U, P, L)
+    """
+    numbers = np.array([unit.replicate for unit in units])
+
+    def averaged(x: np.ndarray) -> np.ndarray:
+        """(D, P, L)."""
+        return np.stack([x[numbers == replicate].mean(0) for replicate in np.unique(numbers)])
+
+    means = {name: averaged(x) for name, x in values.items()}
+    by_unit = {name: x.mean(1) for name, x in values.items()}
+    gold, proxy, gain = (means.get(name) for name in ("gold", "proxy", "gain"))
+    return Curve(setting, units, *axis, gold, proxy, gain, by_unit, strength, penalty, columns)
+
+
+def curves(every: Iterable[Curve]) -> pd.DataFrame:
+    """Mean curves with 95% intervals, a row a setting and pressure; `low` and `high` are those of the gain.
+
+    `units` is the number of replicates. Where that is 1, the intervals cover other prompts alone, as `covers` says.
+    """
     frames = []
     for curve in every:
         frame = {**curve.keys(), "pressure": curve.pressure, "kl": curve.kl, "kl_name": curve.kl_name}
         frame |= curve.columns
-        for quantity in QUANTITIES:
-            if getattr(curve, quantity) is not None:
-                frame |= _banded(quantity, curve.mean(quantity), curve.resampled(quantity, bootstrap))
-        frames.append(pd.DataFrame({**frame, "units": len(curve.units)}))
+        for quantity, values in curve.quantities.items():
+            frame |= interval_columns(quantity, values)
+        frames.append(pd.DataFrame({**frame, **covered(curve.gold)}))
     return pd.concat(frames, ignore_index=True)
 
 
 def replicates(every: Iterable[Curve]) -> pd.DataFrame:
-    """Every unit's own curve, averaged over prompts: what the bands are made of."""
+    """Every instance's own curve, averaged over prompts; a replicate's are averaged before any interval."""
     frames = []
     for curve in every:
         for u, unit in enumerate(curve.units):
-            about = {"replicate": unit.replicate, "draw": unit.draw, "members": unit.members}
-            frame = {**curve.keys(u), **about, "pressure": curve.pressure}
-            for quantity in QUANTITIES:
-                if getattr(curve, quantity) is not None:
-                    frame[quantity] = getattr(curve, quantity)[u].mean(0)
-            frames.append(pd.DataFrame(frame))
+            about = {"replicate": unit.replicate, "draw": unit.replicate, "members": unit.members}
+            values = {quantity: curve.by_unit[quantity][u] for quantity in curve.quantities}
+            frames.append(pd.DataFrame({**curve.keys(u), **about, "pressure": curve.pressure, **values}))
     return pd.concat(frames, ignore_index=True)
 
 
-def ends(every: Iterable[Curve], bootstrap: CrossedBootstrap) -> pd.DataFrame:
-    """Gold at the start, at its peak and at the end; rise, fall and change between them; the gain at the end; 95% bands.
+def ends(every: Iterable[Curve]) -> pd.DataFrame:
+    """Gold at the start, at its peak and at the end, the fall between them, and the gain at the end; 95% intervals.
 
-    The peak is that of the mean curve and is held fixed in the bands. `falls` and `rises`: in how many units gold ends below
-    its highest point before, and the proxy above its start.
+    `fall` is the end minus the start. `peak` is the highest point of the mean curve, which noise alone makes high: its
+    interval is that of a point fixed beforehand. `fall_from_peak` is the end minus a peak that was chosen elsewhere, on
+    other prompts and, where there are several, other replicates (`inference.fall`).
     """
     rows = []
     for curve in every:
-        mean, proxy, resampled = curve.mean("gold"), curve.mean("proxy"), curve.resampled("gold", bootstrap)
-        top = int(np.argmax(mean))
+        gold, proxy = curve.gold, curve.proxy.mean((0, 1))
+        top = int(np.argmax(gold.mean((0, 1))))
         row = curve.keys()
         for name, at in {"start": 0, "peak": top, "end": -1}.items():
-            row |= _banded(name, mean[at], resampled[:, at])
-        for name, (after, before) in {"rise": (top, 0), "fall": (-1, top), "change": (-1, 0)}.items():
-            row |= _banded(name, mean[after] - mean[before], resampled[:, after] - resampled[:, before])
+            row |= interval_columns(name, gold[..., at])
+        drop = fall(gold)
+        row |= _banded("fall", drop.change) | _banded("fall_from_peak", drop.from_peak)
         row |= {"peak_pressure": curve.pressure[top], "peak_kl": curve.kl[top]}
         row |= {"end_pressure": curve.pressure[-1], "end_kl": curve.kl[-1], "kl_name": curve.kl_name}
         if curve.gain is not None:
-            row |= _banded("gain", curve.mean("gain")[-1], curve.resampled("gain", bootstrap)[:, -1])
+            row |= interval_columns("gain", curve.gain[..., -1])
         row |= {"proxy_start": proxy[0], "proxy_end": proxy[-1]}
         row |= {"proxy_rises": bool((np.diff(proxy) > 0).all())}
-        gold_by_unit, proxy_by_unit = curve.gold.mean(1), curve.proxy.mean(1)  # (U, L)
-        row |= {"falls": int((gold_by_unit[:, -1] < gold_by_unit.max(1)).sum())}
-        row |= {"rises": int((proxy_by_unit[:, -1] > proxy_by_unit[:, 0]).sum())}
-        rows.append({**row, "units": len(curve.units)})
+        rows.append({**row, **covered(gold)})
     return pd.DataFrame(rows)
 
 
 def comparisons(
-    every: Iterable[Curve],
-    bootstrap: CrossedBootstrap,
-    pairs: Iterable[tuple[Setting, Setting]] | None = None,
+    every: Iterable[Curve], pairs: Iterable[tuple[Setting, Setting]] | None = None
 ) -> pd.DataFrame:
-    """Gold of one setting minus gold of another at equal pressure, under the same resamples: paired 95% bands.
+    """Gold of one setting minus gold of another at equal pressure, replicate by replicate and prompt by prompt.
+
+    Descriptive: many pairs, each with a 95% interval of its own and no adjustment for how many there are.
 
     Parameters
     ----------
@@ -192,23 +211,24 @@ def comparisons(
 
     Returns
     -------
-    A row a pair and pressure, over the label draws that both have.
+    A row a pair and pressure, over the replicates that both have.
     """
     known = {curve.setting: curve for curve in every}
     frames = []
     for one, other in dict.fromkeys(usual_pairs(known) if pairs is None else pairs):
         if one == other or one not in known or other not in known:
             continue
-        shared = {u.draw for u in known[one].units} & {u.draw for u in known[other].units}
+        left, right = known[one], known[other]
+        shared = sorted({*left.replicates} & {*right.replicates})
         if not shared:
             continue
-        left, right = known[one].on(shared), known[other].on(shared)
-        resampled = left.resampled("gold", bootstrap) - right.resampled("gold", bootstrap)
-        difference = left.mean("gold") - right.mean("gold")
+        golds = [c.gold[[c.replicates.index(replicate) for replicate in shared]] for c in (left, right)]
         regime = {name: value for name, value in keys_of(one).items() if name in REGIME}
         frame = {"one": one.label, "other": other.label, **regime, "pressure": left.pressure}
-        frames.append(pd.DataFrame({**frame, **_banded("difference", difference, resampled)}))
-    columns = ["one", "other", *REGIME, "pressure", "difference", "low", "high"]
+        difference = golds[0] - golds[1]
+        frame |= {**interval_columns("difference", difference), **covered(difference)}
+        frames.append(pd.DataFrame(frame))
+    columns = ["one", "other", *REGIME, "pressure", "difference", "low", "high", "units", "covers"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
@@ -258,8 +278,17 @@ def _others(s: Setting, reference: str | None) -> list[tuple[str | None, str, st
     return others
 
 
-def _banded(quantity: str, mean: np.ndarray, resampled: np.ndarray) -> dict[str, np.ndarray]:
-    """{gold, gold_low, gold_high}, or {gain, low, high}, (L,) each from resamples (n_boot, L), or numbers from (n_boot,)."""
-    low, high = percentile_interval(resampled)
+def interval_columns(quantity: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    """{gold, gold_low, gold_high}, or {gain, low, high}: the mean of values (D, P, ...) over both and its 95% interval."""
+    return _banded(quantity, two_way_interval(values))
+
+
+def covered(values: np.ndarray) -> dict[str, object]:
+    """How many replicates values (D, P, ...) are of, as `units`, and what an interval of their mean covers."""
+    return {"units": len(values), "covers": "replicates and prompts" if len(values) > 1 else "prompts"}
+
+
+def _banded(quantity: str, interval: Interval) -> dict[str, np.ndarray]:
+    """An interval as columns, those of gain and difference without their name."""
     stem = "" if quantity in {"gain", "difference"} else f"{quantity}_"
-    return {quantity: mean, f"{stem}low": low, f"{stem}high": high}
+    return {quantity: interval.mean, f"{stem}low": interval.low, f"{stem}high": interval.high}

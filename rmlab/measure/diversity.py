@@ -1,8 +1,8 @@
-"""Are the K members different functions? Agreement in distribution, on the optimised tail, and of their heads.
+"""Are the K members different functions? Agreement in distribution, of their ranks and picks, and of their heads.
 
 An ensemble helps as far as its members err in different places. Members that agree wherever an optimiser looks are
 copies, whatever their number: their minimum is their mean (Eisenstein et al. 2312.09244, for seeds that
-share a pretraining run).
+share a pretraining run). Where they err, and on the optimised tail, is measured in `rmlab.measure.errors`.
 
 Letters: P prompts, N answers a prompt, K members, M held-out pairs, D hidden. Member scores are in each member's own
 unit; every number here but `leave_one_out` is free of units, or says so.
@@ -17,8 +17,7 @@ from rmlab.optimise.best_of_n import best_of_n
 from rmlab.recipe import require
 from rmlab.reward.aggregate import aggregate
 
-TAIL = 64  # answers a prompt: the optimised tail
-COPIES = 0.15  # members are copies when fewer than 1 + 0.15 (K - 1) of them are effective
+COPIES = 0.9  # members are copies when their errors correlate by more
 
 
 def effective_members(correlation: np.ndarray) -> float:
@@ -29,13 +28,15 @@ def effective_members(correlation: np.ndarray) -> float:
 
     Parameters
     ----------
-    correlation : (K, K) between members, such as from `margin_correlation`, no NaN
+    correlation : (K, K) between members, such as from `margin_correlation` or
+        `rmlab.measure.errors.error_correlation`, no NaN
 
     Returns
     -------
     1 to K, in members: 1 for copies, K for independent members, 1 where K = 1. A mean correlation below 0 counts
-    as 0, so no ensemble has more than K effective members. Scores correlate by what the members rightly share too,
-    not by their errors alone: good members that err apart still count as few. Compare it between ensembles.
+    as 0, so no ensemble has more than K effective members. Margins and scores correlate by what the members rightly
+    share too, not by their errors alone: good members that err apart still count as few; compare such a number
+    between ensembles. That of the correlation of errors stands for itself.
     """
     c = np.asarray(correlation, np.float64)
     square = c.ndim == 2 and c.shape[0] == c.shape[1] and c.size > 0
@@ -46,20 +47,25 @@ def effective_members(correlation: np.ndarray) -> float:
     return K / (1 + (K - 1) * np.clip(mean_off_diagonal(c), 0, 1)) if K > 1 else 1.0
 
 
-def verdict(k: int, effective: float, noun: str = "members") -> str:
+def verdict(k: int, correlation: float, noun: str = "members") -> str:
     """The effective number of members in words: "5 heads, 1.1 effective: they are copies".
 
-    They are called copies below 1 + 0.15 (k - 1), at k = 5 a mean correlation above 0.53.
+    They are called copies where the correlation is above 0.9, whatever their number: then no number of such members
+    averages away more than a tenth of one's error variance.
 
     Parameters
     ----------
     k : members, at least 1
-    effective : from `effective_members`
+    correlation : the mean over pairs of members of the correlation of their errors, such as from
+        `rmlab.measure.errors.error_correlation`; not read where k = 1
     noun : what the members are, in the plural
     """
     require(k >= 1, "k", k, "at least one member")
-    text = f"{k} {noun if k > 1 else noun.removesuffix('s')}, {effective:.1f} effective"
-    return text + (": they are copies" if effective < 1 + COPIES * (k - 1) else "")
+    if k == 1:
+        return f"1 {noun.removesuffix('s')}, 1.0 effective"
+    require(-1 <= correlation <= 1, "correlation", correlation, "a number from -1 to 1")
+    effective = k / (1 + (k - 1) * max(correlation, 0.0))
+    return f"{k} {noun}, {effective:.1f} effective" + (": they are copies" if correlation > COPIES else "")
 
 
 def margin_correlation(heldout: np.ndarray) -> np.ndarray:
@@ -80,37 +86,6 @@ def margin_correlation(heldout: np.ndarray) -> np.ndarray:
     margins = heldout[:, 0] - heldout[:, 1]
     scale = np.abs(heldout).max((0, 1))  # what a margin's rounding is measured against
     return _pearson(margins - margins.mean(0), scale)
-
-
-def tail_correlation(scores: np.ndarray, top: int = TAIL, ended: np.ndarray | None = None) -> np.ndarray:
-    """Correlation of the members within prompts on the answers that optimisation reaches.
-
-    The tail is each prompt's `top` answers by the members' mean. Choosing by the mean takes away the variation that
-    the members share, so the number lies below the correlation over the whole pool, and below 0 for members that are
-    independent: compare it between ensembles of equal K, not with `margin_correlation`.
-
-    Parameters
-    ----------
-    scores : (P, N, K) member scores, aligned
-    top : answers a prompt, at least 2; a prompt with fewer gives all it has
-    ended : (P, N) bool, optional: False leaves an answer out (it never ends); a prompt with one answer or none left
-        is left out
-
-    Returns
-    -------
-    (K, K) Pearson correlations, each prompt's mean removed, pooled over prompts; constants as in `margin_correlation`
-    """
-    scores, ended = _pool(scores, ended)
-    require(top >= 2, "top", top, "at least 2 answers a prompt")
-    mean = np.where(ended, scores.mean(-1, dtype=np.float64), -np.inf)  # (P, N)
-    top = min(int(top), scores.shape[1])
-    best = np.argpartition(mean, -top, axis=1)[:, -top:]  # (P, top)
-    kept = np.take_along_axis(ended, best, 1)[..., None]
-    tail = np.take_along_axis(scores, best[..., None], 1).astype(np.float64)  # (P, top, K)
-    count = kept.sum(1, keepdims=True)
-    require(bool((count > 1).any()), "ended", "no prompt with two answers", "a pool whose answers end")
-    centred = np.where(kept & (count > 1), tail - (tail * kept).sum(1, keepdims=True) / count.clip(1), 0.0)
-    return _pearson(centred.reshape(-1, centred.shape[-1]), np.abs(tail).max((0, 1)))
 
 
 def rank_correlation(scores: np.ndarray, ended: np.ndarray | None = None) -> np.ndarray:

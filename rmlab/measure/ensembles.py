@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rmlab.measure.intervals import CrossedBootstrap
 from rmlab.recipe import Recipe, require
 
 SINGLE = "single"  # the ensemble of one that every gain is measured from
@@ -22,7 +21,7 @@ ORACLE = "oracle"  # gold itself as the reward model
 class MemberScores:
     """One trained scorer: where it comes from, and what it said; K members where it is several heads or adapters.
 
-    id : "d0/p2/f1": label draw 0, pretraining seed 2, finetuning seed 1; "d0/p2/heads5": trained together
+    id : "d0/p2/f1": label draw 0, pretraining seed 2 of its own, finetuning seed 1; "d0/p2/heads5": trained together
     facts : hidden, layers, parameters, pairs
     cost : parameters, trained_parameters, train_seconds, score_seconds, peak_mb
     heldout : (M, 2, K) scores of chosen and rejected answers by clean labels
@@ -57,17 +56,15 @@ class MemberScores:
 class EnsembleResult:
     """One ensemble on one replicate: its parts side by side, and the single models that it is measured against.
 
-    unit : label draw and pretraining seeds that the bootstrap weighs it by; the seeds one a member where they are crossed
-        with the label draws, else (0,)
+    replicate : a label draw with pretraining seeds of its own; number : which of the ensemble's instances on it
     """
 
     name: str
     method: str
     replicate: int
-    draw: int
+    number: int
     parts: tuple[MemberScores, ...]
     rivals: tuple[MemberScores, ...]
-    unit: tuple[int, tuple[int, ...]]
 
     @property
     def k(self) -> int:
@@ -105,6 +102,7 @@ class EnsembleResult:
 class RunResult:
     """One PPO run against one ensemble on one replicate.
 
+    number : which of the ensemble's instances on the replicate
     rows : of its L evaluations, every number by name, the step among them
     gold, proxy : (P, L) means over the answers to each prompt
     texts : a few answers at each evaluation: step, prompt, answer, gold, proxy, tokens
@@ -112,6 +110,7 @@ class RunResult:
 
     ensemble: str
     replicate: int
+    number: int
     aggregator: str
     kl_coef: float
     step_multiplier: int
@@ -147,13 +146,9 @@ class StudyScores:
 
     def __post_init__(self):
         for name, group in by_name(self.ensembles).items():
-            numbers = [e.replicate for e in group]
-            require(
-                len(set(numbers)) == len(numbers),
-                f"replicates of {name}",
-                numbers,
-                "each number at most once",
-            )
+            numbers = [(e.replicate, e.number) for e in group]
+            ok = len(set(numbers)) == len(numbers)
+            require(ok, f"replicates and numbers of {name}", numbers, "each at most once")
             alone = [e.replicate for e in group if not e.rivals]
             mend = f"an ensemble {SINGLE!r} with a model on the same labels and backbone"
             require(not alone, f"replicates of {name} without a single model", alone, mend)
@@ -182,19 +177,13 @@ class StudyScores:
         """The single models that an ensemble is measured against, each once."""
         return list({m.id: m for e in self.ensembles for m in e.rivals}.values())
 
-    def bootstrap(self, prompts: int) -> CrossedBootstrap:
-        """The study's resampling of prompts, label draws and, where they are crossed, pretraining seeds."""
-        replicates = self.recipe.replicates
-        backbones = replicates.backbones if replicates.crossed else 1
-        return CrossedBootstrap(prompts, replicates.draws, backbones, seed=self.recipe.seed)
-
 
 def by_name(ensembles: Sequence[EnsembleResult]) -> dict[str, list[EnsembleResult]]:
-    """Ensembles grouped by name, names in the order they came, replicates in their own."""
+    """Ensembles grouped by name, names in the order they came, replicates and their instances in their own."""
     groups: dict[str, list[EnsembleResult]] = {}
     for ensemble in ensembles:
         groups.setdefault(ensemble.name, []).append(ensemble)
-    return {name: sorted(group, key=lambda e: e.replicate) for name, group in groups.items()}
+    return {name: sorted(group, key=lambda e: (e.replicate, e.number)) for name, group in groups.items()}
 
 
 def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:

@@ -16,6 +16,7 @@ from rmlab.measure.diversity import effective_members, mean_off_diagonal
 from rmlab.recipe import require
 
 NONE = 1e-9  # of the largest errors: rounding
+TAIL = 64  # answers a prompt: the optimised tail
 
 
 def errors(scores: np.ndarray, truth: np.ndarray, prompts: np.ndarray) -> np.ndarray:
@@ -42,11 +43,7 @@ def errors(scores: np.ndarray, truth: np.ndarray, prompts: np.ndarray) -> np.nda
     scores, truth = np.asarray(scores, np.float64), np.asarray(truth, np.float64)
     fits = scores.ndim == 2 and truth.shape == scores.shape[:1] == np.shape(prompts)
     require(fits, "scores' shape", scores.shape, f"(R, K) beside truth and prompts {truth.shape}")
-    _, codes, sizes = np.unique(prompts, return_inverse=True, return_counts=True)
-    table = np.concatenate([truth[:, None], scores], 1)  # (R, 1 + K)
-    sums = np.zeros((len(sizes), table.shape[1]))
-    np.add.at(sums, codes, table)
-    centred = table - (sums / sizes[:, None])[codes]
+    centred, _ = _within(np.concatenate([truth[:, None], scores], 1), prompts)  # (R, 1 + K)
     truth, scores = centred[:, :1], centred[:, 1:]
     spread = float((truth**2).sum())
     require(spread > 0, "truth", "constant within every prompt", "answers that differ in truth")
@@ -57,6 +54,49 @@ def error_correlation(errors: np.ndarray) -> np.ndarray:
     """Pearson correlations (K, K) of errors (R, K), whose means are 0."""
     unit = _unit(errors)
     return np.clip(unit.T @ unit / len(unit), -1, 1)
+
+
+def tail_error_correlation(
+    errors: np.ndarray, proxy: np.ndarray, prompts: np.ndarray, top: int = TAIL
+) -> np.ndarray:
+    """Correlations of errors as the answers that optimisation reaches show them, free of the selection's own effect.
+
+    The tail is each prompt's `top` answers by the proxy. Taken there as they are, errors correlate far less than
+    anywhere else, whatever the members: the answers were chosen for what the members share. Pearson's and Lawley's
+    correction for selection (Lawley 1943) undoes that: what the proxy does not explain of the errors, by its slope
+    over the whole pool, is measured in the tail, and what it does explain over the pool. With jointly Gaussian scores
+    the result is the correlation over the whole pool at any `top`; a lower one says that members part in the tail, a
+    higher one that they close ranks. Where errors bend with the proxy, part of that bend is counted as parting.
+
+    Parameters
+    ----------
+    errors : (R, K) from `errors`, of mean 0 in each prompt
+    proxy : (R,) what chooses, any unit, such as the members' mean score
+    prompts : (R,) whole numbers of 0 or more
+    top : answers a prompt, at least 2; a prompt with fewer gives all it has, and one with a single answer none
+
+    Returns
+    -------
+    (K, K) Pearson correlations
+    """
+    errors, proxy = np.asarray(errors, np.float64), np.asarray(proxy, np.float64)
+    fits = errors.ndim == 2 and errors.size > 0 and proxy.shape == errors.shape[:1] == np.shape(prompts)
+    require(fits, "errors' shape", errors.shape, f"(R, K) beside proxy and prompts {proxy.shape}")
+    require(top >= 2, "top", top, "at least 2 answers a prompt")
+    _unit(errors)  # names members without errors
+    proxy, free = _within(proxy[:, None], prompts)
+    power = float((proxy**2).sum())
+    slope = (errors * proxy).sum(0) / power if power > 0 else np.zeros(errors.shape[1])  # (K,)
+    left = errors - proxy * slope
+    order = np.lexsort((-proxy[:, 0], prompts))
+    starts = np.flatnonzero(np.diff(np.asarray(prompts)[order], prepend=-1))
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    tail = order[rank < top]
+    left, tail_free = _within(left[tail], np.asarray(prompts)[tail])
+    require(tail_free > 0, "prompts", "one answer each", "a prompt with two answers")
+    covariance = left.T @ left / tail_free + np.outer(slope, slope) * power / free
+    spread = np.sqrt(np.diag(covariance))
+    return np.clip(covariance / np.outer(spread, spread), -1, 1)
 
 
 def shared_error(errors: np.ndarray, clusters: np.ndarray) -> Estimate:
@@ -93,6 +133,13 @@ def erring(errors: np.ndarray) -> np.ndarray:
     """(K,) bool: whether a member's errors (R, K) are more than rounding beside the largest; one that never errs has none."""
     size = np.sqrt((np.asarray(errors, np.float64) ** 2).mean(0))
     return size > NONE * max(size.max(), 1e-300)
+
+
+def _within(table: np.ndarray, prompts: np.ndarray) -> tuple[np.ndarray, int]:
+    """A table (R, V) without its mean over each prompt, and its degrees of freedom, R minus the prompts."""
+    _, codes, sizes = np.unique(prompts, return_inverse=True, return_counts=True)
+    sums = np.stack([np.bincount(codes, column, len(sizes)) for column in table.T], 1)
+    return table - (sums / sizes[:, None])[codes], len(table) - len(sizes)
 
 
 def _unit(errors: np.ndarray) -> np.ndarray:

@@ -33,10 +33,12 @@ def explorer_slice(
 ) -> CompactPool:
     """A typical replicate of a study: every method in its plain form, and heads in every number from 1.
 
-    Typical: the single model whose gold at n = N / 4 is the (lower) median over label draws and backbones, there the median
-    finetuning seed. Shown are the ensembles that hold it, or stand on its labels and backbone, and whose name is their method
-    and their number of members ("lora5"): the largest of each method, every one of "heads", whose one head is the single
-    model. Unions of several methods are left out, their members being there already.
+    Typical: the replicate whose single models on its first backbone, where every ensemble stands, have the (lower) median
+    gold at n = N / 4, and of them the median finetuning seed. Shown are the ensembles that hold it, or stand on its labels
+    and backbone, and whose name is their method and their number of members ("lora5"): the largest of each method, every one
+    of "heads", whose one head is the single model. Unions of several methods are left out, their members being there
+    already. So are answers that never ended: whatever was put in the place of their scores would move a mean, a start and a
+    correlation.
 
     Parameters
     ----------
@@ -49,7 +51,6 @@ def explorer_slice(
     shown, keep = FEW if len(columns) <= COLUMNS else MANY
     ended = scores.ended[:shown]
     table = np.stack([column[:shown] for column in columns.values()], -1).astype(np.float64)
-    table = np.where(ended[..., None], table, table.min((0, 1)) - 0.5)  # never ends: ranks last
     return CompactPool.from_pool(
         gold_counts=terms[:shown],
         bill=list(bill),
@@ -61,6 +62,7 @@ def explorer_slice(
         prompts=list(prompts[:shown]),
         vocab=list(vocab),
         keep=keep,
+        ended=ended,
     )
 
 
@@ -75,7 +77,6 @@ def text_slice(
     columns, ensembles = _columns(_shown(scores, typical_single(scores)))
     shown = (FEW if len(columns) <= COLUMNS else MANY)[0]
     table = np.stack([column[:shown] for column in columns.values()], -1).astype(np.float64)
-    table = np.where(scores.ended[:shown, :, None], table, table.min((0, 1)) - 0.5)  # never ends: ranks last
     return CompactPool.from_text(
         prompts[:shown],
         answers[:shown],
@@ -84,16 +85,18 @@ def text_slice(
         columns=list(columns),
         ensembles=ensembles,
         gold_unit=gold_unit,
+        ended=scores.ended[:shown],
     )
 
 
 def typical_single(scores: StudyScores) -> MemberScores:
-    """The single model at the median of the medians: of a label draw and backbone, then of its finetuning seeds."""
+    """The single model at the median of the medians: of a replicate's first backbone, then of its finetuning seeds."""
     quarter = [scores.gold.shape[1] // 4]
-    groups: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
+    groups: dict[int, dict[str, float]] = defaultdict(dict)
     for m in scores.singles:
-        worth = best_of_n(m.pool[..., 0], scores.gold, quarter, scores.ended).mean()
-        groups[m.draw, m.backbone][m.id] = float(worth)
+        if m.backbone == 0:
+            worth = best_of_n(m.pool[..., 0], scores.gold, quarter, scores.ended).mean()
+            groups[m.draw][m.id] = float(worth)
     place = _median({place: float(np.mean(list(group.values()))) for place, group in groups.items()})
     home = _median(groups[place])
     return next(m for m in scores.singles if m.id == home)
@@ -104,7 +107,7 @@ def _shown(scores: StudyScores, home: MemberScores) -> list[dict]:
     plain: dict[str, dict[int, EnsembleResult]] = defaultdict(dict)
     for e in scores.ensembles:
         size, apart = e.name.removeprefix(e.method), not any(p.method == SINGLE for p in e.parts)
-        here = home in e.parts or (apart and (e.draw, e.parts[0].backbone) == (home.draw, home.backbone))
+        here = home in e.parts or (apart and (e.replicate, e.parts[0].backbone) == (home.draw, home.backbone))
         if here and e.method not in {"mixed", SINGLE} and size.isdigit():
             plain[e.method].setdefault(int(size), e)
     rows = []

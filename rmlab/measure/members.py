@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from rmlab.measure import diversity
+from rmlab.measure import diversity, errors
 from rmlab.measure.ensembles import SINGLE, EnsembleResult, StudyScores, by_name
 
 COSTS = ("parameters", "trained_parameters", "train_seconds", "score_seconds", "peak_mb")
@@ -27,8 +27,10 @@ def accuracy(scores: StudyScores) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def diversity_of_ensembles(scores: StudyScores, top: int = diversity.TAIL, n: int = 64) -> pd.DataFrame:
+def diversity_of_ensembles(scores: StudyScores, top: int = errors.TAIL, n: int = 64) -> pd.DataFrame:
     """How good and how different the members are: a row an ensemble, means over replicates with standard errors `_se`.
+
+    A replicate's instances are averaged first. What all replicates share, prompts and gold, is no part of the errors.
 
     Parameters
     ----------
@@ -37,24 +39,27 @@ def diversity_of_ensembles(scores: StudyScores, top: int = diversity.TAIL, n: in
 
     Returns
     -------
-    `accuracy` of the mean score and `accuracy_one` of a single member, on held-out pairs; `corr_margin`, `corr_tail`
-    and `corr_rank`, mean pairwise correlations of held-out margins, on the optimised tail and of ranks; `effective`
-    and `effective_tail`, members in distribution and on the tail; `top_agreement` of best-of-n picks at `n`;
+    `accuracy` of the mean score and `accuracy_one` of a single member, on held-out pairs; `corr_margin` and `corr_rank`,
+    mean pairwise correlations of held-out margins and of ranks; `corr_error`, of what gold does not explain of the pool's
+    scores within prompts, and `corr_error_tail`, of the same on each prompt's `top` answers by the mean, freed of that
+    choice (`rmlab.measure.errors`); `effective`, `effective_error` and `effective_error_tail`, members by `corr_margin`
+    and by the two of errors; `top_agreement` of best-of-n picks at `n`;
     `head_rank`, the exponential of the heads' spectral entropy, and `head_angle`, degrees, where the members are
     heads; `worth_mean` and `worth_min`, gold that one member adds to the best of all answers, left out in turn, under
     the mean and the min; `min_share`, the largest share of answers that one member sets under min; `verdict`, in words,
-    from `effective_tail`, as held-out margins also agree on what the members rightly share.
+    from `corr_error`, as margins also agree on what the members rightly share.
     Numbers about pairs of members are NaN where K = 1; a standard error is NaN with one replicate.
     """
     rows = []
     for name, group in by_name(scores.ensembles).items():
-        table = pd.DataFrame([_member_numbers(e, scores, top, n) for e in group])
+        numbers = pd.DataFrame([_member_numbers(e, scores, top, n) for e in group])
+        table = numbers.groupby([e.replicate for e in group]).mean()
         error = table.std(ddof=1) / np.sqrt(len(table))
-        row = {"ensemble": name, "method": group[0].method, "k": group[0].k, "units": len(group)}
+        row = {"ensemble": name, "method": group[0].method, "k": group[0].k, "units": len(table)}
         for column in table:
             row |= {column: table[column].mean(), f"{column}_se": error[column]}
         noun = "heads" if group[0].heads is not None else "members"
-        rows.append({**row, "verdict": diversity.verdict(group[0].k, row["effective_tail"], noun)})
+        rows.append({**row, "verdict": diversity.verdict(group[0].k, row["corr_error"], noun)})
     return pd.DataFrame(rows)
 
 
@@ -77,15 +82,17 @@ def _member_numbers(e: EnsembleResult, scores: StudyScores, top: int, n: int) ->
     """A row of `diversity_of_ensembles` for one replicate."""
     heldout, pool, ended = e.heldout.astype(np.float64), e.pool, scores.ended
     mean = heldout.mean(-1)  # (M, 2)
-    margin, tail = diversity.margin_correlation(heldout), diversity.tail_correlation(pool, top, ended)
+    margin, (whole, tail) = diversity.margin_correlation(heldout), _error_correlations(e, scores, top)
     many, pairs, answers = e.k > 1, diversity.mean_off_diagonal, pool.shape[1]
     row = {
         "accuracy": (mean[:, 0] > mean[:, 1]).mean(),
         "accuracy_one": (heldout[:, 0] > heldout[:, 1]).mean(),
         "corr_margin": pairs(margin),
         "effective": diversity.effective_members(margin),
-        "corr_tail": pairs(tail),
-        "effective_tail": diversity.effective_members(tail),
+        "corr_error": pairs(whole),
+        "effective_error": diversity.effective_members(whole),
+        "corr_error_tail": pairs(tail),
+        "effective_error_tail": diversity.effective_members(tail),
         "corr_rank": pairs(diversity.rank_correlation(pool, ended)) if many else np.nan,
         "top_agreement": diversity.top_agreement(pool, min(n, answers), ended) if many else np.nan,
         "min_share": diversity.min_shares(pool[ended]).max() if many else np.nan,
@@ -97,3 +104,13 @@ def _member_numbers(e: EnsembleResult, scores: StudyScores, top: int, n: int) ->
     row["head_rank"] = diversity.spectral_entropy(e.heads) if heads else np.nan
     row["head_angle"] = pairs(diversity.principal_angles(e.heads)) if heads else np.nan
     return row
+
+
+def _error_correlations(e: EnsembleResult, scores: StudyScores, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """(K, K) of the errors on all answers that end, and as the `top` of each prompt by the members' mean show them."""
+    if e.k == 1:
+        return np.ones((1, 1)), np.ones((1, 1))
+    prompts = np.nonzero(scores.ended)[0]  # (R,)
+    table = e.pool[scores.ended].astype(np.float64)  # (R, K)
+    left = errors.errors(table, scores.gold[scores.ended], prompts)
+    return errors.error_correlation(left), errors.tail_error_correlation(left, table.mean(1), prompts, top)

@@ -5,7 +5,7 @@ another thing for every method: members that differ less are penalised less. So 
 ensemble loses the same mean score to its penalty at n = 1, and what is left is how well the penalty is aimed:
 score = mean - strength * penalty, the penalty being mean - min, the std or the variance over members (ddof 0).
 
-Letters: P prompts, N answers a prompt, K members, U units, L values of n or beta.
+Letters: P prompts, N answers a prompt, K members, D replicates, U units (instances), L values of n or beta.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from rmlab.measure.compare import Curve, Setting, Unit, reference_of, units_of
-from rmlab.measure.ensembles import ORACLE, EnsembleResult, StudyScores, by_name
+from rmlab.measure.compare import Curve, Setting, Unit, curve_of, reference_of, units_of
+from rmlab.measure.ensembles import ORACLE, SINGLE, EnsembleResult, StudyScores, by_name
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, ess, kl_bound, n_grid
 from rmlab.optimise.tilt import KL_NAME as EXACT_KL
 from rmlab.optimise.tilt import Frontier, best_of_n_weights, beta_for_kl, frontier, tilt
@@ -52,20 +52,20 @@ def best_of_n_curves(scores: StudyScores) -> tuple[list[Curve], pd.DataFrame]:
         """(P, L, 2): gold and proxy of the best of n."""
         return best_of_n(proxy, np.stack([gold, proxy], -1), ns, scores.ended)
 
-    alone = {m.id: winners(m.pool[..., 0])[..., 0] for m in scores.rivals}
+    alone = {m.id: winners(m.pool[..., 0]) for m in scores.rivals}
     target = matched_penalty(scores) if scores.recipe.matched else None
     curves, left_out = [], []
     for name, group in by_name(scores.ensembles).items():
         copies = [e.replicate for e in group if target is not None and _are_copies(e, scores.ended)]
         if copies:
-            reason = f"members are copies (replicates {', '.join(map(str, copies))})"
+            reason = f"members are copies (replicates {', '.join(map(str, dict.fromkeys(copies)))})"
             rules = [a for a in scores.recipe.aggregators if a in PENALTIES]
             left_out += [(name, aggregator, "matched", np.nan, reason) for aggregator in rules]
         by_rule: dict[tuple[str, str], list[tuple]] = {}
         for e in group:
-            rival = np.mean([alone[m.id] for m in e.rivals], 0)
+            rival = np.mean([alone[m.id][..., 0] for m in e.rivals], 0)
             for x in _aggregated(e, scores, None if copies else target):
-                best = winners(x.score)
+                best = alone[e.parts[0].id] if name == SINGLE else winners(x.score)
                 numbers = (best[..., 0], best[..., 1], best[..., 0] - rival, x.strength, x.penalty)
                 by_rule.setdefault((x.aggregator, x.pessimism), []).append(numbers)
         for rule, by_unit in by_rule.items():
@@ -79,15 +79,18 @@ def best_of_n_curves(scores: StudyScores) -> tuple[list[Curve], pd.DataFrame]:
 def exact_curves(scores: StudyScores, aggregators: tuple[str, ...]) -> list[Curve]:
     """Gold against exact KL without training: tilted policies at equal KL (`KLS`, the mean over prompts), and best-of-n.
 
-    Each unit is tilted at the beta that gives the KL, and compared with its single models at the same; `pressure` is the
-    mean of the betas, `ess` the effective number of answers a prompt. Aggregators have their papers' strengths.
+    Each instance is tilted at the beta that gives the KL, and compared with its single models at the same; `pressure` is
+    the mean of the betas, `ess` the effective number of answers a prompt. Aggregators have their papers' strengths.
     """
     alone = {m.id: _exact_frontiers(m.pool[..., 0], scores) for m in scores.rivals}
     curves = []
     for name, group in by_name(scores.ensembles).items():
         for aggregator in aggregators if group[0].k > 1 else ("mean",):
-            proxies = [aggregate(e.pool, aggregator, usual_strength(aggregator)) for e in group]
-            reached = [_exact_frontiers(proxy, scores) for proxy in proxies]
+            if name == SINGLE:
+                reached = [alone[e.parts[0].id] for e in group]
+            else:
+                proxies = (aggregate(e.pool, aggregator, usual_strength(aggregator)) for e in group)
+                reached = [_exact_frontiers(proxy, scores) for proxy in proxies]
             for optimiser in ("tilt", "best_of_n"):
                 setting = Setting(name, group[0].method, group[0].k, aggregator, optimiser=optimiser)
                 curves.append(_exact_curve(setting, group, reached, alone))
@@ -177,10 +180,8 @@ def _exact_curve(
 
 
 def _oracle(scores: StudyScores, best: np.ndarray, axis: tuple) -> Curve:
-    """Gold itself chooses, best (P, L, 2): the same on every label draw, over every backbone, and with nothing to gain."""
-    draws = sorted({e.unit[0] for e in scores.ensembles})
-    backbones = tuple(sorted({b for e in scores.ensembles for b in e.unit[1]}))
-    units = [Unit(draw, draw, backbones, ORACLE) for draw in draws]
+    """Gold itself chooses, best (P, L, 2): the same on every replicate, and with nothing to gain."""
+    units = [Unit(replicate, ORACLE) for replicate in sorted({e.replicate for e in scores.ensembles})]
     numbers = (best[..., 0], best[..., 1], np.zeros_like(best[..., 0]), np.nan, 0.0)
     return _curve(Setting(ORACLE, ORACLE, 1, "mean"), units, [numbers] * len(units), *axis)
 
@@ -196,6 +197,5 @@ def _curve(
 ) -> Curve:
     """by_unit : gold, proxy and gain (P, L), strength and penalty of each; answers : effective ones a prompt, (L,)."""
     gold, proxy, gain, strength, penalty = (np.array(column) for column in zip(*by_unit, strict=True))
-    return Curve(
-        setting, units, pressure, kl, kl_name, gold, proxy, gain, strength, penalty, columns={"ess": answers}
-    )
+    values = {"gold": gold, "proxy": proxy, "gain": gain}
+    return curve_of(setting, units, (pressure, kl, kl_name), values, strength, penalty, {"ess": answers})

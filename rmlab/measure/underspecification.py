@@ -13,11 +13,11 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from rmlab.measure.compare import covered, interval_columns
 from rmlab.measure.ensembles import MemberScores, StudyScores
-from rmlab.measure.intervals import percentile_interval
+from rmlab.measure.errors import errors
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, kl_bound, n_grid
 
-TAIL = 64  # answers a prompt: the top by the mean of the two members
 FACT_PROBES = ("wrong", "one_wrong", "missing")
 
 
@@ -25,10 +25,11 @@ def transfer(scores: StudyScores) -> pd.DataFrame:
     """The winner that one single model picks, judged by itself, by others and by gold.
 
     All in standard deviations: members on their reference set, gold on the pool. `judged_by` is `self`, `finetune`
-    (other finetuning seeds, same backbone), `pretrain` (other backbones) or `gold`, all of the same label draw.
+    (other finetuning seeds, same backbone), `pretrain` (other backbones) or `gold`, all of the same replicate, whose models
+    are averaged prompt by prompt before the interval over replicates and prompts.
     """
     gold, ns = (scores.gold - scores.gold.mean()) / scores.gold.std(), n_grid(scores.gold.shape[1])
-    units: dict[str, list[tuple[int, tuple[int], np.ndarray]]] = {}
+    curves: dict[str, dict[int, list[np.ndarray]]] = {}  # (P, L) by judge and replicate
     for m in scores.singles:
         alike = [x for x in scores.singles if x is not m and x.draw == m.draw]
         groups = {
@@ -39,14 +40,13 @@ def transfer(scores: StudyScores) -> pd.DataFrame:
         judges |= {name: np.mean(group, 0) for name, group in groups.items() if group}
         winners = best_of_n(m.pool[..., 0], np.stack(list(judges.values()), -1), ns, scores.ended)
         for i, name in enumerate(judges):
-            units.setdefault(name, []).append((m.draw, (m.backbone,), winners[..., i]))
-    bootstrap, frames = scores.bootstrap(len(gold)), []
-    for name, group in units.items():
-        draws, backbones, curves = zip(*group, strict=True)
-        low, high = percentile_interval(bootstrap.mean(np.stack(curves), draws, backbones))
+            curves.setdefault(name, {}).setdefault(m.draw, []).append(winners[..., i])
+    frames = []
+    for name, groups in curves.items():
+        values = np.stack([np.mean(group, 0) for group in groups.values()])  # (D, P, L)
         frame = {"judged_by": name, "pressure": ns, "kl": kl_bound(ns), "kl_name": KL_NAME}
-        mean = np.stack(curves).mean((0, 1))
-        frames.append(pd.DataFrame({**frame, "score": mean, "low": low, "high": high}))
+        banded = dict(zip(("score", "low", "high"), interval_columns("score", values).values(), strict=True))
+        frames.append(pd.DataFrame({**frame, **banded, **covered(values)}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -54,19 +54,21 @@ def agreement(scores: StudyScores) -> pd.DataFrame:
     """How alike two members are, by how they are related: finetuning seeds, pretraining seeds, heads of one model.
 
     `pairs_agree`: share of held-out pairs they order alike; `corr_heldout`: correlation of their held-out margins;
-    `corr_pool`: of their scores within prompts; `corr_tail`: the same among the top 64 answers by the mean of the two.
+    `corr_pool`: of their scores within prompts; `corr_error`: of what gold does not explain of these, on the answers that
+    ended. Among the answers that two members like best even independent ones disagree, which says nothing about them.
     """
     rows = []
     for draw in sorted({m.draw for m in scores.members}):
+        left = {m.id: _unit_errors(m, scores) for m in scores.members if m.draw == draw}
         singles = [m for m in scores.singles if m.draw == draw]
         for a, b in combinations(singles, 2):
             relation = "finetune" if a.backbone == b.backbone else "pretrain"
-            rows.append((relation, draw, a.id, b.id, *_alike(a, 0, b, 0)))
+            rows.append((relation, draw, a.id, b.id, *_alike(a, 0, b, 0, left)))
         for m in scores.members:
             if m.draw == draw and m.method == "heads":
                 for j, k in combinations(range(m.k), 2):
-                    rows.append((f"heads {m.k}", draw, m.ids[j], m.ids[k], *_alike(m, j, m, k)))
-    columns = ["relation", "draw", "a", "b", "pairs_agree", "corr_heldout", "corr_pool", "corr_tail"]
+                    rows.append((f"heads {m.k}", draw, m.ids[j], m.ids[k], *_alike(m, j, m, k, left)))
+    columns = ["relation", "draw", "a", "b", "pairs_agree", "corr_heldout", "corr_pool", "corr_error"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -98,15 +100,22 @@ def reaction(scores: np.ndarray) -> np.ndarray:
     return (scores[:, 1:] - scores[:, :1]).mean(0)
 
 
-def _alike(a: MemberScores, j: int, b: MemberScores, k: int) -> tuple[float, float, float, float]:
-    """How alike member j of a and member k of b are: the last four columns of `agreement`."""
-    left, right = (m.heldout[:, 0, i] - m.heldout[:, 1, i] for m, i in ((a, j), (b, k)))
-    one, two = a.pool[..., j].astype(np.float64), b.pool[..., k].astype(np.float64)
-    size = min(TAIL, one.shape[1])
-    top = np.argpartition(one + two, -size, 1)[:, -size:]
-    tail = _within(np.take_along_axis(one, top, 1), np.take_along_axis(two, top, 1))
-    agree = float(((left > 0) == (right > 0)).mean())
-    return agree, float(np.corrcoef(left, right)[0, 1]), _within(one, two), tail
+def _alike(
+    a: MemberScores, j: int, b: MemberScores, k: int, left: dict[str, np.ndarray]
+) -> tuple[float, float, float, float]:
+    """How alike member j of a and member k of b are: the last four columns of `agreement`. left : errors by id."""
+    one, two = (m.heldout[:, 0, i] - m.heldout[:, 1, i] for m, i in ((a, j), (b, k)))
+    agree = float(((one > 0) == (two > 0)).mean())
+    pool = _within(a.pool[..., j].astype(np.float64), b.pool[..., k].astype(np.float64))
+    return agree, float(np.corrcoef(one, two)[0, 1]), pool, float(left[a.id][:, j] @ left[b.id][:, k])
+
+
+def _unit_errors(m: MemberScores, scores: StudyScores) -> np.ndarray:
+    """A member's errors (R, K) on the answers that ended, each of length 1; 0 for one that never errs."""
+    table = m.pool[scores.ended].astype(np.float64)
+    left = errors(table, scores.gold[scores.ended], np.nonzero(scores.ended)[0])
+    length = np.sqrt(np.square(left).sum(0))
+    return left / np.where(length > 0, length, 1.0)
 
 
 def _within(a: np.ndarray, b: np.ndarray) -> float:

@@ -25,6 +25,7 @@ from rmlab.optimise.contents import (
     thin_words,
 )
 from rmlab.optimise.packing import pack, read, write
+from rmlab.optimise.thinning import best_tenth
 from rmlab.recipe import require
 from rmlab.reward.aggregate import aggregate
 
@@ -233,24 +234,23 @@ class CompactPool:
     def correlation(self, members: list[int], tail: bool = False) -> np.ndarray:
         """(K, K) Pearson correlation of the members' scores among a prompt's answers, averaged over prompts.
 
-        tail : only among the best tenth of each prompt's N answers by the members' mean; answers of equal
-            mean at its end share what is left of it. Choosing by the mean by itself lowers what is found.
+        tail : as the best tenth of each prompt's N answers by the members' mean show it. What that choice does
+            by itself is undone, as in `rmlab.measure.errors`: lower than for all answers, members part there.
         """
         members = list(members)
         mean = self.aggregated(members, "mean")  # names members that the pool does not have
         out = np.zeros((len(members), len(members)))
         for p in range(len(mean)):
-            w = self.weight[p].astype(np.float64)
+            w, s = self.weight[p].astype(np.float64), self.member_scores[p][:, members]
+            s, m = s - w @ s / w.sum(), mean[p] - w @ mean[p] / w.sum()
+            shared = np.zeros_like(out)
             if tail:
-                room = w.sum() / 10
-                order = np.argsort(-mean[p], kind="stable")
-                last = np.argmax(np.append(np.cumsum(w[order])[:-1] >= room * (1 - TIE), True))
-                over = mean[p] - mean[p, order[last]]
-                above, level = over > TIE, np.abs(over) <= TIE
-                w *= above + level * (room - w[above].sum()) / w[level].sum()
-            s = self.member_scores[p][:, members]
-            s = s - w @ s / w.sum()
-            cov = (w * s.T) @ s / w.sum()
+                power = w @ m**2 / w.sum()
+                slope = (w * m) @ s / w.sum() / power if power > 0 else np.zeros(len(members))
+                w, shared = best_tenth(w, m, TIE), np.outer(slope, slope) * power
+                s = s - m[:, None] * slope
+                s = s - w @ s / w.sum()
+            cov = (w * s.T) @ s / w.sum() + shared
             power = np.diag(cov)
             out += cov / np.sqrt(np.maximum(power[:, None] * power, 1e-24)) / len(mean)
         np.fill_diagonal(out, 1.0)
@@ -318,19 +318,21 @@ class CompactPool:
         vocab: list[str],
         keep: int = 350,
         seed: int = 0,
+        ended: np.ndarray | None = None,
     ) -> CompactPool:
         """Keep at most `keep` answers a prompt, those that can win first: see `rmlab.optimise.thinning.thin`.
 
         Parameters
         ----------
         gold_counts (P, N, F), 0 to 255; tokens (P, N, T) ids below 256; lengths (P, N), `<eos>` not counted
-        scores (P, N, C) : finite, and each member's on one scale. A kept score is rounded to a grid of
-            65,535 steps from the member's lowest to its highest; an answer that must not be chosen needs no
-            more than a score below the others', and one so far off that it would coarsen theirs is refused
+        scores (P, N, C) : finite, and each member's on one scale. A kept score is rounded to 65,535 steps from
+            the member's lowest to its highest; one so far off that it would coarsen the others' is refused
         bill, columns, ensembles, prompts, vocab : as the fields; keep : M; seed : of the sample
+        ended (P, N) bool : an answer that never ended, or that must not be chosen, is left out of everything,
+            and the others stand for it: draws are of answers that ended, as in `rmlab.optimise.tilt`
         """
         require(keep >= 1, "keep", keep, "at least 1 answer a prompt")
-        arrays = thin_words(gold_counts, bill, scores, columns, ensembles, tokens, lengths, keep, seed)
+        arrays = thin_words(gold_counts, bill, scores, columns, ensembles, tokens, lengths, keep, seed, ended)
         return cls(
             prompts=list(prompts),
             vocab=list(vocab),
@@ -353,18 +355,19 @@ class CompactPool:
         gold_unit: str = "",
         keep: int | None = None,
         seed: int = 0,
+        ended: np.ndarray | None = None,
     ) -> CompactPool:
         """A pool of text, of which the answers that can win are kept first: `rmlab.optimise.thinning.thin`.
 
         Parameters
         ----------
         prompts : P texts; answers : P lists of N texts
-        member_scores (P, N, K) : finite, kept as float32; members that are averaged need one scale. An answer
-            that must not be chosen needs no more than a score below the others'
+        member_scores (P, N, K) : finite, kept as float32; members that are averaged need one scale
         gold (P, N) : finite, kept as float32, or None where there is no gold; gold_unit : what it counts
         columns : K names of the members, "member 1" on unless said
         ensembles : as the field; one of all members unless said
         keep : M; unless said as many as fit a page, 350 at most; seed : of the sample
+        ended (P, N) bool : as in `from_pool`
 
         Raises
         ------
@@ -381,7 +384,7 @@ class CompactPool:
         N = scores.shape[1]
         most = min(N, KEEP if keep is None else keep)
         while True:
-            arrays = thin_text(texts, scores, gold, ensembles, most, seed)
+            arrays = thin_text(texts, scores, gold, ensembles, most, seed, ended)
             pool = cls(list(prompts), columns, ensembles, N, **arrays, gold_unit=gold_unit)
             size = pool.nbytes_in_page()
             if keep is not None or size <= PAGE_BYTES:

@@ -26,19 +26,20 @@ def thin_words(
     lengths: np.ndarray,
     keep: int,
     seed: int,
+    ended: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """The arrays of a pool of words: M answers a prompt, their scores on a grid.
 
     Parameters
     ----------
     counts (P, N, F), 0 to 255; scores (P, N, C), finite; tokens (P, N, T), ids below 256; lengths (P, N)
-    bill, columns, ensembles : as CompactPool's fields; keep, seed : as `thin`'s
+    bill, columns, ensembles : as CompactPool's fields; keep, seed, ended : as `thin`'s
     """
     counts, scores = np.asarray(counts), np.asarray(scores, np.float64)
     tokens, lengths = np.asarray(tokens), np.asarray(lengths)
     _check_words(counts, scores, tokens, lengths, columns)
     check_ensembles(ensembles, len(columns))
-    kept, weight = thin(scores, bill_total(counts, bill), ensembles, keep, seed)
+    kept, weight = thin(scores, bill_total(counts, bill), ensembles, keep, seed, ended)
     rows = np.arange(len(kept))[:, None]
     steps, scale, offset = grid(scores[rows, kept], columns)
     lengths = lengths[rows, kept]
@@ -60,15 +61,16 @@ def thin_text(
     ensembles: list[dict],
     keep: int,
     seed: int,
+    ended: np.ndarray | None = None,
 ) -> dict[str, np.ndarray | None]:
     """The arrays of a pool of text: M answers a prompt, their scores as they are.
 
     Parameters
     ----------
     texts : P lists of N, UTF-8; scores (P, N, C), gold (P, N) or None : float32, finite
-    ensembles : as CompactPool's field; keep, seed : as `thin`'s
+    ensembles : as CompactPool's field; keep, seed, ended : as `thin`'s
     """
-    kept, weight = thin(scores.astype(np.float64), gold, ensembles, keep, seed)
+    kept, weight = thin(scores.astype(np.float64), gold, ensembles, keep, seed, ended)
     rows = np.arange(len(kept))[:, None]
     chosen = [texts[p][i] for p in range(len(kept)) for i in kept[p]]
     return {

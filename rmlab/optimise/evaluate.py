@@ -16,7 +16,7 @@ from rmlab.reward.ensemble import require_scores
 from rmlab.sources.base import Prompt, Source
 from rmlab.tokens import pad_right
 
-SHOWN = 3  # answers kept as text, each to another prompt
+SHOWN = 6  # answers kept as text, each to another prompt
 
 
 def evaluate(

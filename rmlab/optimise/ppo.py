@@ -90,8 +90,8 @@ def train(
     -------
     `steps + 1` rows. Row s is the policy after s steps, on answers of its own: `step`; `reward`; `k1`, `k3`,
     KL in nats an answer; `entropy`, nats a token; `length`, tokens; `ended`, share; `kl_coef`. But for the
-    last row, of the update on these answers: `lr`, `policy_loss`, `value_loss`, `clip_share` of tokens,
-    `grad_norm` before clipping, `ratio_error` (the first minibatch's largest, from 1), `updates` taken.
+    last row, of the update on these answers: `lr`, `policy_loss`, `value_loss`, `clip_share` of tokens without a
+    slope, `grad_norm` before clipping, `ratio_error` (the first minibatch's largest, from 1), `updates` taken.
 
     Raises
     ------
@@ -349,19 +349,20 @@ def improve(run: Run, batch: Batch, rewards: np.ndarray) -> dict:
         if s.early_stop_kl and updates and moved > s.early_stop_kl:  # detail 12
             break
         share = s.minibatches / int(mask.sum())  # tokens weigh the same in minibatches of more and of fewer
-        policy_loss = share * policy_losses(ratio, advantage, s.cliprange).sum()
+        losses = policy_losses(ratio, advantage, s.cliprange)
+        policy_loss = share * losses.sum()
         values = run.critic(critic_hidden)
         value_loss = share * value_losses(values, old_values, target, s.cliprange_value).sum()
         run.optimiser.zero_grad(set_to_none=True)
         (policy_loss + s.vf_coef * value_loss).backward()
         norm = nn.utils.clip_grad_norm_(run.weights, s.max_grad_norm)  # detail 17
         if not torch.isfinite(norm + policy_loss + value_loss):
-            losses = f"{policy_loss:.3g} (policy), {value_loss:.3g} (value), gradient norm = {norm:.3g}"
+            found = f"{policy_loss:.3g} (policy), {value_loss:.3g} (value), gradient norm = {norm:.3g}"
             place = f"at step {run.step}, update {len(updates)}, which is not taken"
             mend = f"lower ppo.lr = {s.lr} or scale the reward; the last checkpoint, if any, is {run.path}"
-            raise ValueError(f"loss = {losses} {place}: {mend}")
+            raise ValueError(f"loss = {found} {place}: {mend}")
         run.optimiser.step()
-        clip_share = ((ratio - 1).abs() > s.cliprange).float().mean()
+        clip_share = (losses > -ratio * advantage).float().mean()  # the clipped term is the smaller: no slope
         updates.append([x.item() for x in (policy_loss, value_loss, clip_share, norm)])
     means = zip(("policy_loss", "value_loss", "clip_share", "grad_norm"), np.mean(updates, 0), strict=True)
     return {"lr": lr, **dict(means), "ratio_error": ratio_error, "updates": len(updates)}

@@ -17,7 +17,12 @@ MOST = ((0.5, 0.9), (0.25, 0.75), (0.01, 0.99))  # quantiles of a member's score
 
 
 def thin(
-    scores: np.ndarray, gold: np.ndarray | None, ensembles: Sequence[dict], keep: int, seed: int
+    scores: np.ndarray,
+    gold: np.ndarray | None,
+    ensembles: Sequence[dict],
+    keep: int,
+    seed: int,
+    ended: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Keep at most `keep` answers a prompt, those that can win first.
 
@@ -29,24 +34,52 @@ def thin(
     Parameters
     ----------
     scores (P, N, C), gold (P, N) or None : finite; ensembles : dicts with `members`, columns of scores
-    keep : M, where N is more; seed : of the sample
+    keep : M, where more answers end; seed : of the sample
+    ended : (P, N) bool, optional: an answer that never ended is left out, and the others stand for its share too, as
+        if answers were drawn until one ends. A prompt where none ended keeps them all
 
     Returns
     -------
-    kept : (P, M) indices into N; weight : (P, M) float64, how many answers each stands for, N a row
+    kept : (P, M) indices into N; weight : (P, M) float64, how many answers each stands for, N a row. A prompt with
+        fewer than M answers to keep has them more than once, their weight divided
     """
     P, N = scores.shape[:2]
-    if keep >= N:
-        return np.tile(np.arange(N), (P, 1)), np.ones((P, N))
+    there = np.ones((P, N), bool) if ended is None else np.asarray(ended)
+    require(
+        there.shape == (P, N) and there.dtype == bool, "ended", (there.shape, there.dtype), f"bool {(P, N)}"
+    )
+    there = there | ~there.any(1, keepdims=True)
+    keep = min(keep, int(there.sum(1).max()))
     rng = np.random.default_rng(seed)
     kept, weight = np.zeros((P, keep), np.int64), np.ones((P, keep))
     for p in range(P):
-        rankings = [*scores[p].T] if gold is None else [*scores[p].T, gold[p]]
-        for ensemble in ensembles:
-            part = scores[p][:, ensemble["members"]]
-            rankings += [aggregate(part, name, 1.0) for name in ("mean", "min", "mean_std")]
-        kept[p], weight[p] = _sample(np.stack(rankings), keep, rng)
+        rows = np.flatnonzero(there[p])
+        if len(rows) <= keep:
+            places = np.arange(keep) % len(rows)
+            kept[p], weight[p] = rows[places], 1 / np.bincount(places)[places]
+        else:
+            mine = scores[p][rows]
+            rankings = [*mine.T] if gold is None else [*mine.T, gold[p][rows]]
+            for ensemble in ensembles:
+                part = mine[:, ensemble["members"]]
+                rankings += [aggregate(part, name, 1.0) for name in ("mean", "min", "mean_std")]
+            chosen, weight[p] = _sample(np.stack(rankings), keep, rng)
+            kept[p] = rows[chosen]
+        weight[p] *= N / len(rows)
     return kept, weight
+
+
+def best_tenth(weight: np.ndarray, score: np.ndarray, tie: float) -> np.ndarray:
+    """Of one prompt's weights (M,) those of its best tenth by score, 0 elsewhere; ties at its end share the rest.
+
+    score : (M,) any unit; scores closer than `tie` are equal. Returns (M,) summing to a tenth of the weights.
+    """
+    room = weight.sum() / 10
+    order = np.argsort(-score, kind="stable")
+    last = np.argmax(np.append(np.cumsum(weight[order])[:-1] >= room * (1 - tie), True))
+    over = score - score[order[last]]
+    above, level = over > tie, np.abs(over) <= tie
+    return weight * (above + level * (room - weight[above].sum()) / weight[level].sum())
 
 
 def grid(scores: np.ndarray, columns: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

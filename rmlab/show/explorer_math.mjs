@@ -190,31 +190,39 @@ export function typicalTilted(d, p, row, beta) { // the median by the proxy
   return Math.min(...order.subarray(start[g], start[g + 1]));
 }
 
-// The members' correlation (K rows of K) within prompts, averaged over prompts; with `tail`, among the best tenth of a
-// prompt's answers by the members' mean. Equal means at the tenth's end share what is left of it.
+// Of one prompt's weights those of its best tenth by score; equal scores at its end share what is left of it.
+function bestTenth(w, score) {
+  const order = [...w.keys()].sort((a, b) => score[b] - score[a]), room = w.reduce((a, b) => a + b, 0) / 10;
+  let last = 0, above = 0, level = 0;
+  for (let held = 0; last < w.length - 1 && (held += w[order[last]]) < room * (1 - TIE);) last++;
+  const end = score[order[last]];
+  w.forEach((x, i) => { if (score[i] > end + TIE) above += x; else if (score[i] >= end - TIE) level += x; });
+  const share = (room - above) / level; // of those at the end
+  return w.map((x, i) => x * (score[i] > end + TIE ? 1 : score[i] >= end - TIE ? share : 0));
+}
+
+// The members' correlation (K rows of K) within prompts, averaged over prompts; with `tail`, as the best tenth of a
+// prompt's answers by the members' mean show it: what the mean does not explain is measured there, what it does
+// explain over all answers, so that the choice by itself changes nothing.
 export function correlation(d, members, tail) {
   const K = members.length, columns = members.map((c) => columnOf(d, c)), out = members.map(() => Array(K).fill(0));
+  const over = (w, f) => w.reduce((a, x, i) => a + x * f(i), 0) / w.reduce((a, b) => a + b, 0);
+  const centred = (s, w) => { const m = over(w, (i) => s[i]); return s.map((x) => x - m); };
   for (let p = 0; p < d.P; p++) {
-    const base = p * d.M, w = Float64Array.from(d.weight.subarray(base, base + d.M));
+    const base = p * d.M;
+    let w = Float64Array.from(d.weight.subarray(base, base + d.M)), shared = () => 0;
+    let rows = columns.map((s) => centred(s.subarray(base, base + d.M), w));
     if (tail) {
-      const mean = w.map((_, i) => columns.reduce((a, s) => a + s[base + i], 0) / K);
-      const order = [...w.keys()].sort((a, b) => mean[b] - mean[a]), room = w.reduce((a, b) => a + b, 0) / 10;
-      let last = 0, above = 0, level = 0;
-      for (let held = 0; last < d.M - 1 && (held += w[order[last]]) < room * (1 - TIE);) last++;
-      const end = mean[order[last]];
-      w.forEach((x, i) => { if (mean[i] > end + TIE) above += x; else if (mean[i] >= end - TIE) level += x; });
-      const share = (room - above) / level; // of those at the end
-      w.forEach((x, i) => { w[i] = x * (mean[i] > end + TIE ? 1 : mean[i] >= end - TIE ? share : 0); });
+      const mean = w.map((_, i) => rows.reduce((a, s) => a + s[i], 0) / K), power = over(w, (i) => mean[i] ** 2);
+      const slope = rows.map((s) => (power > 0 ? over(w, (i) => s[i] * mean[i]) / power : 0));
+      w = bestTenth(w, mean);
+      rows = rows.map((s, k) => centred(s.map((x, i) => x - slope[k] * mean[i]), w));
+      shared = (j, k) => slope[j] * slope[k] * power;
     }
-    const kept = [...w.keys()].filter((i) => w[i]), total = w.reduce((a, b) => a + b, 0);
-    const centred = columns.map((s) => {
-      const m = kept.reduce((a, i) => a + w[i] * s[base + i], 0) / total;
-      return Float64Array.from(kept, (i) => (s[base + i] - m) * Math.sqrt(w[i] / total));
-    });
-    const product = (a, b) => { let sum = 0; for (let i = 0; i < a.length; i++) sum += a[i] * b[i]; return sum; };
-    const power = centred.map((a) => product(a, a));
+    const product = (j, k) => over(w, (i) => rows[j][i] * rows[k][i]) + shared(j, k);
+    const spread = rows.map((_, k) => product(k, k));
     for (let j = 0; j < K; j++) for (let k = 0; k < j; k++) {
-      out[j][k] += product(centred[j], centred[k]) / Math.sqrt(Math.max(power[j] * power[k], 1e-24)) / d.P;
+      out[j][k] += product(j, k) / Math.sqrt(Math.max(spread[j] * spread[k], 1e-24)) / d.P;
     }
   }
   return out.map((row, j) => row.map((x, k) => (j === k ? 1 : j > k ? x : out[k][j])));

@@ -175,8 +175,8 @@ function meaning(K, rho, worth, tail) {
   return "How the scores of two members go together among a request's answers: 1 is the same order and spacing, 0 is "
     + `no relation. On average ${num(rho)}, so ${K} are worth ${formula}. Members also agree where they are right: `
     + "compare the number between sets of judges. "
-    + (tail ? "The best tenth are chosen by the members' mean, which lowers it by itself: do not compare it with all "
-      + "answers." : "");
+    + (tail ? "The best tenth are chosen by the members' mean; what the choice does by itself is taken out: lower than "
+      + "for all answers, members part there." : "");
 }
 
 function matrix(values, names, part) {

@@ -104,12 +104,16 @@ def transfer(table: pd.DataFrame) -> Figure:
 
 
 def agreement(table: pd.DataFrame) -> Figure:
-    """How alike two members are on held-out pairs, in the pool, and at its top."""
+    """How alike two members are on held-out pairs, in the pool, and in their errors there.
+
+    Rows of before errors were measured have `corr_tail` instead, the scores' correlation on each prompt's 64 best.
+    """
     fig, ax = canvas(height=3.2)
+    other, words = ("corr_error", "their errors") if "corr_error" in table else ("corr_tail", "its 64 best")
     columns = {
         "corr_heldout": ("held-out pairs", "full"),
         "corr_pool": ("all answers to a prompt", "left"),
-        "corr_tail": ("its 64 best", "none"),
+        other: (words, "none"),
     }
     names = {
         "heads 5": "two of 5 heads",
@@ -133,7 +137,7 @@ def agreement(table: pd.DataFrame) -> Figure:
     ax.set_xlabel("correlation between two members")
     means = table.groupby("relation")[list(columns)].mean()
     said = "; ".join(
-        f"{names[r]} {means.corr_heldout[r]:.2f} on held-out pairs, {means.corr_tail[r]:.2f} among the best"
+        f"{names[r]} {means.corr_heldout[r]:.2f} on held-out pairs, {means[other][r]:.2f} of {words}"
         for r in relations
     )
     return Figure(fig, f"Correlation between two members: {said}.", "agree")

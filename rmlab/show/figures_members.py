@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from rmlab.show.figures import INK, dotted, interval, legend, limits, pick
 from rmlab.show.style import LOOKS, Figure, canvas
@@ -83,8 +84,11 @@ def cost(curves: pd.DataFrame, costs: pd.DataFrame, names: Sequence[str], aggreg
     return Figure(fig, f"Gold gained against cost: {said}.", "price")
 
 
-def effective(table: pd.DataFrame, series: dict[str, list[str]], column: str = "effective_tail") -> Figure:
-    """Members paid for against members that differ: series is method -> ensembles of growing K."""
+def effective(table: pd.DataFrame, series: dict[str, list[str]], column: str = "effective_error") -> Figure:
+    """Members paid for against members that differ: series is method -> ensembles of growing K.
+
+    Bands are 95%, Student's t over replicates, within 1 and K; there are none for a single replicate.
+    """
     fig, ax = canvas(height=4.0)
     table = table.set_index("ensemble")
     ks = sorted({int(table.k[x]) for names in series.values() for x in names})
@@ -94,7 +98,8 @@ def effective(table: pd.DataFrame, series: dict[str, list[str]], column: str = "
     said = []
     for method, names in series.items():
         r, look = table.loc[names], LOOKS[method]
-        low, high = (r[column] + s * 1.96 * r[f"{column}_se"] for s in (-1, 1))
+        half = student.ppf(0.975, (r.units - 1).clip(lower=1)) * r[f"{column}_se"]
+        low, high = (r[column] - half).clip(lower=1), np.minimum(r[column] + half, r.k)
         ax.fill_between(r.k, low, high, color=look.color, alpha=0.15, lw=0)
         ax.plot(r.k, r[column], color=look.color, ls=look.dash, marker=look.marker, label=look.label)
         said.append(f"{names[-1]} {r[column].iloc[-1]:.1f}")
@@ -110,25 +115,31 @@ def effective(table: pd.DataFrame, series: dict[str, list[str]], column: str = "
 
 
 def diversity(table: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """How alike the members of each ensemble are: on held-out margins, and on the answers they would pick."""
+    """How alike the members of each ensemble are: on held-out margins, and in their errors on a pool's answers.
+
+    Rows of before errors were measured have `corr_tail` instead, the scores' correlation on each prompt's best answers.
+    """
     fig, ax = canvas(width=7.6, height=0.8 + 0.27 * len(names))
     table = table.set_index("ensemble")
-    fills = {"corr_margin": "full", "corr_tail": "none"}
+    other, words = "corr_error", "errors on a pool's answers"
+    if other not in table:
+        other, words = "corr_tail", "the best answers to each prompt"
+    fills = {"corr_margin": "full", other: "none"}
     for y, x in enumerate(reversed(names)):
         r, look = table.loc[x], LOOKS[table.method[x]]
-        ax.plot([r.corr_tail, r.corr_margin], [y, y], "-", color=look.color, lw=1.2, alpha=0.6)
+        ax.plot([r[other], r.corr_margin], [y, y], "-", color=look.color, lw=1.2, alpha=0.6)
         for column, fill in fills.items():
             ax.plot([r[column]], [y], look.marker, color=look.color, ms=7, fillstyle=fill)
     _ensembles_axis(ax, names)
-    labels = ("held-out pairs", "the best answers to each prompt")
+    labels = ("held-out pairs", words)
     for label, fill in zip(labels, fills.values(), strict=True):
         ax.plot([], [], "o", color="#949494", fillstyle=fill, ms=7, label=label)
     fig.legend(loc="outside upper center", ncols=2, fontsize=8.5, frameon=False)
     dotted(ax, x=1)
     dotted(ax, x=0)
     ax.set_xlabel("mean correlation between two members (1: copies)")
-    said = "; ".join(f"{name(x)} {table.corr_margin[x]:.2f} and {table.corr_tail[x]:.2f}" for x in names)
-    alt = f"Correlation between members on held-out pairs and on the best answers: {said}."
+    said = "; ".join(f"{name(x)} {table.corr_margin[x]:.2f} and {table[other][x]:.2f}" for x in names)
+    alt = f"Correlation between members, {labels[0]} and {words}: {said}."
     return Figure(fig, alt, "diverse")
 
 

@@ -48,7 +48,7 @@ def provenance(study: str = "full") -> dict:
 def own(table: str) -> pd.DataFrame | None:
     """The same table of the reader's own quick study, or None when there is none yet."""
     for root in (CHECKOUT, Path.cwd(), Path.cwd().parent):
-        path = root / "_build" / "study" / "quick" / "full" / f"{table}.csv"
+        path = root / "_build" / "study" / "quick" / "quick" / f"{table}.csv"
         if path.is_file():
             return pd.read_csv(path)
     return None

@@ -9,11 +9,14 @@ from __future__ import annotations
 import gc
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rmlab.recipe import EnsembleSpec, Recipe, Size
 from rmlab.reward import methods
+from rmlab.study.members import instances_of, trained_of
 
 ADAM = 16  # bytes a trained parameter takes: itself, its gradient and Adam's two moments, in float32
 PROMPT = 24  # tokens of a sandbox request, about
@@ -48,14 +51,29 @@ def estimate(recipe: Recipe, spec: EnsembleSpec) -> dict[str, float]:
 
 
 def estimates(recipe: Recipe) -> str:
-    """What every ensemble will take on one replicate, as text."""
-    rows = [f"{'ensemble':<26}{'K':>3} {'parameters':>11} {'memory':>8} {'training':>12} {'scoring':>12}"]
+    """What every ensemble will take, how often a replicate holds it, and what a replicate trains in all, as text."""
+    rows = [
+        f"{'ensemble':<26}{'K':>3} {'times':>5} {'parameters':>11} {'memory':>8} {'training':>12} {'scoring':>12}"
+    ]
+    r, (times, singles, others) = recipe.replicates, counts_on(recipe)
     for spec in recipe.ensembles:
         e = estimate(recipe, spec)
-        sizes = f"{spec.name:<26}{e['members']:>3} {e['parameters']:>11,} {e['memory_mb']:>5.0f} MB"
+        sizes = f"{spec.name:<26}{e['members']:>3} {times[spec.name]:>5} {e['parameters']:>11,} {e['memory_mb']:>5.0f} MB"
         rows.append(f"{sizes} {e['train_gflop']:>7.0f} GFLOP {e['score_gflop']:>6.0f} GFLOP")
-    rows.append("Estimated, for each replicate; unions share their single models, which are trained once.")
+    rows.append(
+        "Estimated, for each of the times that a replicate holds an ensemble; single models are trained once."
+    )
+    rows.append(
+        f"{r.draws} replicates, each of {r.backbones} pretrained backbones, {singles} single models and {others} others."
+    )
     return "\n".join(rows)
+
+
+def counts_on(recipe: Recipe) -> tuple[Counter, int, int]:
+    """How often a replicate holds each ensemble, by name; how many single models and other scorers it trains."""
+    one = replace(recipe, replicates=replace(recipe.replicates, draws=1))
+    singles = [spec.method == "single" for spec in trained_of(one)]
+    return Counter(i.spec.name for i in instances_of(one)), sum(singles), len(singles) - sum(singles)
 
 
 def relative_cost(recipe: Recipe, method: str, options: dict) -> tuple[float, float]:

@@ -18,10 +18,10 @@ from rmlab.study.cost import model_units, relative_cost
 from rmlab.study.members import (
     SINGLE,
     Instance,
-    Replicate,
     TrainedSpec,
+    backbone_number,
     instances_of,
-    single_spec,
+    start_of,
     trained_of,
     validate_ensembles,
 )
@@ -43,7 +43,7 @@ PROMPTS_A_PART = 8  # of the pool: a part is sampled in one task
 class SharedInputs:
     """What every member of a study stands on."""
 
-    backbones: list[Task]
+    backbones: list[Task]  # by `backbone_number`
     policy: Task
     pairs: list[Task]  # one set a label draw
     heldout: Task
@@ -104,7 +104,9 @@ def validate(recipe: Recipe) -> None:
     study = recipe.ppo_study
     for field, names in {
         "aggregators": recipe.aggregators,
-        "ppo_study.aggregators": (*study.aggregators, *(a for _, a in study.long)) if study else (),
+        "ppo_study.aggregators": (*study.aggregators, *(a for _, a in (*study.long, *study.runs)))
+        if study
+        else (),
     }.items():
         for name in names:
             require(name in AGGREGATORS, field, name, f"one of {', '.join(AGGREGATORS)}")
@@ -129,9 +131,8 @@ def shared_inputs(recipe: Recipe) -> SharedInputs:
 
 def _trained_inputs(recipe: Recipe) -> tuple[Task, list[Task], list[Task], Task]:
     """Policy, backbones, pairs of every draw and held-out pairs, all made from what the source writes."""
-    first, *backbones = (
-        _backbone_task(recipe, recipe.size, i) for i in range(recipe.replicates.backbones + 1)
-    )
+    count = recipe.replicates.draws * recipe.replicates.backbones
+    first, *backbones = (_backbone_task(recipe, recipe.size, i) for i in range(count + 1))
     settings = stages.Tune(recipe.source, recipe.tuning, recipe.seed)
     code = _source_code(recipe, "documents")
     policy = Task(stages.tune, settings, {"backbone": first}, code=code, cost=recipe.tuning.steps * 0.04)
@@ -150,7 +151,7 @@ def _text_inputs(recipe: Recipe) -> tuple[Task, list[Task], list[Task], Task]:
     policy = Task(load_model, LoadModel(source.policy, contents[source.policy]), cost=10)
     backbones = [
         Task(load_model, LoadModel(name, contents[name]), {"policy": policy}, cost=10)
-        for name in source.backbones[: recipe.replicates.backbones]
+        for name in source.backbones
     ]
 
     def pairs(name: str, count: int, flips: float) -> Task:
@@ -176,10 +177,10 @@ def _train_task(
 ) -> Task:
     if spec in tasks:
         return tasks[spec]
-    home = Replicate(spec.draw, spec.backbone)
     members = () if spec.method == SINGLE else tuple(singles_of(spec.method, dict(spec.options)))
-    singles = [_train_task(recipe, shared, single_spec(home, m, recipe), tasks) for m in members]
-    tasks[spec] = _member_task(recipe, spec, shared.backbones[spec.backbone], shared, members, singles)
+    singles = [_train_task(recipe, shared, single, tasks) for single in start_of(recipe, spec)]
+    backbone = shared.backbones[backbone_number(recipe, spec.draw, spec.backbone)]
+    tasks[spec] = _member_task(recipe, spec, backbone, shared, members, singles)
     return tasks[spec]
 
 
@@ -196,7 +197,7 @@ def _member_task(
         spec.options,
         recipe.training,
         spec.draw,
-        (spec.backbone,),
+        (backbone_number(recipe, spec.draw, spec.backbone),),
         spec.finetune,
         recipe.seed,
         members,
@@ -280,12 +281,14 @@ def _sensitivity_tasks(recipe: Recipe, shared: SharedInputs) -> list[Task]:
 
 
 def _ppo_tasks(recipe: Recipe, shared: SharedInputs, trained: dict[TrainedSpec, Task]) -> list[Task]:
-    """One run an ensemble, replicate, aggregator and KL penalty, and the long ones."""
+    """One run an ensemble, replicate, aggregator and KL penalty, and the long ones; of the single model `rivals` runs."""
     study, out = recipe.ppo_study, []
     prompts = _prompts_task(recipe, ("pressure", "watched"), study.prompts)
     for instance in instances_of(recipe):
+        if instance.number >= (study.rivals if instance.spec.name == SINGLE else 1):
+            continue
         k = sum(members_of(p.method, dict(p.options)) for p in instance.parts)
-        rules = study.aggregators if k > 1 else ("mean",)
+        rules = study.rules_of(instance.spec.name, k)
         runs = [(rule, kl_coef, 1) for rule in rules for kl_coef in study.kl_coefs]
         runs += [
             (rule, 0.0, study.step_multiplier) for name, rule in study.long if name == instance.spec.name
@@ -309,6 +312,7 @@ def _ppo_task(
     ppo = replace(study.ppo, kl_coef=kl_coef, steps=study.ppo.steps * step_multiplier)
     keys = {"ensemble": spec.name, "method": spec.method, "k": k, "aggregator": aggregator}
     keys |= {"kl_coef": kl_coef, "step_multiplier": step_multiplier}
+    keys |= {"number": instance.number} if instance.number else {}
     settings = stages.PpoRun(
         recipe.source.for_training,
         ppo,

@@ -25,6 +25,7 @@ from rmlab.recipe import (
     ensemble,
 )
 from rmlab.sources.sandbox.source import Sandbox
+from rmlab.study.sweep import Axis, Study, Sweep
 
 EVERY = ("mean", "median", "min", "max", "mean_std", "uwo", "quantile", "entropic")
 
@@ -37,25 +38,25 @@ ZHANG = ensemble(
 
 
 def full() -> Recipe:
-    """The crossed study that ships: three label draws, five x three seeds, 96 prompts of 4,096 answers; two sizes."""
+    """Finetuning against pretraining seeds: three replicates of five x three seeds, 96 prompts of 4,096 answers; two sizes."""
     sizes = (Size(), Size(hidden=128, layers=3, heads=4, ff=384))
     return Recipe(
         name="full",
         source=Sandbox(),
-        ensembles=_crossed(3, 5, (3, 5)),
+        ensembles=_seeds(3, 5, (3, 5)),
         aggregators=EVERY,
         fact_sensitivity=FactSensitivity(sizes=sizes, pairs=(1000, 4000, 16000), seeds=2),
     )
 
 
 def quick() -> Recipe:
-    """Minutes on two cores: one label draw, three pretraining x three finetuning seeds, 32 prompts."""
+    """Minutes on two cores: one replicate, three pretraining x three finetuning seeds, 32 prompts."""
     return Recipe(
         name="quick",
         source=Sandbox(),
         replicates=Replicates(draws=1, backbones=3, finetune=3),
         pool=PoolSize(prompts=32, answers=2048),
-        ensembles=_crossed(3, 3, (3,)),
+        ensembles=_seeds(3, 3, (3,)),
         aggregators=EVERY,
     )
 
@@ -72,13 +73,13 @@ def tiny() -> Recipe:
         training=Training(epochs=1, batch=8),
         replicates=Replicates(draws=1, backbones=2, finetune=2),
         pool=PoolSize(prompts=3, answers=32),
-        ensembles=_crossed(2, 2, (2,)),
+        ensembles=_seeds(2, 2, (2,)),
         aggregators=EVERY,
     )
 
 
 def constructions() -> Recipe:
-    """Every method, on the same pairs and pool: five replicates in step, each a label draw with a home backbone."""
+    """Every method, on the same pairs and pool: five replicates, each a label draw with five backbones of its own."""
     fits = {"frozen": True, "epochs": 200, "rate": 10.0}  # on cached features, until they have settled
     grid = tuple(("finetune", (("backbone", b), ("k", 5))) for b in range(5))
     ensembles = (
@@ -119,7 +120,7 @@ def constructions() -> Recipe:
     return Recipe(
         name="constructions",
         source=Sandbox(),
-        replicates=Replicates(draws=5, backbones=5, crossed=False),
+        replicates=Replicates(draws=5, backbones=5),
         pool=PoolSize(prompts=64, answers=2048),
         ensembles=ensembles,
         matched=True,
@@ -143,7 +144,7 @@ def tiny_constructions() -> Recipe:
         tiny(),
         name="tiny_constructions",
         ensembles=ensembles,
-        replicates=Replicates(draws=2, backbones=2, crossed=False),
+        replicates=Replicates(draws=2, backbones=2, finetune=2),
         aggregators=constructions().aggregators,
         matched=True,
     )
@@ -178,25 +179,59 @@ def tiny_ppo() -> Recipe:
     return dataclasses.replace(recipe, name="tiny_ppo", ensembles=kept, ppo_study=study)
 
 
-PRESETS: Lookup[str, Callable[[], Recipe]] = Lookup(
+def sweeps() -> Sweep:
+    """Labels, sizes and training of the quick study, a setting at a time: where an ensemble helps and where it does not."""
+    base = quick()
+    base = dataclasses.replace(
+        base,
+        ensembles=_named(base, {"single", "finetune3", "pretrain3"}),
+        aggregators=("mean", "min"),
+        replicates=Replicates(draws=3, backbones=3, finetune=3),
+        pool=PoolSize(prompts=32, answers=1024),
+    )
+    sizes = (Size(hidden=32, layers=1, heads=2, ff=96), Size(), Size(hidden=128, layers=3, heads=4, ff=384))
+    axes = (
+        Axis("flips", "labels.flips", (0.0, 0.125, 0.25, 0.375)),
+        Axis("pairs", "labels.pairs", (500, 1000, 2000, 4000)),
+        Axis("epochs", "training.epochs", (1, 2, 4)),
+        Axis("size", "size", sizes),
+    )
+    return Sweep("sweeps", base, axes)
+
+
+def tiny_sweeps() -> Sweep:
+    """Seconds: two axes that meet in one recipe. For tests."""
+    base = dataclasses.replace(
+        tiny(),
+        ensembles=(ensemble("single", "single"), ensemble("finetune2", "finetune", k=2)),
+        aggregators=("mean", "min"),
+        replicates=Replicates(draws=2, backbones=1, finetune=2),
+    )
+    axes = (Axis("flips", "labels.flips", (0.0, 0.25)), Axis("pairs", "labels.pairs", (32, 40)))
+    return Sweep("tiny_sweeps", base, axes)
+
+
+PRESETS: Lookup[str, Callable[[], Study]] = Lookup(
     quick=quick,
     full=full,
     constructions=constructions,
     ppo=ppo,
+    sweeps=sweeps,
     tiny=tiny,
     tiny_constructions=tiny_constructions,
     tiny_ppo=tiny_ppo,
+    tiny_sweeps=tiny_sweeps,
 )
 SHIPPED = ("full", "constructions", "ppo")  # presets whose rows are in data/
 
 
-def _crossed(k: int, backbones: int, heads: tuple[int, ...]) -> tuple[EnsembleSpec, ...]:
-    """The ensembles of a crossed study: finetuning and pretraining seeds at equal size, and every pretraining seed."""
+def _seeds(k: int, backbones: int, heads: tuple[int, ...]) -> tuple[EnsembleSpec, ...]:
+    """Finetuning and pretraining seeds at equal size, and every pretraining seed; whatever has a home on every backbone."""
     pretrain = sorted({k, backbones})
     return (
         ensemble("single", "single"),
-        ensemble(f"finetune{k}", "finetune", k=k),
-        *(ensemble(f"heads{h}", "heads", k=h) for h in heads),
+        ensemble(f"finetune{k}", "finetune", homes=0, k=k),
+        *(ensemble(f"heads{h}", "heads", homes=0, k=h) for h in heads),
         *(ensemble(f"pretrain{p}", "pretrain", k=p) for p in pretrain),
     )
 

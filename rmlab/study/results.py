@@ -1,8 +1,8 @@
 """From stored scores to tables: the measurements of a study, one schema for their rows.
 
 To add a measurement, write a function `StudyScores -> DataFrame` in `rmlab/measure/` and give it a line in `MEASUREMENTS`.
-Every table is led by study, recipe and seed, its rows are keyed by ids, and bands are named `<column>_low` and
-`<column>_high` (`low` and `high` those of the gain).
+Every table is led by study, recipe and seed, its rows are keyed by ids, and intervals are named `<column>_low` and
+`<column>_high` (`low` and `high` those of the gain). What the intervals are made of is beside them, in `by_prompt.npz`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pandas as pd
 
 from rmlab.fingerprint import Lookup
 from rmlab.measure import compare, members, pool_curves, ppo_curves, underspecification
+from rmlab.measure.by_prompt import ByPrompt
 from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
 from rmlab.optimise.pool import Pool
 from rmlab.recipe import Recipe
@@ -33,38 +34,36 @@ class Measurement:
     function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs"
     """
 
-    function: Callable[[StudyScores], pd.DataFrame | dict[str, pd.DataFrame]]
+    function: Callable[[StudyScores], pd.DataFrame | dict[str, pd.DataFrame | ByPrompt]]
     reads: tuple[str, ...] = ("scores", "pool")
     applies: Callable[[Recipe], bool] = lambda recipe: True
 
 
-def comparison(scores: StudyScores) -> dict[str, pd.DataFrame]:
-    """Every ensemble under every aggregator: curves, replicates, ends, comparisons, and what was left out."""
+def comparison(scores: StudyScores) -> dict[str, pd.DataFrame | ByPrompt]:
+    """Every ensemble under every aggregator: curves, replicates, ends, comparisons, gold by prompt, and what was left out."""
     study = scores.recipe.ppo_study
-    bootstrap = scores.bootstrap(len(scores.gold))
     if study is None:
         curves, left_out = pool_curves.best_of_n_curves(scores)
-        tables = {"curves": compare.curves(curves, bootstrap), "replicates": compare.replicates(curves)}
-        tables |= {
-            "ends": compare.ends(curves, bootstrap),
-            "comparisons": compare.comparisons(curves, bootstrap),
-        }
-        return tables | ({"left_out": left_out} if scores.recipe.matched else {})
-    exact = pool_curves.exact_curves(scores, study.aggregators)
-    runs, own = ppo_curves.ppo_curves(scores), scores.bootstrap(study.prompts)
-    return {
-        "curves": pd.concat([compare.curves(runs, own), compare.curves(exact, bootstrap)], ignore_index=True),
-        "replicates": ppo_curves.run_rows(scores),
-        "ends": compare.ends(runs, own),
-        "comparisons": compare.comparisons(runs, own),
-        "answers": ppo_curves.answers(scores),
-    }
+        tables = {"curves": compare.curves(curves), "replicates": compare.replicates(curves)}
+        tables |= {"left_out": left_out} if scores.recipe.matched else {}
+    else:
+        curves = ppo_curves.ppo_curves(scores)
+        exact = pool_curves.exact_curves(scores, study.every_aggregator)
+        tables = {"curves": pd.concat([compare.curves(curves), compare.curves(exact)], ignore_index=True)}
+        tables |= {"replicates": ppo_curves.run_rows(scores), "answers": ppo_curves.answers(scores)}
+    tables |= {"ends": compare.ends(curves), "comparisons": compare.comparisons(curves)}
+    return {**tables, "by_prompt": ByPrompt.of(curves)}
+
+
+def several_singles(recipe: Recipe) -> bool:
+    """Whether a replicate holds several single models, which can be compared with each other."""
+    return recipe.replicates.backbones * recipe.replicates.finetune > 1
 
 
 MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     comparison=Measurement(comparison, ("scores", "pool", "runs")),
-    transfer=Measurement(underspecification.transfer, applies=lambda recipe: recipe.replicates.crossed),
-    agreement=Measurement(underspecification.agreement, applies=lambda recipe: recipe.replicates.crossed),
+    transfer=Measurement(underspecification.transfer, applies=several_singles),
+    agreement=Measurement(underspecification.agreement, applies=several_singles),
     accuracy=Measurement(members.accuracy, ()),
     diversity=Measurement(members.diversity_of_ensembles),
     costs=Measurement(members.cost_cards, ("scores",)),
@@ -90,12 +89,15 @@ class Measure:
 
 
 def measure(out: Path, settings: Measure, members: list[Path], **folders: list[Path]) -> None:
-    """Write a measurement's tables as CSV, five digits, led by study, recipe and seed."""
+    """Write a measurement's tables as CSV, five digits, led by study, recipe and seed, and its arrays as npz."""
     recipe = settings.recipe
     tables = MEASUREMENTS[settings.name].function(read_scores(recipe, members, **folders))
     if isinstance(tables, pd.DataFrame):
         tables = {settings.name: tables}
     for name, table in tables.items():
+        if isinstance(table, ByPrompt):
+            table.save(out / f"{name}.npz")
+            continue
         for column, value in zip(reversed(KEYS), (recipe.seed, recipe.id, recipe.name), strict=True):
             table.insert(0, column, value)
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.5g", lineterminator="\n")
@@ -154,7 +156,7 @@ def read_scores(
     return StudyScores(
         recipe,
         list(listed.values()),
-        [_ensemble(recipe, instance, listed) for instance in instances_of(recipe)],
+        [_ensemble(instance, listed) for instance in instances_of(recipe)],
         gold=answers.gold if answers else None,
         ended=answers.ended if answers else None,
         probe_names=probed.names if probed else (),
@@ -186,15 +188,10 @@ def _member(spec: TrainedSpec, member: Path, scores: Path | None, probes: Path |
     )
 
 
-def _ensemble(recipe: Recipe, instance: Instance, listed: dict[TrainedSpec, MemberScores]) -> EnsembleResult:
-    parts = tuple(listed[p] for p in instance.parts)
-    unit = (instance.replicate, (0,))
-    if recipe.replicates.crossed:
-        unit = (instance.draw, tuple(p.backbone for p in parts for _ in p.ids))
-    rivals = tuple(listed[r] for r in instance.rivals)
-    return EnsembleResult(
-        instance.spec.name, instance.spec.method, instance.replicate, instance.draw, parts, rivals, unit
-    )
+def _ensemble(instance: Instance, listed: dict[TrainedSpec, MemberScores]) -> EnsembleResult:
+    parts, rivals = (tuple(listed[spec] for spec in group) for group in (instance.parts, instance.rivals))
+    spec = instance.spec
+    return EnsembleResult(spec.name, spec.method, instance.replicate, instance.number, parts, rivals)
 
 
 def _pairs_of(folders: list[Path], recipe: Recipe) -> list[tuple[int, Path, Path]]:

@@ -4,7 +4,7 @@
 
 Each takes the preference file, the policy's folder, the gold reward model's folder and, where there are several pretraining
 seeds, their folders (the policy's own weights unless said), and `TextSource`'s settings by name. Any field is changed with
-`dataclasses.replace`. A replicate is a bootstrap sample of the training groups on a backbone of its own, in turn. Numbers in
+`dataclasses.replace`. A replicate is a bootstrap sample of the training groups on backbones of its own, in turn. Numbers in
 the docstrings are the papers', on their models; none of these has been run here at that scale. `rmlab.study.cost.estimates`
 says what a recipe takes on your models. Costs below count reward models to train and answers to sample; every
 trained scorer reads each answer once.
@@ -202,7 +202,7 @@ def herding(
     count = len(backbones)
     ensembles = (
         ensemble("single", "single"),
-        ensemble(f"finetune{count}", "finetune", k=count),
+        ensemble(f"finetune{count}", "finetune", homes=0, k=count),
         ensemble(f"pretrain{count}", "pretrain", k=count),
     )
     source = _source(pairs, policy, gold, backbones, settings)
@@ -213,7 +213,7 @@ def herding(
         Training(epochs=2, lr=1e-5),
         PoolSize(64, 64),
         aggregators=("mean", "median", "min", "mean_std"),
-        replicates=Replicates(draws=1, backbones=count, finetune=count, crossed=True),
+        replicates=Replicates(draws=1, backbones=count, finetune=count),
     )
 
 
@@ -257,7 +257,7 @@ def _recipe(
         size=source.size,
         labels=Labels(pairs=len(train), flips=flips, heldout=min(1000, len(heldout))),
         training=training,
-        replicates=replicates or Replicates(draws=3, backbones=min(3, len(source.backbones)), crossed=False),
+        replicates=replicates or Replicates(3, min(3, len(source.backbones)), 1),
         pool=PoolSize(min(pool.prompts, listed), pool.answers),
         ensembles=ensembles,
         **fields,

@@ -14,6 +14,7 @@ from rmlab.study.executor import execute
 from rmlab.study.members import trained_of
 from rmlab.study.plan import plan
 from rmlab.study.presets import PRESETS
+from rmlab.study.sweep import parts_of
 
 TOLERANCE = 1e-4  # rows are printed with five digits
 
@@ -28,6 +29,8 @@ class Verdict:
 
 def verify_study(folder: str | Path, artifacts: str | Path) -> Verdict:
     """Train the study's first single model again and compare its held-out accuracy with the row in `accuracy.csv`.
+
+    Of a sweep it is the first recipe's.
 
     Rows of older code, of another recipe or of other versions are said to be so, and the cell is not made.
 
@@ -46,23 +49,29 @@ def verify_study(folder: str | Path, artifacts: str | Path) -> Verdict:
         return Verdict(
             f"{name}: made by older code ({older}); run `rmlab study {name}` for rows of today's", False
         )
-    recipe = PRESETS[name]() if name in PRESETS else None
-    if recipe is None or recipe.id != about["recipe"]:
+    study = PRESETS[name]() if name in PRESETS else None
+    if study is None or study.id != about["recipe"]:
         return Verdict(
             f"{name}: made from a recipe that no preset gives ({about['recipe']}); nothing to compare", False
         )
+    labels, recipe = parts_of(study)[0]
     last = plan(recipe)["accuracy"]
     spec, task = next(
         (s, t)
         for s, t in zip(trained_of(recipe), last.inputs["members"], strict=True)
         if s.method == "single"
     )
-    note = "" if last.key == about["tables"]["accuracy"] else " (made by older code or with other versions)"
+    then_key = about["tables"]["accuracy"]
+    same_code = last.key == (then_key[0] if labels else then_key)
+    note = "" if same_code else " (made by older code or with other versions)"
     store = Store(artifacts)
     execute([task], store, workers=1, quiet=True)
     heldout = np.load(store.path(task) / "heldout.npy")
     now = float((heldout[:, 0, 0] > heldout[:, 1, 0]).mean())
-    table = pd.read_csv(folder / "accuracy.csv").set_index("member")
+    table = pd.read_csv(folder / "accuracy.csv", dtype=dict.fromkeys(labels, str))
+    for column, value in labels.items():
+        table = table[table[column] == str(value)]
+    table = table.set_index("member")
     then = float(table.accuracy[spec.id])
     same = abs(now - then) <= TOLERANCE
     verdict = "holds" if same else "DIFFERS"

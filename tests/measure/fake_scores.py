@@ -1,9 +1,8 @@
-"""Synthetic studies: gold plus errors that members share to a chosen degree, in step and crossed."""
+"""Synthetic studies: gold plus errors that members share to a chosen degree, with one instance a replicate or several."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 
@@ -53,17 +52,17 @@ class LabelDraw:
 
 
 def in_step(replicates: int = 3) -> StudyScores:
-    """A study whose replicates go in step: label draw s with backbone s at home. Penalties are matched."""
+    """A study whose replicates hold every ensemble once, beside one single model. Penalties are matched."""
     rng = np.random.default_rng(0)
     gold, ended = rng.normal(size=(P, N)), rng.random((P, N)) < 0.9
     members, ensembles = [], []
     for s in range(replicates):
         labels = LabelDraw(s, rng, gold)
-        seeds = [labels.member("single", s, f) for f in range(5)]
-        others = [labels.member("single", (s + i) % 3) for i in (1, 2)]
-        heads = {k: labels.member("heads", s, k=k, name=f"heads{k}") for k in (2, 5)}
-        lora = labels.member("lora", s, k=2, name="lora2")
-        average = labels.member("average", s, name="average5")
+        seeds = [labels.member("single", 0, f) for f in range(5)]
+        others = [labels.member("single", i) for i in (1, 2)]
+        heads = {k: labels.member("heads", 0, k=k, name=f"heads{k}") for k in (2, 5)}
+        lora = labels.member("lora", 0, k=2, name="lora2")
+        average = labels.member("average", 0, name="average5")
         members += [*seeds, *others, *heads.values(), lora, average]
         parts = {
             ("single", "single"): seeds[:1],
@@ -77,13 +76,13 @@ def in_step(replicates: int = 3) -> StudyScores:
             ("mixed7", "mixed"): [*seeds, lora],
         }
         for (name, method), group in parts.items():
-            ensembles.append(EnsembleResult(name, method, s, s, tuple(group), (seeds[0],), (s, (0,))))
-    recipe = Recipe("in_step", None, replicates=Replicates(replicates, 3, 1, crossed=False), matched=True)
+            ensembles.append(EnsembleResult(name, method, s, 0, tuple(group), (seeds[0],)))
+    recipe = Recipe("in_step", None, replicates=Replicates(replicates, 3, 1), matched=True)
     return StudyScores(recipe, members, ensembles, gold, ended, *_probes())
 
 
-def crossed(draws: int = 2, backbones: int = 3, finetune: int = 2) -> StudyScores:
-    """A crossed study: every label draw on every backbone with every finetuning seed."""
+def grid(draws: int = 2, backbones: int = 3, finetune: int = 2) -> StudyScores:
+    """A study whose replicates hold an ensemble several times: single models on every backbone with every seed."""
     rng = np.random.default_rng(1)
     gold, ended = rng.normal(size=(P, N)), rng.random((P, N)) < 0.9
     seeds: dict[tuple[int, int, int], MemberScores] = {}
@@ -93,20 +92,20 @@ def crossed(draws: int = 2, backbones: int = 3, finetune: int = 2) -> StudyScore
         for p in range(backbones):
             seeds |= {(d, p, f): labels.member("single", p, f) for f in range(finetune)}
             heads |= {(d, p, k): labels.member("heads", p, k=k, name=f"heads{k}") for k in (2, 4)}
-    parts: dict[tuple[str, str], list[tuple]] = {("single", "single"): [((m,), (m,)) for m in seeds.values()]}
-    places = list(product(range(draws), range(backbones)))
-    alike = {(d, p): tuple(seeds[d, p, f] for f in range(finetune)) for d, p in places}
-    parts[f"finetune{finetune}", "finetune"] = [(alike[x], alike[x]) for x in places]
-    for k in (2, 4):
-        parts[f"heads{k}", "heads"] = [((heads[*x, k],), alike[x]) for x in places]
-    rings = [tuple(seeds[d, p, f] for p in range(backbones)) for d in range(draws) for f in range(finetune)]
-    parts[f"pretrain{backbones}", "pretrain"] = [(ring, ring) for ring in rings]
     ensembles = []
-    for (name, method), groups in parts.items():
-        for i, (group, rivals) in enumerate(groups):
-            unit = (group[0].draw, tuple(m.backbone for m in group for _ in m.ids))
-            ensembles.append(EnsembleResult(name, method, i, group[0].draw, group, rivals, unit))
-    recipe = Recipe("crossed", None, replicates=Replicates(draws, backbones, finetune, crossed=True))
+    for d in range(draws):
+        alike = [tuple(seeds[d, p, f] for f in range(finetune)) for p in range(backbones)]
+        every = tuple(m for group in alike for m in group)
+        parts: dict[tuple[str, str], list[tuple]] = {("single", "single"): [((m,), (m,)) for m in every]}
+        parts[f"finetune{finetune}", "finetune"] = [(group, group) for group in alike]
+        for k in (2, 4):
+            parts[f"heads{k}", "heads"] = [((heads[d, p, k],), alike[p]) for p in range(backbones)]
+        rings = [tuple(seeds[d, p, f] for p in range(backbones)) for f in range(finetune)]
+        parts[f"pretrain{backbones}", "pretrain"] = [(ring, every) for ring in rings]
+        for (name, method), groups in parts.items():
+            for i, (group, rivals) in enumerate(groups):
+                ensembles.append(EnsembleResult(name, method, d, i, group, rivals))
+    recipe = Recipe("grid", None, replicates=Replicates(draws, backbones, finetune))
     members = [*seeds.values(), *heads.values()]
     return StudyScores(recipe, members, ensembles, gold, ended, *_probes(), sensitivity=members[:4])
 
@@ -118,7 +117,7 @@ def with_copies(scores: StudyScores, of: str = "heads5", name: str = "copies5") 
         if e.name == of:
             pool, heldout = (np.repeat(x[..., :1], e.k, -1) for x in (e.pool, e.heldout))
             heads = np.ones((e.k, 8))
-            part = replace(e.parts[0], id=f"d{e.draw}/{name}", pool=pool, heldout=heldout, heads=heads)
+            part = replace(e.parts[0], id=f"d{e.replicate}/{name}", pool=pool, heldout=heldout, heads=heads)
             copies.append(replace(e, name=name, parts=(part,)))
     return replace(scores, ensembles=[e for e in scores.ensembles if e.name != name] + copies)
 
@@ -129,7 +128,7 @@ def only(scores: StudyScores, *names: str) -> StudyScores:
 
 
 def with_runs(scores: StudyScores, *settings: tuple[str, str, float, int]) -> StudyScores:
-    """The study with a PPO run on every replicate for each (ensemble, aggregator, kl_coef, step_multiplier)."""
+    """The study with a PPO run on every instance for each (ensemble, aggregator, kl_coef, step_multiplier)."""
     rng = np.random.default_rng(2)
     runs = []
     for name, aggregator, kl_coef, step_multiplier in settings:
@@ -149,7 +148,9 @@ def _run(
     text = {"prompt": "a", "answer": "b", "gold": 1.0, "proxy": 2.0, "tokens": [["b", 0.1, 0.2, 0.3]]}
     gold, proxy = rng.normal(size=(2, 7, len(steps)))
     texts = [{"step": step, **text} for step in steps]
-    return RunResult(e.name, e.replicate, aggregator, kl_coef, step_multiplier, rows, gold, proxy, texts)
+    return RunResult(
+        e.name, e.replicate, e.number, aggregator, kl_coef, step_multiplier, rows, gold, proxy, texts
+    )
 
 
 def _probes() -> tuple[tuple[str, ...], dict[str, str], np.ndarray]:

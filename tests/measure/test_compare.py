@@ -1,4 +1,4 @@
-"""The four tables of a comparison: bands, ends by hand, paired differences, and which pairs there are."""
+"""The four tables of a comparison: intervals, ends by hand, paired differences, and which pairs there are."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import pandas as pd
 import pytest
 
 from rmlab.measure.compare import (
-    Curve,
     Setting,
     Unit,
     comparisons,
+    curve_of,
     curves,
     ends,
     reference_of,
     replicates,
     usual_pairs,
 )
-from rmlab.measure.intervals import CrossedBootstrap, percentile_interval
+from rmlab.measure.inference import fall
+from rmlab.measure.intervals import two_way_interval
 from rmlab.measure.pool_curves import best_of_n_curves
-from tests.measure.fake_scores import P, crossed, in_step, only
+from tests.measure.fake_scores import P, grid, in_step, only
 
 KEYS = ["ensemble", "method", "k", "aggregator", "pessimism", "strength", "penalty"]
 KEYS += ["optimiser", "kl_coef", "step_multiplier"]
@@ -37,18 +38,17 @@ def every(scores):
     return best_of_n_curves(scores)[0]
 
 
-@pytest.fixture(scope="module")
-def bootstrap(scores):
-    return scores.bootstrap(P)
-
-
-def curve(ensemble="lora2", method="lora", k=2, aggregator="mean", gold=None, proxy=None, **setting):
-    """One prompt, one unit a row of gold (U, L)."""
-    gold = np.array([[0.0, 1.0]] if gold is None else gold)[:, None]
-    proxy = gold if proxy is None else np.array(proxy)[:, None]
-    units, pressure = [Unit(u, u, (0,), f"m{u}") for u in range(len(gold))], 2 ** np.arange(gold.shape[2])
+def curve(
+    ensemble="lora2", method="lora", k=2, aggregator="mean", gold=None, proxy=None, numbers=None, **setting
+):
+    """Two prompts, half a unit above and below; one unit a row of gold (U, L), of the replicates in numbers."""
+    gold = np.array([[0.0, 1.0]] if gold is None else gold)[:, None] + np.array([[[0.5], [-0.5]]])
+    proxy = gold if proxy is None else np.array(proxy)[:, None] + np.zeros((1, 2, 1))
+    numbers = range(len(gold)) if numbers is None else numbers
+    units, pressure = [Unit(n, f"m{u}") for u, n in enumerate(numbers)], 2 ** np.arange(gold.shape[2])
     blank, s = np.full(len(gold), np.nan), Setting(ensemble, method, k, aggregator, **setting)
-    return Curve(s, units, pressure, np.log(pressure), "nats", gold, proxy, None, blank, blank)
+    axis = (pressure, np.log(pressure), "nats")
+    return curve_of(s, units, axis, {"gold": gold, "proxy": proxy}, blank, blank, {})
 
 
 def settings(*names, aggregators=("mean", "min"), **regime):
@@ -64,11 +64,12 @@ def labels(pairs):
     return {(one.label, other.label) for one, other in pairs}
 
 
-def test_curves_have_bands_that_hold_their_points(every, bootstrap):
-    table = curves(every, bootstrap)
+def test_curves_have_intervals_that_hold_their_points(every):
+    table = curves(every)
     quantities = ["proxy", "proxy_low", "proxy_high", "gold", "gold_low", "gold_high", "gain", "low", "high"]
-    assert list(table) == [*KEYS, "pressure", "kl", "kl_name", "ess", *quantities, "units"]
+    assert list(table) == [*KEYS, "pressure", "kl", "kl_name", "ess", *quantities, "units", "covers"]
     assert len(table) == 7 * len(every) and (table.units == 3).all()
+    assert (table.covers == "replicates and prompts").all()
     assert not table.drop(columns=["strength", "kl_coef"]).isna().any().any()
     for q in ("proxy", "gold"):
         assert (table[f"{q}_low"] <= table[q]).all() and (table[q] <= table[f"{q}_high"]).all()
@@ -77,65 +78,66 @@ def test_curves_have_bands_that_hold_their_points(every, bootstrap):
     assert (single[["gain", "low", "high"]] == 0).all().all()
 
 
-def test_a_curve_is_the_mean_of_its_replicates_and_its_band_theirs_resampled(every, bootstrap):
-    table, by_unit = curves(every, bootstrap), replicates(every)
+def test_a_curve_is_the_mean_of_its_replicates_and_its_interval_the_two_way_t(every):
+    table, by_unit = curves(every), replicates(every)
     about = ["replicate", "draw", "members", "pressure", "proxy", "gold", "gain"]
     assert list(by_unit) == [*KEYS, *about] and len(by_unit) == 3 * len(table)
     keys = ["ensemble", "aggregator", "pessimism", "pressure"]
     mean = by_unit.groupby(keys)[["proxy", "gold", "gain", "strength", "penalty"]].mean()
     both = table.set_index(keys)[list(mean)].sort_index()
-    pd.testing.assert_frame_equal(both, mean.loc[both.index], rtol=1e-9)
+    pd.testing.assert_frame_equal(both, mean.loc[both.index], rtol=1e-9, atol=1e-12)
     one = next(c for c in every if c.setting.label == "heads5 min matched")
-    low, high = percentile_interval(bootstrap.mean(one.gain, range(3), [(0,)] * 3))
+    interval = two_way_interval(one.gain)
     rows = table[(table.ensemble == "heads5") & (table.aggregator == "min") & (table.pessimism == "matched")]
-    np.testing.assert_array_equal(rows[["low", "high"]].T, [low, high])
+    np.testing.assert_array_equal(rows[["low", "high"]].T, [interval.low, interval.high])
 
 
-def test_crossed_units_are_weighed_by_their_label_draw_and_pretraining_seeds():
-    scores = crossed()
-    every, bootstrap = best_of_n_curves(scores)[0], scores.bootstrap(P)
-    table = curves(every, bootstrap)
-    units = {
-        "single": [(d, (p,)) for d in range(2) for p in range(3) for _ in range(2)],
-        "finetune2": [(d, (p, p)) for d in range(2) for p in range(3)],
-        "pretrain3": [(d, (0, 1, 2)) for d in range(2) for _ in range(2)],
-    }
-    for name, weights in units.items():
-        one = next(c for c in every if c.setting.label == f"{name} mean")
-        low, high = percentile_interval(bootstrap.mean(one.gold, *zip(*weights, strict=True)))
-        rows = table[(table.ensemble == name) & (table.aggregator == "mean")]
-        np.testing.assert_array_equal(rows[["gold_low", "gold_high"]].T, [low, high])
-        assert (rows.units == len(weights)).all()
+def test_a_replicates_instances_are_one_value_a_prompt():
+    one = curve(gold=[[0, 4], [2, 8], [10, 0]], numbers=[0, 0, 3])
+    assert one.replicates == [0, 3] and one.gold.shape == (2, 2, 2)
+    np.testing.assert_array_equal(one.gold.mean(1), [[1, 6], [10, 0]])
+    np.testing.assert_array_equal(one.by_unit["gold"], [[0, 4], [2, 8], [10, 0]])
+    rows = curves([one])
+    # not 4 and 4, the means of the three units: a replicate counts once however many it holds
+    assert rows.gold.tolist() == [5.5, 3] and (rows.units == 2).all()
+    assert replicates([one]).gold.tolist() == [0, 4, 2, 8, 10, 0]
+    every = {c.setting.label: c for c in best_of_n_curves(grid())[0]}
+    for name, count in {"single mean": 12, "finetune2 min": 6, "pretrain3 mean": 4, "heads4 min": 6}.items():
+        assert len(every[name].units) == count and every[name].gold.shape == (2, P, 7)
 
 
-def test_one_replicate_still_has_a_band_over_prompts():
-    scores = in_step(1)
-    table = curves(best_of_n_curves(scores)[0], scores.bootstrap(P))
+def test_one_replicate_has_an_interval_over_prompts_and_says_so():
+    table = curves(best_of_n_curves(in_step(1))[0])
     assert (table.gold_low < table.gold_high).all() and (table.units == 1).all()
+    assert (table.covers == "prompts").all()
 
 
 def test_ends_by_hand():
     one = curve(gold=[[1, 5, 4, 2], [1, 3, 4, 6]], proxy=[[0, 1, 2, 3], [5, 4, 3, 2]])
-    table = ends([one], CrossedBootstrap(1, 2))  # mean 1 4 4 4: the first peak counts
-    row = table.iloc[0]
-    assert (row.start, row.peak, row.end, row.rise, row.fall, row.change) == (1, 4, 4, 3, 0, 3)
+    row = ends([one]).iloc[0]  # mean 1 4 4 4: the first peak counts
+    assert (row.start, row.peak, row.end, row.fall) == (1, 4, 4, 3)
+    # each replicate's peak is the other's: 2 - 2 where the other is highest at the end, 6 - 3
+    assert row.fall_from_peak == (0 + 3) / 2
     assert (row.peak_pressure, row.end_pressure, row.end_kl) == (2, 8, np.log(8))
-    assert (row.falls, row.rises, row.proxy_rises, row.units) == (1, 1, False, 2)
-    assert (row.proxy_start, row.proxy_end) == (2.5, 2.5)
-    # with one unit drawn at a time, a band reaches from one to the other
-    assert (row.end_low, row.end_high, row.fall_low, row.fall_high) == (2, 6, -3, 3)
-    assert "gain" not in table and row.kl_name == "nats"
+    assert (row.proxy_rises, row.units, row.proxy_start, row.proxy_end) == (False, 2, 2.5, 2.5)
+    assert "gain" not in row and row.kl_name == "nats" and not {"falls", "rises"} & set(row.index)
 
 
-def test_an_end_at_its_peak_has_fallen_by_exactly_nothing():
-    row = ends([curve(gold=[[1, 2], [0, 3]])], CrossedBootstrap(1, 2)).iloc[0]
-    assert (row.fall, row.fall_low, row.fall_high, row.falls) == (0, 0, 0, 0) and row.rise == row.change == 2
-    row = ends([curve(gold=[[2, 1], [3, 0]])], CrossedBootstrap(1, 2)).iloc[0]
-    assert (row.rise, row.rise_low, row.rise_high, row.falls) == (0, 0, 0, 2) and row.fall == row.change == -2
+def test_falls_are_those_of_inference(every):
+    table = ends(every)
+    for row, one in zip(table.itertuples(), every, strict=True):
+        drop = fall(one.gold)
+        assert (row.fall, row.fall_low, row.fall_high) == drop.change[:3]
+        assert (row.fall_from_peak, row.fall_from_peak_low, row.fall_from_peak_high) == drop.from_peak[:3]
 
 
-def test_ends_are_the_ends_of_the_curves(every, bootstrap):
-    table, points = ends(every, bootstrap), curves(every, bootstrap)
+def test_a_still_curve_has_not_fallen():
+    row = ends([curve(gold=[[2, 2], [3, 3]])]).iloc[0]
+    assert (row.fall, row.fall_low, row.fall_high) == (0, 0, 0) and row.fall_from_peak == 0
+
+
+def test_ends_are_the_ends_of_the_curves(every):
+    table, points = ends(every), curves(every)
     keys = ["ensemble", "aggregator", "pessimism"]
     last = points[points.pressure == 64].set_index(keys).sort_index()
     rows = table.set_index(keys).sort_index()
@@ -146,7 +148,7 @@ def test_ends_are_the_ends_of_the_curves(every, bootstrap):
         "proxy_end": "proxy",
         "end_kl": "kl",
     }
-    same |= {name: name for name in ("gain", "low", "high", "strength", "penalty", "units", "kl_name")}
+    same |= {n: n for n in ("gain", "low", "high", "strength", "penalty", "units", "covers", "kl_name")}
     for column, point in same.items():
         pd.testing.assert_series_equal(rows[column], last[point], check_names=False)
     first = points[points.pressure == 1].set_index(keys).sort_index()
@@ -154,9 +156,10 @@ def test_ends_are_the_ends_of_the_curves(every, bootstrap):
     pd.testing.assert_series_equal(rows.peak, points.groupby(keys).gold.max(), check_names=False)
 
 
-def test_differences_are_paired_and_named(every, bootstrap):
-    table = comparisons(every, bootstrap)
-    assert list(table) == ["one", "other", *KEYS[-3:], "pressure", "difference", "low", "high"]
+def test_differences_are_paired_and_named(every):
+    table = comparisons(every)
+    columns = ["one", "other", *KEYS[-3:], "pressure", "difference", "low", "high", "units", "covers"]
+    assert list(table) == columns
     pairs = set(zip(table.one, table.other, strict=True))
     assert len(table) == 7 * len(pairs)  # no pair twice
     assert pairs >= {
@@ -172,15 +175,21 @@ def test_differences_are_paired_and_named(every, bootstrap):
     assert (table.low <= table.difference).all() and (table.difference <= table.high).all()
     one, other = (next(c for c in every if c.setting.label == f"{n} mean") for n in ("heads5", "finetune5"))
     rows = table[(table.one == "heads5 mean") & (table.other == "finetune5 mean")]
-    low, high = percentile_interval(bootstrap.mean(one.gold - other.gold, range(3), [(0,)] * 3))
-    expected = [(one.gold - other.gold).mean((0, 1)), low, high]
-    np.testing.assert_allclose(rows[["difference", "low", "high"]].T, expected, atol=1e-12)
+    np.testing.assert_array_equal(
+        rows[["difference", "low", "high"]].T, two_way_interval(one.gold - other.gold)[:3]
+    )
 
 
-def test_crossed_ensembles_of_other_numbers_of_units_are_compared_under_the_same_resamples():
-    scores = crossed()
-    every, bootstrap = best_of_n_curves(scores)[0], scores.bootstrap(P)
-    table = comparisons(every, bootstrap)
+def test_a_shift_of_every_prompt_and_replicate_has_no_width():
+    one = curve("heads2", "heads", gold=[[1, 5], [3, 2]])
+    other = curve("lora2", gold=[[0.5, 4.5], [2.5, 1.5]])
+    row = comparisons([one, other], [(one.setting, other.setting)]).iloc[0]
+    assert (row.difference, row.low, row.high) == (0.5, 0.5, 0.5)
+
+
+def test_ensembles_of_other_numbers_of_instances_are_paired_by_replicate_and_prompt():
+    every = best_of_n_curves(grid())[0]
+    table = comparisons(every)
     pairs = set(zip(table.one, table.other, strict=True))
     assert pairs >= {
         ("pretrain3 mean", "finetune2 mean"),
@@ -191,47 +200,45 @@ def test_crossed_ensembles_of_other_numbers_of_units_are_compared_under_the_same
         next(c for c in every if c.setting.label == f"{n} mean") for n in ("pretrain3", "finetune2")
     )
     assert (len(one.units), len(other.units)) == (4, 6)
-    low, high = percentile_interval(one.resampled("gold", bootstrap) - other.resampled("gold", bootstrap))
     rows = table[(table.one == "pretrain3 mean") & (table.other == "finetune2 mean")]
-    np.testing.assert_allclose(rows.difference, one.gold.mean((0, 1)) - other.gold.mean((0, 1)))
-    np.testing.assert_array_equal(rows[["low", "high"]].T, [low, high])
+    np.testing.assert_array_equal(
+        rows[["difference", "low", "high"]].T, two_way_interval(one.gold - other.gold)[:3]
+    )
 
 
-def test_chosen_pairs(every, bootstrap):
+def test_chosen_pairs(every):
     known = {c.setting.label: c.setting for c in every}
     one, other = known["lora2 min"], known["heads5 min matched"]
     nobody = replace(one, ensemble="nobody")
-    table = comparisons(every, bootstrap, [(one, other), (one, nobody), (one, one), (one, other)])
+    table = comparisons(every, [(one, other), (one, nobody), (one, one), (one, other)])
     assert list(table.one) == ["lora2 min"] * 7 and list(table.other) == ["heads5 min matched"] * 7
-    assert list(comparisons(every, bootstrap, [])) == list(table) and comparisons(every, bootstrap, []).empty
+    assert list(comparisons(every, [])) == list(table) and comparisons(every, []).empty
 
 
-def test_an_ensemble_may_miss_a_replicate(scores, bootstrap):
+def test_an_ensemble_may_miss_a_replicate(scores):
     kept = [e for e in scores.ensembles if (e.name, e.replicate) != ("heads5", 1)]
     every = {c.setting.label: c for c in best_of_n_curves(replace(scores, ensembles=kept))[0]}
     heads, finetune = every["heads5 min"], every["finetune5 mean"]
-    assert [u.replicate for u in heads.units] == [0, 2] and len(finetune.units) == 3
-    assert (curves([heads], bootstrap).units == 2).all()
-    table = comparisons(every.values(), bootstrap, [(heads.setting, finetune.setting)])
-    difference = heads.gold[..., -1] - finetune.gold[[0, 2]][..., -1]
-    assert table.difference.iloc[-1] == pytest.approx(difference.mean())
-    low, high = percentile_interval(bootstrap.mean(difference[..., None], [0, 2], [(0,)] * 2))
-    assert (table.low.iloc[-1], table.high.iloc[-1]) == pytest.approx((low[0], high[0]))
+    assert heads.replicates == [0, 2] and finetune.replicates == [0, 1, 2]
+    assert (curves([heads]).units == 2).all()
+    table = comparisons(every.values(), [(heads.setting, finetune.setting)])
+    interval = two_way_interval(heads.gold - finetune.gold[[0, 2]])
+    np.testing.assert_array_equal(table[["difference", "low", "high"]].T, interval[:3])
+    assert (table.units == 2).all()
 
 
-def test_ensembles_without_a_label_draw_in_common_are_not_compared():
-    one, other = curve("heads2", "heads", gold=[[0, 1], [0, 1]]), curve("lora2", gold=[[0, 1], [0, 1]])
+def test_ensembles_without_a_replicate_in_common_are_not_compared():
+    one, other = curve("heads2", "heads", numbers=[0]), curve("lora2", numbers=[1])
     pair = [(one.setting, other.setting)]
-    apart = [one.on({0}), other.on({1})]
-    assert comparisons(apart, CrossedBootstrap(1, 2), pair).empty
-    assert len(comparisons([one, other], CrossedBootstrap(1, 2), pair)) == 2
+    assert comparisons([one, other], pair).empty
+    assert len(comparisons([one, curve("lora2", numbers=[0])], pair)) == 2
 
 
-def test_the_order_of_ensembles_changes_no_number(scores, every, bootstrap):
+def test_the_order_of_ensembles_changes_no_number(scores, every):
     moved = best_of_n_curves(replace(scores, ensembles=scores.ensembles[::-1]))[0]
     keys = {curves: [*KEYS[:5], "pressure"], ends: KEYS[:5], comparisons: ["one", "other", "pressure"]}
     for table, order in keys.items():
-        then, now = (table(x, bootstrap).sort_values(order).reset_index(drop=True) for x in (every, moved))
+        then, now = (table(x).sort_values(order).reset_index(drop=True) for x in (every, moved))
         pd.testing.assert_frame_equal(then, now, rtol=1e-9, atol=1e-12)
 
 
@@ -296,7 +303,7 @@ def test_curves_of_another_optimiser_or_kl_penalty_are_not_compared():
         ("lora2 mean", "finetune2 mean"),
         ("lora2 min", "finetune2 min"),
     }
-    table = comparisons([curve("finetune2", "finetune", **run), curve("lora2", **run)], CrossedBootstrap(1))
+    table = comparisons([curve("finetune2", "finetune", **run), curve("lora2", **run)])
     assert table.iloc[0][["optimiser", "kl_coef", "step_multiplier"]].tolist() == ["ppo", 0.0, 1]
 
 
@@ -306,7 +313,7 @@ def test_the_reference_is_finetune5_or_the_largest_of_its_method():
     assert reference_of({"finetune1": 1}) is None and reference_of({}) is None
 
 
-def test_a_study_of_single_models_has_tables_too(scores, bootstrap):
+def test_a_study_of_single_models_has_tables_too(scores):
     every = best_of_n_curves(only(scores, "single", "average5"))[0]
-    assert set(curves(every, bootstrap).ensemble) == {"single", "average5", "oracle"}
-    assert comparisons(every, bootstrap).empty
+    assert set(curves(every).ensemble) == {"single", "average5", "oracle"}
+    assert comparisons(every).empty

@@ -16,7 +16,6 @@ from rmlab.measure.diversity import (
     principal_angles,
     rank_correlation,
     spectral_entropy,
-    tail_correlation,
     top_agreement,
     verdict,
 )
@@ -42,7 +41,6 @@ def test_copies_correlate_1_and_count_as_one(pool):
     same = copies(scores)
     for c in (
         margin_correlation(heldout),
-        tail_correlation(same, 8, ended),
         rank_correlation(same, ended),
     ):
         np.testing.assert_allclose(c, 1, atol=1e-12)
@@ -62,9 +60,6 @@ def test_independent_members_count_in_full():
     scores = rng.normal(size=(50, 400, K))
     assert effective_members(rank_correlation(scores)) == pytest.approx(K, abs=0.15)
     assert top_agreement(scores, 8) == pytest.approx(1 / 8, abs=0.01)
-    assert (
-        mean_off_diagonal(tail_correlation(scores, 40)) < -0.1
-    )  # chosen by the mean: what is left is traded off
     np.testing.assert_allclose(min_shares(scores), 1 / K, atol=0.01)
 
 
@@ -74,7 +69,7 @@ def test_constant_members_give_numbers():
     scores[..., 1:] = np.float32(0.1), np.float32(-7.3)
     expected = [[1, 0, 0], [0, 1, 1], [0, 1, 1]]
     heldout = scores.reshape(-1, 2, 3)
-    for c in (margin_correlation(heldout), tail_correlation(scores, 9), rank_correlation(scores)):
+    for c in (margin_correlation(heldout), rank_correlation(scores)):
         np.testing.assert_array_equal(c, expected)
 
 
@@ -92,33 +87,13 @@ def test_margins_by_hand():
     assert effective_members(margin_correlation(heldout)) == pytest.approx(2 / 1.5)
 
 
-def test_the_tail_by_hand():
-    # prompt one keeps (4, 4) and (3, 5), prompt two (2, 0) and (1, 2); the answer with 9 never ends
-    scores = np.array([[[4, 4], [3, 5], [0, 0], [9, 9]], [[2, 0], [1, 2], [0, 0], [9, 9]]], np.float32)
-    ended = np.array([[1, 1, 1, 0], [1, 1, 1, 0]], bool)
-    a, b = np.array([0.5, -0.5, 0.5, -0.5]), np.array([-0.5, 0.5, -1, 1])
-    r = (a @ b) / np.sqrt((a @ a) * (b @ b))
-    np.testing.assert_allclose(tail_correlation(scores, 2, ended)[0, 1], r)
-    np.testing.assert_allclose(
-        tail_correlation(scores + np.array([[[100]], [[-3]]]), 2, ended)[0, 1], r, atol=1e-6
-    )
-
-
-def test_the_tail_of_a_whole_pool_is_the_pooled_correlation_within_prompts(pool):
-    scores, _, ended = pool
-    rows = [scores[p][ended[p]] - scores[p][ended[p]].mean(0) for p in range(P)]
-    np.testing.assert_allclose(
-        tail_correlation(scores, N, ended), np.corrcoef(np.concatenate(rows).T), atol=1e-6
-    )
-
-
 def test_prompts_with_too_few_answers_are_left_out(pool):
     scores, _, ended = pool
     ended = ended.copy()
     ended[0] = False
     ended[1] = np.arange(N) == 3
-    for f in (lambda s, e: tail_correlation(s, 8, e), rank_correlation):
-        np.testing.assert_allclose(f(scores, ended), f(scores[2:], ended[2:]), atol=1e-12)
+    expected = rank_correlation(scores[2:], ended[2:])
+    np.testing.assert_allclose(rank_correlation(scores, ended), expected, atol=1e-12)
     assert top_agreement(scores[[0, 2]], N, ended[[0, 2]]) == top_agreement(scores[2:3], N, ended[2:3])
 
 
@@ -191,25 +166,28 @@ def test_min_shares_by_hand():
 
 def test_one_member():
     scores = np.random.default_rng(7).normal(size=(P, N, 1))
-    assert effective_members(tail_correlation(scores, 8)) == 1
+    assert effective_members(rank_correlation(scores)) == 1
     assert effective_members(margin_correlation(scores.reshape(-1, 2, 1))) == 1
     assert top_agreement(scores, 4) == 1
     assert min_shares(scores).tolist() == [1]
     assert principal_angles([[3, 4]]).tolist() == [[0]]
     assert spectral_entropy([[3, 4]]) == 1
     assert np.isnan(mean_off_diagonal([[1.0]]))
-    assert verdict(1, 1.0, "heads") == "1 head, 1.0 effective"
+    assert verdict(1, np.nan, "heads") == "1 head, 1.0 effective"
 
 
 def test_a_negative_correlation_counts_as_none():
     assert effective_members([[1, -0.8], [-0.8, 1]]) == 2
 
 
-def test_the_verdict_turns_at_its_threshold():
-    assert verdict(5, 1.1, "heads") == "5 heads, 1.1 effective: they are copies"
-    assert verdict(5, 1.9) == "5 members, 1.9 effective"
-    assert verdict(5, 1.59).endswith("copies")
-    assert not verdict(5, 1.61).endswith("copies")
+@pytest.mark.parametrize("k", [2, 5, 16, 100])
+def test_the_verdict_turns_at_one_correlation_whatever_the_number(k):
+    assert verdict(k, 0.91).endswith("effective: they are copies") and verdict(k, 0.89).endswith("effective")
+
+
+def test_the_verdict_counts():
+    assert verdict(5, 0.95, "heads") == "5 heads, 1.0 effective: they are copies"
+    assert verdict(5, 0.5) == "5 members, 1.7 effective" and verdict(5, -0.2) == "5 members, 5.0 effective"
 
 
 @hypothesis.settings(max_examples=50, deadline=None)
@@ -237,10 +215,8 @@ def test_measures_keep_their_range_and_ignore_member_scale_and_order(seed, k, sh
     [
         (lambda s: margin_correlation(s), r"heldout's shape.*\(M, 2, K\)"),
         (lambda s: margin_correlation(s[:1, :2]), "two pairs"),
-        (lambda s: tail_correlation(s[0]), r"scores' shape.*\(P, N, K\)"),
-        (lambda s: tail_correlation(s, 1), "top = 1"),
-        (lambda s: tail_correlation(s, 4, np.ones((3, 3), bool)), "ended"),
-        (lambda s: tail_correlation(s, 4, np.zeros((P, N), bool)), "ended"),
+        (lambda s: rank_correlation(s[0]), r"scores' shape.*\(P, N, K\)"),
+        (lambda s: rank_correlation(s, np.ones((3, 3), bool)), "ended"),
         (lambda s: rank_correlation(s, np.zeros((P, N), bool)), "ended"),
         (lambda s: rank_correlation(s * np.nan), "scores = 'NaN'"),
         (lambda s: top_agreement(s, 0), "n = 0"),
@@ -252,6 +228,7 @@ def test_measures_keep_their_range_and_ignore_member_scale_and_order(seed, k, sh
         (lambda s: min_shares(np.zeros((0, 3))), "scores' shape"),
         (lambda s: leave_one_out(s[..., :1], s[..., 0], "mean"), "K = 1"),
         (lambda s: verdict(0, 1.0), "k = 0"),
+        (lambda s: verdict(2, np.nan), "correlation = nan"),
     ],
 )
 def test_bad_input_is_named(pool, call, words):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rmlab.measure.ensembles import by_name
-from tests.measure.fake_scores import M, N, P, crossed, in_step, only
+from tests.measure.fake_scores import M, N, P, grid, in_step, only
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def test_parts_stand_side_by_side(scores):
         np.testing.assert_array_equal(mixed.pool[..., i], m.pool[..., 0])
         np.testing.assert_array_equal(mixed.heldout[..., i], m.heldout[..., 0])
     np.testing.assert_array_equal(mixed.pool[..., 5:], lora.pool)
-    assert mixed.members == [*(f"d1/p1/f{i}" for i in range(5)), "d1/p1/lora2.0", "d1/p1/lora2.1"]
+    assert mixed.members == [*(f"d1/p0/f{i}" for i in range(5)), "d1/p0/lora2.0", "d1/p0/lora2.1"]
     assert mixed.cost["parameters"] == 700 and mixed.cost["peak_mb"] == 52
     assert mixed.heads is None and by_name(scores.ensembles)["heads5"][0].heads.shape == (5, 8)
 
@@ -32,10 +32,10 @@ def test_parts_stand_side_by_side(scores):
 def test_single_models_are_those_that_gains_are_measured_from(scores):
     assert (
         [m.id for m in scores.singles]
-        == ["d0/p0/f0", "d1/p1/f0", "d2/p2/f0"]
+        == ["d0/p0/f0", "d1/p0/f0", "d2/p0/f0"]
         == [m.id for m in scores.rivals]
     )
-    assert len(crossed().singles) == len(crossed().rivals) == 12
+    assert len(grid().singles) == len(grid().rivals) == 12
 
 
 def test_ensembles_are_grouped_by_name_and_ordered_by_replicate(scores):
@@ -44,13 +44,9 @@ def test_ensembles_are_grouped_by_name_and_ordered_by_replicate(scores):
     assert all([e.replicate for e in group] == [0, 1, 2] for group in groups.values())
 
 
-def test_pretraining_seeds_are_resampled_where_they_are_crossed(scores):
-    steps, grid = scores.bootstrap(5), crossed().bootstrap(5)
-    assert steps.prompts.shape == grid.prompts.shape == (1000, 5)
-    assert (steps.draws.shape[1], steps.backbones.shape[1]) == (3, 1)
-    assert (grid.draws.shape[1], grid.backbones.shape[1]) == (2, 3)
-    again = replace(scores, recipe=replace(scores.recipe, seed=1)).bootstrap(5)
-    assert not np.array_equal(steps.prompts, again.prompts)
+def test_a_replicates_instances_stand_in_the_order_of_their_numbers():
+    group = by_name(grid().ensembles[::-1])["single"]
+    assert [(e.replicate, e.number) for e in group] == [(d, i) for d in range(2) for i in range(6)]
 
 
 def test_what_a_measurement_does_not_read_is_left_empty(scores):
@@ -73,7 +69,10 @@ def test_what_a_measurement_does_not_read_is_left_empty(scores):
             lambda s: {"members": [replace(s.members[0], pool=s.members[0].pool[..., 0])]},
             "pool shape of d0/p0/f0",
         ),
-        (lambda s: {"ensembles": s.ensembles + s.ensembles[:1]}, r"replicates of single = \[0, 0, 1, 2\]"),
+        (
+            lambda s: {"ensembles": s.ensembles + s.ensembles[:1]},
+            r"replicates and numbers of single = \[\(0, 0\), \(0, 0\), \(1, 0\), \(2, 0\)\]",
+        ),
         (
             lambda s: {"ensembles": [replace(e, rivals=()) for e in s.ensembles if e.name == "lora2"]},
             r"replicates of lora2 without a single model = \[0, 1, 2\]: give an ensemble 'single'",

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from rmlab.measure.clusters import Estimate
-from rmlab.measure.errors import effective_errors, erring, error_correlation, errors, shared_error
+from rmlab.measure.diversity import effective_members
+from rmlab.measure.errors import (
+    effective_errors,
+    erring,
+    error_correlation,
+    errors,
+    shared_error,
+    tail_error_correlation,
+)
 
 
 def equicorrelated(rng, rows, k, rho):
@@ -28,6 +36,76 @@ def test_effective_members_of_equicorrelated_errors(k, rho):
     effective = effective_errors(shared, k)
     assert effective.value == pytest.approx(k / (1 + (k - 1) * rho), rel=0.1)
     assert effective.low < effective.value < effective.high
+
+
+@pytest.mark.parametrize("k", [2, 5, 16])
+@pytest.mark.parametrize("rho", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("top", [4, 32])
+def test_choosing_the_tail_by_the_members_mean_does_not_bend_their_number(k, rho, top):
+    rng = np.random.default_rng(k)
+    prompts = np.repeat(np.arange(200), 256)
+    gold = rng.normal(size=len(prompts))
+    scores = gold[:, None] + equicorrelated(rng, len(prompts), k, rho)
+    left = errors(scores, gold, prompts)
+    mean = scores.mean(1)
+    expected = k / (1 + (k - 1) * rho)
+    assert effective_members(tail_error_correlation(left, mean, prompts, top)) == pytest.approx(
+        expected, rel=0.1
+    )
+    whole = tail_error_correlation(left, mean, prompts, 256)
+    np.testing.assert_allclose(whole, error_correlation(left), atol=1e-12)
+    best = np.argpartition(mean.reshape(200, 256), -top, 1)[:, -top:] + 256 * np.arange(200)[:, None]
+    chosen = errors(scores[best.ravel()], gold[best.ravel()], np.repeat(np.arange(200), top))
+    naive = effective_members(error_correlation(chosen))
+    if top == 4:
+        assert naive > 1.1 * expected  # without the correction
+
+
+def test_members_of_other_scales_and_slopes_are_not_bent_either():
+    rng = np.random.default_rng(7)
+    prompts = np.repeat(np.arange(300), 200)
+    gold = rng.normal(size=len(prompts))
+    noise = equicorrelated(rng, len(prompts), 4, 0.5) * [0.5, 1, 2, 3]
+    scores = gold[:, None] * [0.2, 1, 1, 2] + noise + 5 * rng.normal(size=(300, 4))[prompts]
+    found = tail_error_correlation(errors(scores, gold, prompts), scores.mean(1), prompts, 10)
+    np.testing.assert_allclose(found, np.where(np.eye(4), 1, 0.5), atol=0.08)
+
+
+@pytest.mark.parametrize("apart, sign", [(3.0, -1), (0.2, 1)])
+def test_members_that_part_or_close_ranks_in_the_tail_are_seen(apart, sign):
+    """Beyond one standard deviation of what they share, their own errors grow or shrink."""
+    rng = np.random.default_rng(8)
+    prompts = np.repeat(np.arange(200), 256)
+    gold, shared = rng.normal(size=(2, len(prompts), 1))
+    own = rng.normal(size=(len(prompts), 5)) * np.where(gold + shared > 1.5, apart, 1)
+    scores = gold + shared + own
+    left = errors(scores, gold[:, 0], prompts)
+    tail, pool = tail_error_correlation(left, (gold + shared)[:, 0], prompts, 16), error_correlation(left)
+    assert sign * (tail[0, 1] - pool[0, 1]) > 0.15
+
+
+def test_copies_are_copies_in_the_tail_too():
+    rng = np.random.default_rng(9)
+    prompts, gold = np.repeat(np.arange(20), 30), rng.normal(size=600)
+    scores = np.repeat((gold + rng.normal(size=600))[:, None], 3, 1)
+    np.testing.assert_allclose(
+        tail_error_correlation(errors(scores, gold, prompts), scores.mean(1), prompts, 5), 1, atol=1e-9
+    )
+
+
+def test_the_order_of_rows_is_no_matter():
+    rng = np.random.default_rng(10)
+    prompts, gold = np.repeat([0, 1, 2, 3], [9, 30, 1, 12]), rng.normal(size=52)
+    left, proxy = errors(rng.normal(size=(52, 3)), gold, prompts), rng.normal(size=52)
+    order = rng.permutation(52)
+    moved = tail_error_correlation(left[order], proxy[order], prompts[order], 6)
+    np.testing.assert_allclose(moved, tail_error_correlation(left, proxy, prompts, 6))
+    with pytest.raises(ValueError, match="top = 1"):
+        tail_error_correlation(left, proxy, prompts, 1)
+    with pytest.raises(ValueError, match="errors' shape"):
+        tail_error_correlation(left, proxy[1:], prompts, 6)
+    with pytest.raises(ValueError, match="errors of members"):
+        tail_error_correlation(left * [0, 1, 1], proxy, prompts, 6)
 
 
 def test_errors_are_orthogonal_to_truth_and_of_mean_0_in_each_prompt():

@@ -10,7 +10,7 @@ import pytest
 
 from rmlab.measure.ensembles import by_name
 from rmlab.measure.members import COSTS, accuracy, cost_cards, diversity_of_ensembles
-from tests.measure.fake_scores import M, crossed, in_step, only, with_copies
+from tests.measure.fake_scores import M, grid, in_step, only, with_copies
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def diversity(scores):
 
 
 def test_every_member_has_its_accuracy_with_a_binomial_error():
-    scores = crossed()
+    scores = grid()
     table = accuracy(scores)
     assert list(table.member) == [i for m in scores.members for i in m.ids] and table.member.is_unique
     rows = table.set_index("member")
@@ -43,9 +43,9 @@ def test_every_member_has_its_accuracy_with_a_binomial_error():
 def test_members_that_differ_and_members_that_agree_are_told_apart(diversity):
     assert (diversity.units == 3).all()
     assert (diversity.accuracy >= diversity.accuracy_one - 1e-9)[diversity.k > 1].all()
-    for column in ("corr_margin", "corr_tail", "corr_rank", "top_agreement"):
+    for column in ("corr_margin", "corr_error", "corr_error_tail", "corr_rank", "top_agreement"):
         assert diversity[column]["finetune5"] < diversity[column]["heads5"]
-    for column in ("effective", "effective_tail"):
+    for column in ("effective", "effective_error", "effective_error_tail"):
         assert diversity[column]["finetune5"] > diversity[column]["heads5"]
     assert diversity.verdict["lora2"].startswith("2 members") and diversity.verdict["heads5"].startswith(
         "5 heads"
@@ -53,10 +53,28 @@ def test_members_that_differ_and_members_that_agree_are_told_apart(diversity):
     assert (diversity.accuracy_se[diversity.k > 1] > 0).all()
 
 
+def test_errors_correlate_as_they_were_planted_in_the_pool_and_in_its_tail(diversity):
+    """Heads share 0.9 of their errors' variance, finetuning seeds 0.4: what they rightly share, gold, does not count."""
+    for column in ("corr_error", "corr_error_tail"):
+        assert diversity[column]["heads5"] == pytest.approx(0.9, abs=0.05)
+        assert diversity[column]["finetune5"] == pytest.approx(0.4, abs=0.1)
+    assert diversity.effective_error["finetune5"] == pytest.approx(5 / 2.6, rel=0.1)
+    assert diversity.corr_rank["finetune5"] > 0.5
+
+
 def test_one_member_has_nothing_to_agree_with(diversity):
     for name in ("single", "average5"):
-        assert diversity.effective[name] == diversity.effective_tail[name] == 1
-        pairs = ["corr_margin", "corr_rank", "top_agreement", "min_share", "worth_mean", "worth_min"]
+        assert (diversity.loc[name, ["effective", "effective_error", "effective_error_tail"]] == 1).all()
+        pairs = [
+            "corr_margin",
+            "corr_error",
+            "corr_error_tail",
+            "corr_rank",
+            "top_agreement",
+            "min_share",
+            "worth_mean",
+            "worth_min",
+        ]
         assert diversity.loc[name, pairs].isna().all()
 
 
@@ -74,13 +92,24 @@ def test_numbers_are_means_over_replicates_with_their_standard_error(scores, div
     assert diversity.accuracy_se["finetune3"] == pytest.approx(np.std(shares, ddof=1) / np.sqrt(3))
 
 
+def test_a_replicates_instances_are_averaged_before_the_error_is_taken():
+    scores = grid()
+    row = diversity_of_ensembles(only(scores, "single", "heads2"), 16, 16).set_index("ensemble").loc["heads2"]
+    groups = [[e for e in scores.ensembles if e.name == "heads2" and e.replicate == d] for d in range(2)]
+    shares = [
+        np.mean([(e.heldout[:, 0].mean(-1) > e.heldout[:, 1].mean(-1)).mean() for e in g]) for g in groups
+    ]
+    assert row.units == 2 and row.accuracy == pytest.approx(np.mean(shares))
+    assert row.accuracy_se == pytest.approx(np.std(shares, ddof=1) / np.sqrt(2))
+
+
 def test_copies_are_called_so(scores):
     few = only(with_copies(scores), "copies5", "finetune5", "single")
     table = diversity_of_ensembles(few).set_index("ensemble")
     row = table.loc["copies5"]
     assert row.worth_min == pytest.approx(0, abs=1e-9) and row.worth_mean == pytest.approx(0, abs=1e-9)
     assert table.worth_min["finetune5"] != 0
-    assert row.effective == pytest.approx(1) and row.effective_tail == pytest.approx(1)
+    assert row.effective == pytest.approx(1) == row.effective_error == row.effective_error_tail
     assert row.head_rank == pytest.approx(1) and row.head_angle == pytest.approx(0, abs=1e-6)
     assert row.verdict == "5 heads, 1.0 effective: they are copies"
 

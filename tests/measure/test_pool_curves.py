@@ -14,7 +14,7 @@ from rmlab.measure.pool_curves import best_of_n_curves, exact_curves, matched_pe
 from rmlab.optimise.best_of_n import best_of_n, ess, kl_bound
 from rmlab.optimise.tilt import beta_for_kl, tilted_weights
 from rmlab.reward.aggregate import aggregate
-from tests.measure.fake_scores import N, P, crossed, in_step, only, with_copies
+from tests.measure.fake_scores import N, P, grid, in_step, only, with_copies
 
 NS = [1, 2, 4, 8, 16, 32, 64]
 PENALTIES = ("min", "mean_std", "uwo")
@@ -45,13 +45,13 @@ def test_every_ensemble_has_a_curve_under_every_aggregator(scores, curves):
         expected |= {(name, a, "matched") for a in PENALTIES}
     assert set(curves) == expected
     for curve in curves.values():
-        assert curve.pressure.tolist() == NS and [u.replicate for u in curve.units] == [0, 1, 2]
+        assert curve.pressure.tolist() == NS and curve.replicates == [0, 1, 2]
         np.testing.assert_array_equal(curve.kl, kl_bound(np.array(NS)))
         np.testing.assert_array_equal(curve.columns["ess"], ess(N, NS))
         assert curve.gold.shape == curve.proxy.shape == curve.gain.shape == (3, P, 7)
 
 
-def test_curves_equal_best_of_n_unit_by_unit(scores, curves):
+def test_curves_equal_best_of_n_replicate_by_replicate(scores, curves):
     groups = by_name(scores.ensembles)
     single = [best_of_n(e.pool[..., 0], scores.gold, NS, scores.ended) for e in groups["single"]]
     for aggregator in scores.recipe.aggregators:
@@ -109,19 +109,19 @@ def test_the_single_model_gains_exactly_nothing(curves):
 
 
 def test_ensembles_of_independent_members_gain_more_than_ones_that_agree(curves):
-    end = {name: curves[name, "mean", "paper"].mean("gain")[-1] for name in ("finetune5", "heads5")}
+    end = {name: curves[name, "mean", "paper"].gain[..., -1].mean() for name in ("finetune5", "heads5")}
     assert end["finetune5"] > end["heads5"]
 
 
-def test_the_oracle_chooses_by_gold_and_is_the_same_on_every_label_draw(scores, curves):
+def test_the_oracle_chooses_by_gold_and_is_the_same_on_every_replicate(scores, curves):
     oracle = curves["oracle", "mean", "paper"]
     best = best_of_n(scores.gold, scores.gold, NS, scores.ended)
     for u, unit in enumerate(oracle.units):
-        assert (unit.draw, unit.backbones, unit.members) == (u, (0,), "oracle")
+        assert unit == (u, "oracle")
         np.testing.assert_array_equal(oracle.gold[u], best)
         np.testing.assert_array_equal(oracle.proxy[u], best)
-    others = [c.mean("gold") for key, c in curves.items() if key[0] != "oracle"]
-    assert (oracle.mean("gold") >= np.max(others, 0) - 1e-12).all()
+    others = [c.gold.mean((0, 1)) for key, c in curves.items() if key[0] != "oracle"]
+    assert (oracle.gold.mean((0, 1)) >= np.max(others, 0) - 1e-12).all()
 
 
 def test_answers_that_never_end_win_nothing(scores, curves):
@@ -191,33 +191,43 @@ def test_the_order_of_ensembles_changes_no_number(scores, curves):
             np.testing.assert_allclose(getattr(other[key], quantity), getattr(curve, quantity), rtol=1e-9)
 
 
-def test_crossed_units_are_measured_against_the_single_models_on_their_labels_and_backbones():
-    scores = crossed()
+def test_an_instance_is_measured_against_every_single_model_on_its_backbones():
+    scores = grid()
     curves, single = curves_of(scores), {}
     for m in scores.singles:
         single[m.draw, m.backbone, m.finetune] = best_of_n(m.pool[..., 0], scores.gold, NS, scores.ended)
-    assert (
-        len(curves["single", "mean", "paper"].units) == 12
-        and not curves["single", "mean", "paper"].gain.any()
-    )
+    singles = curves["single", "mean", "paper"]
+    assert len(singles.units) == 12 and singles.gold.shape == (2, P, 7) and not singles.gain.any()
+    every = [np.mean([x for (d, _, _), x in single.items() if d == draw], 0) for draw in range(2)]
+    np.testing.assert_allclose(singles.gold, every)
     heads, pretrain = curves["heads4", "min", "paper"], curves["pretrain3", "min", "paper"]
+    for curve in (
+        heads,
+        pretrain,
+        curves["finetune2", "uwo", "paper"],
+    ):  # on every backbone: all of the replicate
+        np.testing.assert_allclose(curve.gold - curve.gain, every)
     for u, (d, p) in enumerate((d, p) for d in range(2) for p in range(3)):
-        np.testing.assert_allclose(heads.gold[u] - heads.gain[u], (single[d, p, 0] + single[d, p, 1]) / 2)
-        assert heads.units[u][1:] == (d, (p,) * 4, "+".join(f"d{d}/p{p}/heads4.{k}" for k in range(4)))
-    for u, (d, f) in enumerate((d, f) for d in range(2) for f in range(2)):
-        rivals = np.mean([single[d, p, f] for p in range(3)], 0)
-        np.testing.assert_allclose(pretrain.gold[u] - pretrain.gain[u], rivals)
-        assert pretrain.units[u][1:3] == (d, (0, 1, 2))
-    oracle = curves["oracle", "mean", "paper"]
-    assert [u[:3] for u in oracle.units] == [(d, d, (0, 1, 2)) for d in range(2)]
+        rival = ((single[d, p, 0] + single[d, p, 1]) / 2).mean(0)
+        np.testing.assert_allclose(heads.by_unit["gold"][u] - heads.by_unit["gain"][u], rival)
+        assert heads.units[u] == (d, "+".join(f"d{d}/p{p}/heads4.{k}" for k in range(4)))
+    one = [
+        e
+        for e in scores.ensembles
+        if e.name in {"single", "heads4"} and (e.name == "single" or e.number == 1)
+    ]
+    alone = curves_of(replace(scores, ensembles=one))["heads4", "min", "paper"]
+    on_it = [(single[d, 1, 0] + single[d, 1, 1]) / 2 for d in range(2)]
+    np.testing.assert_allclose(alone.gold - alone.gain, on_it)  # an ensemble on one backbone: its own alone
+    assert [u.replicate for u in curves["oracle", "mean", "paper"].units] == [0, 1]
 
 
-@pytest.mark.parametrize("study", [lambda: in_step(1), lambda: crossed(1, 2, 2)], ids=["in step", "crossed"])
+@pytest.mark.parametrize("study", [lambda: in_step(1), lambda: grid(1, 2, 2)], ids=["in step", "grid"])
 def test_tilted_policies_reach_equal_kl_and_gain_over_single_models_at_the_same(study, monkeypatch):
     targets = [0.5, 2.0]
     monkeypatch.setattr(module, "KLS", (0.01, *targets, 5.0))  # the pool represents two of them
     scores = study()
-    ensemble = next(e for e in scores.ensembles if e.name in {"pretrain2", "finetune3"} and e.replicate == 0)
+    ensemble = next(e for e in scores.ensembles if e.name in {"pretrain2", "finetune3"} and e.number == 0)
     scores = replace(scores, ensembles=[e for e in scores.ensembles if e.name == "single"] + [ensemble])
     curves = {c.setting: c for c in exact_curves(scores, ("min",))}
     single = Setting("single", "single", 1, "mean", optimiser="tilt")

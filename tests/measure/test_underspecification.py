@@ -1,4 +1,4 @@
-"""Transfer, agreement and probes on a crossed synthetic study, against loops."""
+"""Transfer, agreement and probes on a synthetic study, against loops."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rmlab.measure.intervals import percentile_interval
+from rmlab.measure.intervals import two_way_interval
 from rmlab.measure.underspecification import agreement, fact_sensitivity, probes, reaction, transfer
 from rmlab.optimise.best_of_n import best_of_n, kl_bound
-from tests.measure.fake_scores import PROBES, P, crossed
+from tests.measure.fake_scores import PROBES, P, grid
 
 NS = np.array([1, 2, 4, 8, 16, 32, 64])
 
 
 @pytest.fixture(scope="module")
 def scores():
-    return crossed()
+    return grid()
 
 
 def picked(scores, m, judge):
@@ -25,7 +25,7 @@ def picked(scores, m, judge):
 
 
 def test_a_single_models_winner_is_judged_by_itself_by_others_and_by_gold(scores):
-    table, bootstrap = transfer(scores), scores.bootstrap(P)
+    table = transfer(scores)
     singles = {(m.draw, m.backbone, m.finetune): m for m in scores.singles}
     gold = (scores.gold - scores.gold.mean()) / scores.gold.std()
     judges = {
@@ -41,9 +41,9 @@ def test_a_single_models_winner_is_judged_by_itself_by_others_and_by_gold(scores
         rows = table[table.judged_by == name]
         each = np.stack([picked(scores, m, judge(*key)) for key, m in singles.items()])
         np.testing.assert_allclose(rows.score, each.mean((0, 1)), atol=1e-12)
-        draws, backbones = [d for d, _, _ in singles], [(p,) for _, p, _ in singles]
-        low, high = percentile_interval(bootstrap.mean(each, draws, backbones))
-        np.testing.assert_allclose(rows[["low", "high"]].T, [low, high])
+        interval = two_way_interval(each.reshape(2, 6, P, 7).mean(1))  # a replicate's six are averaged first
+        np.testing.assert_allclose(rows[["low", "high"]].T, [interval.low, interval.high])
+        assert (rows.units == 2).all() and (rows.covers == "replicates and prompts").all()
         np.testing.assert_array_equal(rows.pressure, NS)
         np.testing.assert_array_equal(rows.kl, kl_bound(NS))
     end = table[table.pressure == 64].set_index("judged_by").score
@@ -51,8 +51,8 @@ def test_a_single_models_winner_is_judged_by_itself_by_others_and_by_gold(scores
 
 
 def test_without_other_seeds_there_is_nobody_else_to_judge():
-    assert set(transfer(crossed(1, 2, 1)).judged_by) == {"self", "gold", "pretrain"}
-    assert set(transfer(crossed(1, 1, 2)).judged_by) == {"self", "gold", "finetune"}
+    assert set(transfer(grid(1, 2, 1)).judged_by) == {"self", "gold", "pretrain"}
+    assert set(transfer(grid(1, 1, 2)).judged_by) == {"self", "gold", "finetune"}
 
 
 def test_agreement_is_between_members_of_one_label_draw(scores):
@@ -74,20 +74,16 @@ def test_agreement_is_between_members_of_one_label_draw(scores):
         one, two = a.pool[..., j].astype(float), b.pool[..., k].astype(float)
         within = np.mean([np.corrcoef(one[p], two[p])[0, 1] for p in range(P)])
         assert row.corr_pool == pytest.approx(within)
-        assert row.corr_tail == pytest.approx(within)  # all 64 answers are the top 64
-    mean = table.groupby("relation").corr_pool.mean()
-    assert mean["heads 4"] > mean["finetune"] > 0
-
-
-def test_the_tail_is_the_top_by_the_mean_of_the_two(scores, monkeypatch):
-    monkeypatch.setattr("rmlab.measure.underspecification.TAIL", 8)
-    row = agreement(scores).iloc[0]
-    a, b = (next(m for m in scores.members if m.id == i).pool[..., 0].astype(float) for i in (row.a, row.b))
-    tail = []
-    for p in range(P):
-        top = np.argsort(a[p] + b[p])[-8:]
-        tail.append(np.corrcoef(a[p, top], b[p, top])[0, 1])
-    assert row.corr_tail == pytest.approx(np.mean(tail)) and row.corr_tail < row.corr_pool
+        gold, left = scores.gold, []
+        for x in (one, two):  # what a prompt's mean and one slope on gold do not explain
+            rows = [np.stack([x[p, e], gold[p, e]]) for p, e in enumerate(scores.ended)]
+            x, g = np.concatenate([r - r.mean(1, keepdims=True) for r in rows], 1)
+            left.append(x - g * (g @ x) / (g @ g))
+        assert row.corr_error == pytest.approx(np.corrcoef(*left)[0, 1])
+    mean = table.groupby("relation")[["corr_pool", "corr_error"]].mean()
+    assert (mean.loc["heads 4"] > mean.loc["finetune"]).all() and (mean > 0).all(axis=None)
+    assert mean.corr_error["heads 4"] == pytest.approx(0.9, abs=0.05)  # as planted
+    assert mean.corr_error["finetune"] == pytest.approx(0.4, abs=0.1)
 
 
 def test_reactions_are_changes_against_the_good_answer(scores):

@@ -42,6 +42,12 @@ def members(prompts, answers):
     return np.array([fives, lengths], np.float32).T
 
 
+@pytest.fixture(autouse=True)
+def shown(monkeypatch):
+    """Three of the five prompts are kept as text."""
+    monkeypatch.setattr("rmlab.optimise.evaluate.SHOWN", 3)
+
+
 def test_columns_are_means_over_the_answers_of_a_stream_of_their_own(policy, counting, prompts):
     run, texts = Run(policy, SETTINGS, 0, None), []
     run.step, run.origin = 4, 0.7

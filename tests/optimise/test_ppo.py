@@ -176,12 +176,23 @@ def test_an_updates_gradient_is_that_of_a_plain_padded_implementation(lm, value_
     (policy_loss + 0.7 * value_loss).backward()
     assert columns["policy_loss"] == pytest.approx(policy_loss.item(), abs=1e-5)
     assert columns["value_loss"] == pytest.approx(value_loss.item(), rel=1e-4)
+    cut = torch.where(advantages > 0, ratio > 1 + settings.cliprange, ratio < 1 - settings.cliprange)
+    assert columns["clip_share"] == pytest.approx((cut & real).sum().item() / int(real.sum()), abs=1e-6)
     assert 0.1 < columns["clip_share"] < 0.9
     got = {n: p.grad for m in (run.policy, run.critic) for n, p in m.named_parameters() if p.grad is not None}
     truth = {n: p.grad for m in (policy, critic) for n, p in m.named_parameters() if p.grad is not None}
     assert got.keys() == truth.keys()
     for name in got:
         torch.testing.assert_close(got[name], truth[name], atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_the_loss_has_no_slope_where_it_counts_as_clipped():
+    ratio = torch.tensor([0.5, 0.5, 0.9, 0.9, 1.0, 1.1, 1.1, 1.5, 1.5], requires_grad=True)
+    advantages = torch.tensor([2.0, -2, 2, -2, 1, 1, -1, 2, -2])
+    losses = ppo.policy_losses(ratio, advantages, 0.2)
+    losses.sum().backward()
+    assert torch.equal(losses > -ratio * advantages, ratio.grad == 0)
+    assert (ratio.grad == 0).tolist() == [False, True, *[False] * 5, True, False]
 
 
 # the details, by number

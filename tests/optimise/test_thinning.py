@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rmlab.optimise.thinning import STEPS, grid, thin
+from rmlab.optimise.thinning import STEPS, best_tenth, grid, thin
 
 P, N, C = 3, 400, 4
 
@@ -63,6 +63,38 @@ def test_a_small_pool_is_kept_whole(scores, keep):
     kept, weight = thin(scores, scores[..., 0], ENSEMBLES, keep, 0)
     np.testing.assert_array_equal(kept, np.tile(np.arange(N), (P, 1)))
     assert (weight == 1).all()
+
+
+@pytest.mark.parametrize("keep", [60, N])
+def test_what_never_ended_is_left_out_and_the_others_stand_for_it(scores, keep):
+    ended = np.random.default_rng(1).random((P, N)) < 0.8
+    ended[1] = np.arange(N) < 40  # fewer than are kept
+    ended[2] = False
+    kept, weight = thin(scores, scores[..., 0], ENSEMBLES, keep, 0, ended)
+    np.testing.assert_allclose(weight.sum(1), N)
+    assert ended[0, kept[0]].all() and set(kept[1]) == set(range(40))
+    np.testing.assert_allclose(np.bincount(kept[1], weight[1]), N / 40)
+    assert len(set(kept[2])) == kept.shape[1] == min(keep, N)  # none ended: all stay
+    best = np.argmax(np.where(ended[0], scores[0, :, 2], -np.inf))
+    np.testing.assert_allclose(weight[0, kept[0] == best].sum(), N / ended[0].sum())
+    far = np.where(ended[..., None] | ~ended.any(1)[:, None, None], scores, -1e6)
+    again = thin(far, scores[..., 0], ENSEMBLES, keep, 0, ended)
+    np.testing.assert_array_equal(again[0], kept)
+    with pytest.raises(ValueError, match="ended"):
+        thin(scores, None, ENSEMBLES, keep, 0, ended[:2])
+
+
+def test_no_more_are_kept_than_ended(scores):
+    ended = np.arange(N) < np.array([[30], [50], [20]])
+    kept, weight = thin(scores, None, ENSEMBLES, 60, 0, ended)
+    assert kept.shape == (P, 50) and (kept.max(1) == [29, 49, 19]).all()
+    np.testing.assert_allclose(weight.sum(1), N)
+
+
+def test_the_best_tenth_by_hand():
+    weight, score = np.array([10.0, 5, 4, 1, 80]), np.array([3.0, 9, 3 + 1e-12, 7, 0])  # room for 10
+    np.testing.assert_allclose(best_tenth(weight, score, 1e-9), [4 * 10 / 14, 5, 4 * 4 / 14, 1, 0])
+    np.testing.assert_allclose(best_tenth(weight, np.zeros(5), 1e-9), weight / 10)
 
 
 def test_the_grid_is_half_a_step_off_at_most(scores):

@@ -85,12 +85,16 @@ def test_a_pick_is_judged_by_all_four(panels):
         assert f"{judge} {scores.iloc[-1]:.2f}" in figure.alt
 
 
-def test_agreement_shows_three_means_a_relation_from_heads_to_pretraining_seeds(panels):
-    table = rows("agreement")
-    figures.agreement(table)
+@pytest.mark.parametrize("column", ["corr_tail", "corr_error"])
+def test_agreement_shows_three_means_a_relation_from_heads_to_pretraining_seeds(panels, column):
+    table = (
+        rows("agreement").drop(columns="corr_error", errors="ignore").rename(columns={"corr_tail": column})
+    )
+    figure = figures.agreement(table)
+    assert ("of their errors" in figure.alt) == (column == "corr_error")
     (ax,) = panels
     means = [x.get_xdata()[0] for x in ax.lines if len(x.get_xdata()) == 1]
-    by = table.groupby("relation")[["corr_heldout", "corr_pool", "corr_tail"]].mean()
+    by = table.groupby("relation")[["corr_heldout", "corr_pool", column]].mean()
     np.testing.assert_allclose(
         means, by.loc[["heads 5", "heads 3", "finetune", "pretrain"]].to_numpy().ravel()
     )

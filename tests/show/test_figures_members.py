@@ -57,11 +57,25 @@ def test_effective_members_are_drawn_against_those_paid_for(tables, panels):
     assert finetune.get_color() == LOOKS["finetune"].color
 
 
-def test_diversity_spans_the_two_correlations(tables, panels):
-    table = tables[1].set_index("ensemble")
-    figures.diversity(tables[1], ["heads5", "lora5"])
+def test_the_band_of_effective_members_is_students_and_holds_to_what_is_possible(tables, panels):
+    rows = tables[1].query("ensemble in ['finetune2', 'finetune5']").copy()
+    rows["units"], rows["effective"], rows["effective_se"] = [3, 5], [1.5, 4.8], [0.05, 0.2]
+    figures.effective(rows, {"finetune": ["finetune2", "finetune5"]}, "effective")
+    (band,) = panels[0].collections
+    ends = {(x, round(y, 6)) for x, y in band.get_paths()[0].vertices}
+    low, high = 1.5 - 4.302653 * 0.05, 4.8 - 2.776445 * 0.2
+    assert {(2, round(low, 6)), (5, round(high, 6)), (5, 5.0)} <= ends
+
+
+@pytest.mark.parametrize("column", ["corr_tail", "corr_error"])
+def test_diversity_spans_the_two_correlations(tables, panels, column):
+    rows = tables[1].drop(columns="corr_error", errors="ignore")
+    rows = rows.rename(columns={"corr_tail": column})
+    table = rows.set_index("ensemble")
+    figure = figures.diversity(rows, ["heads5", "lora5"])
+    assert ("errors on a pool's answers" in figure.alt) == (column == "corr_error")
     for bar, x in zip(bars(panels[0]), ("lora5", "heads5"), strict=True):
-        assert list(bar.get_xdata()) == [table.corr_tail[x], table.corr_margin[x]]
+        assert list(bar.get_xdata()) == [table[column][x], table.corr_margin[x]]
     assert [t.get_text() for t in panels[0].get_yticklabels()] == ["5 LoRA adapters", "5 linear heads"]
 
 

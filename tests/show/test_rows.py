@@ -99,7 +99,7 @@ def test_a_readers_own_quick_study_is_read_where_there_is_one(tmp_path, monkeypa
     monkeypatch.setattr(module, "CHECKOUT", tmp_path)
     monkeypatch.chdir(tmp_path)
     assert own("curves") is None
-    folder = tmp_path / "_build" / "study" / "quick" / "full"
+    folder = tmp_path / "_build" / "study" / "quick" / "quick"
     folder.mkdir(parents=True)
     pd.DataFrame({"gold": [2.5]}).to_csv(folder / "curves.csv", index=False)
     assert list(own("curves").gold) == [2.5]

@@ -59,7 +59,7 @@ def _teach_to_end(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def text_recipe(text_place):
-    """Two draws in step with two backbones, a method a kind, PPO of two steps."""
+    """Two replicates of two backbones, a method a kind, PPO of two steps."""
     source = TextSource(
         policy=text_place / "policy",
         backbones=(text_place / "backbone-a", text_place / "backbone-b"),
@@ -77,7 +77,7 @@ def text_recipe(text_place):
         size=source.size,
         labels=Labels(pairs=48, flips=0.25, heldout=16),
         training=Training(epochs=1, batch=8),
-        replicates=Replicates(draws=2, backbones=2, crossed=False),
+        replicates=Replicates(draws=2, backbones=2, finetune=1),
         pool=PoolSize(prompts=4, answers=24),
         ensembles=(
             ensemble("single", "single"),

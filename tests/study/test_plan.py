@@ -8,16 +8,17 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from rmlab import store
-from rmlab.recipe import ensemble
+from rmlab.recipe import Replicates, ensemble
 from rmlab.study.executor import all_tasks
 from rmlab.study.plan import plan
-from rmlab.study.presets import tiny
+from rmlab.study.presets import constructions, tiny, tiny_ppo
 
 PACKAGE = Path(store.__file__).parent
 MEASURED = {"measure": 7}  # of tiny: comparison, transfer, agreement, accuracy, diversity, costs, probes
@@ -105,7 +106,14 @@ def test_more_prompts_retrain_nothing(tiny_studies, before):
 def test_an_added_ensemble_trains_itself_alone(tiny_studies, before):
     recipe = dataclasses.replace(tiny(), ensembles=(*tiny().ensembles, ensemble("heads3", "heads", k=3)))
     runs = again(recipe, tiny_studies["artifacts"])
-    assert runs == {"train_member": 2, "score_pool": 2, "score_probes": 2, **MEASURED, "explorer_slice": 1}
+    added = {"train_member": 1, "score_pool": 1, "score_probes": 1}
+    assert runs == {**added, **MEASURED, "explorer_slice": 1}
+    everywhere = dataclasses.replace(
+        recipe, ensembles=(*tiny().ensembles, ensemble("heads3", "heads", 0, k=3))
+    )
+    assert again(everywhere, tiny_studies["artifacts"]) == {
+        k: v * (2 if k in added else 1) for k, v in runs.items()
+    }
 
 
 def test_an_aggregator_is_measured(tiny_studies, before):
@@ -133,3 +141,39 @@ def test_other_versions_run_everything_again(tiny_studies, before, monkeypatch):
     monkeypatch.setattr(store, "versions", lambda: {**real, "torch": "9.9.9"})
     tasks = all_tasks(list(plan(tiny()).values()))
     assert not {t.key for t in tasks} & before
+
+
+def runs_of(recipe) -> list[tuple[dict, str]]:
+    """The PPO runs of a recipe: what each is, with its replicate, and its key."""
+    tasks = [t for t in all_tasks(list(plan(recipe).values())) if t.stage.__name__ == "ppo_run"]
+    return [({**dict(t.settings.setting), "replicate": t.settings.replicate}, t.key) for t in tasks]
+
+
+def test_several_single_models_run_beside_the_runs_that_are_named():
+    recipe, usual = tiny_ppo(), dict(map(reversed, runs_of(tiny_ppo())))
+    few = dataclasses.replace(recipe.ppo_study, rivals=2, runs=(("lora2", "min"),))
+    runs = runs_of(dataclasses.replace(recipe, ppo_study=few))
+    counts = Counter(
+        (run["ensemble"], run["aggregator"], run["replicate"], run.get("number", 0)) for run, _ in runs
+    )
+    single = {
+        ("single", "mean", d, n): 3 for d in range(2) for n in range(2)
+    }  # two penalties, and a long one
+    assert counts == {**single, ("lora2", "min", 0, 0): 2, ("lora2", "min", 1, 0): 2}
+    again = [key for run, key in runs if not run.get("number")]
+    assert set(again) < set(usual) and len({key for _, key in runs}) == len(runs)
+
+
+def test_an_ensemble_that_a_replicate_holds_several_times_runs_once():
+    recipe = tiny_ppo()
+    ensembles = (ensemble("single", "single"), ensemble("finetune2", "finetune", homes=0, k=2))
+    runs = runs_of(dataclasses.replace(recipe, ensembles=ensembles))
+    assert Counter(run["ensemble"] for run, _ in runs) == {"single": 2 * 3, "finetune2": 2 * 2 * 2}
+
+
+def test_a_large_study_is_planned_in_about_a_second():
+    recipe = dataclasses.replace(constructions(), replicates=Replicates(10, 5, 3))
+    plan(recipe)  # fingerprints of code are kept
+    began = time.perf_counter()
+    tasks = all_tasks(list(plan(recipe).values()))
+    assert time.perf_counter() - began < 2 and len(tasks) > 1700

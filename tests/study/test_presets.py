@@ -20,13 +20,16 @@ from rmlab.study.presets import (
     tiny_constructions,
     tiny_ppo,
 )
+from rmlab.study.sweep import parts_of
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_valid_and_named(name):
-    recipe = PRESETS[name]()
-    validate(recipe)
-    assert recipe.name == name
+    study = PRESETS[name]()
+    assert study.name == name
+    for _, recipe in parts_of(study):
+        validate(recipe)
+        assert recipe.name == name
 
 
 def test_every_aggregator_and_method_is_in_a_study():
@@ -63,6 +66,12 @@ def test_the_shipped_ppo_recipe_covers_what_the_papers_optimise():
         ({"ppo_study": PpoStudy(kl_coefs=(-0.1,))}, "ppo_study.kl_coefs = (-0.1,)"),
         ({"ppo_study": PpoStudy(ppo=Ppo(steps=0))}, "ppo.steps = 0"),
         ({"ppo_study": PpoStudy(long=(("heads9", "min"),))}, "ppo_study.long = ['heads9']"),
+        ({"ppo_study": PpoStudy(runs=(("heads9", "min"),))}, "ppo_study.runs = ['heads9']"),
+        ({"ppo_study": PpoStudy(runs=(("lora2", "best"),))}, "ppo_study.aggregators = 'best'"),
+        ({"ppo_study": PpoStudy(runs=(("lora2", "min"),) * 2)}, "ppo_study.runs = [('lora2', 'min')]"),
+        ({"ppo_study": PpoStudy(rivals=3)}, "ppo_study.rivals = 3: give at most replicates.finetune = 2"),
+        ({"ppo_study": PpoStudy(rivals=0)}, "ppo_study.rivals = 0"),
+        ({"ppo_study": PpoStudy(prompts=1)}, "ppo_study.prompts = 1"),
         ({"ppo_study": PpoStudy(aggregators=("best",))}, "ppo_study.aggregators = 'best'"),
         ({"aggregators": ("best",)}, "aggregators = 'best'"),
         ({"ensembles": (ensemble("finetune2", "finetune", k=2),)}, "an ensemble named single"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from rmlab.recipe import Replicates
 from rmlab.study.members import instances_of, trained_of
 from rmlab.study.plan import plan
 from rmlab.study.presets import PRESETS, tiny, tiny_constructions, tiny_ppo
@@ -30,7 +33,9 @@ def test_which_measurements_a_recipe_has():
         "probes",
         "explorer",
     }
-    assert "transfer" not in plan(tiny_constructions()) and "fact_sensitivity" not in plan(tiny_ppo())
+    one = dataclasses.replace(tiny_ppo(), replicates=Replicates(2, 1, 1), ensembles=tiny_ppo().ensembles[:1])
+    assert "transfer" in plan(tiny_constructions()) and "fact_sensitivity" not in plan(tiny_ppo())
+    assert not {"transfer", "agreement"} & set(plan(one))  # a single model has nobody to be compared with
     assert "fact_sensitivity" in plan(PRESETS["full"]())
 
 
@@ -40,7 +45,7 @@ def test_scores_are_read_by_id_and_put_together(tiny_studies):
     assert [m.id for m in scores.members] == [s.id for s in trained_of(recipe)]
     members = {m.id: m for m in scores.members}
     for result, instance in zip(scores.ensembles, instances_of(recipe), strict=True):
-        assert result.name == instance.spec.name
+        assert (result.name, result.replicate) == (instance.spec.name, instance.replicate)
         together = np.concatenate([members[p.id].pool for p in instance.parts], -1)
         np.testing.assert_array_equal(result.pool, together)
         assert [r.id for r in result.rivals] == [r.id for r in instance.rivals]

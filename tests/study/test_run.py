@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from rmlab.measure.by_prompt import ByPrompt
+from rmlab.measure.intervals import two_way_interval
 from rmlab.optimise.compact import CompactPool
 from rmlab.study.executor import all_tasks
 from rmlab.study.plan import plan
 from rmlab.study.presets import PRESETS, tiny_constructions, tiny_ppo
-from rmlab.study.run import run, study_folder
+from rmlab.study.run import run
 
 TABLES = {
     "tiny": "accuracy agreement comparisons costs curves diversity ends probes replicates transfer",
-    "tiny_constructions": "accuracy comparisons costs curves diversity ends left_out probes replicates",
-    "tiny_ppo": "accuracy answers comparisons costs curves diversity ends probes replicates",
+    "tiny_constructions": "accuracy agreement comparisons costs curves diversity ends left_out probes replicates transfer",
+    "tiny_ppo": "accuracy agreement answers comparisons costs curves diversity ends probes replicates transfer",
 }
 LEAD = ["study", "recipe", "seed"]
 
@@ -25,17 +28,15 @@ LEAD = ["study", "recipe", "seed"]
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_is_written_under_one_schema(name, tiny_studies):
     folder, recipe = tiny_studies[name], PRESETS[name]()
-    assert (
-        folder.name == study_folder(recipe)
-        and sorted(f.stem for f in folder.glob("*.csv")) == TABLES[name].split()
-    )
+    assert folder.name == name and sorted(f.stem for f in folder.glob("*.csv")) == TABLES[name].split()
+    assert sorted(f.stem for f in folder.glob("*.npz")) == ["by_prompt", "explorer"]
     for file in folder.glob("*.csv"):
         table = pd.read_csv(file)
         assert list(table)[:3] == LEAD and (table.recipe == recipe.id).all(), file
         assert not [c for c in table if c.endswith(("_lo", "_hi"))]
     curves = pd.read_csv(folder / "curves.csv")
     keys = "ensemble method k aggregator pessimism optimiser kl_coef step_multiplier strength penalty pressure kl kl_name"
-    bands = "proxy proxy_low proxy_high gold gold_low gold_high gain low high units"
+    bands = "proxy proxy_low proxy_high gold gold_low gold_high gain low high units covers"
     assert set([*LEAD, *keys.split(), *bands.split(), "ess"]) <= set(curves)
 
 
@@ -63,12 +64,12 @@ def test_a_unions_scores_are_its_members(tiny_studies):
 
 
 def test_the_single_model_is_one_and_the_same_across_studies(tiny_studies):
-    crossed, steps = (
+    one, several = (
         pd.read_csv(tiny_studies[n] / "accuracy.csv").set_index("member")
         for n in ("tiny", "tiny_constructions")
     )
-    for member in ("d0/p0/f0", "d0/p0/f1", "d0/p1/f0"):
-        assert crossed.accuracy[member] == steps.accuracy[member]
+    for member in ("d0/p0/f0", "d0/p0/f1", "d0/p1/f0", "d0/p1/f1"):
+        assert one.accuracy[member] == several.accuracy[member]
     tasks = [
         {t.key for t in all_tasks(list(plan(PRESETS[n]()).values())) if t.stage.__name__ == "train_member"}
         for n in ("tiny", "tiny_constructions", "tiny_ppo")
@@ -109,7 +110,44 @@ def test_the_answers_length_and_golds_length_are_columns_of_their_own(tiny_studi
 
 def test_answers_can_be_read(tiny_studies):
     answers = pd.read_csv(tiny_studies["tiny_ppo"] / "answers.csv")
-    assert set(answers.step) >= {0, 3} and answers.prompt.notna().all() and (answers.kl_coef == 0).all()
+    assert set(answers.step) >= {0, 3} and answers.prompt.notna().all() and set(answers.kl_coef) == {0, 0.1}
+    every = answers.groupby(["ensemble", "aggregator", "kl_coef", "step_multiplier", "step"])
+    assert (every.prompt.nunique() == 4).all()  # of six, as many as there are
+    steps = every.size().reset_index().groupby(["step_multiplier"]).step.agg(lambda s: sorted(set(s)))
+    assert steps.to_dict() == {1: [0, 2, 3], 2: [0, 2, 4, 6]}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_intervals_can_be_computed_again_from_gold_by_prompt(name, tiny_studies):
+    stored, ends = (
+        ByPrompt.load(tiny_studies[name] / "by_prompt.npz"),
+        pd.read_csv(tiny_studies[name] / "ends.csv"),
+    )
+    assert len(stored.settings) == len(ends)
+    for row in ends.itertuples():
+        keys = {k: getattr(row, k) for k in ("ensemble", "aggregator", "pessimism", "step_multiplier")}
+        keys |= {} if row.optimiser != "ppo" else {"kl_coef": row.kl_coef}
+        at = row.end_pressure if row.optimiser == "ppo" else 16
+        x = stored.values(at, **keys)
+        assert x.shape[0] == row.units == PRESETS[name]().replicates.draws
+        if at == row.end_pressure:
+            assert two_way_interval(x)[:3] == pytest.approx(
+                (row.end, row.end_low, row.end_high), rel=1e-3, abs=1e-3
+            )
+            gain = two_way_interval(stored.values(at, "gain", **keys))
+            assert np.isnan(row.gain) or gain[:3] == pytest.approx(
+                (row.gain, row.low, row.high), rel=1e-3, abs=1e-3
+            )
+
+
+def test_replicates_share_no_backbone(tiny_studies):
+    tasks = all_tasks(list(plan(tiny_constructions()).values()))
+    trained = [t for t in tasks if t.stage.__name__ == "train_member"]
+    homes = {t.settings.draw: set() for t in trained}
+    for t in trained:
+        homes[t.settings.draw] |= set(t.settings.backbones)
+        assert t.inputs["backbones"][0].settings.index == t.settings.backbones[0] + 1  # after the policy's
+    assert homes == {0: {0, 1}, 1: {2, 3}}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -140,3 +178,24 @@ def test_provenance_says_what_made_the_rows(tiny_studies):
     assert (about["study"], about["recipe"], about["source"]) == ("tiny", recipe.id, "Sandbox")
     assert about["tables"] == {name: t.key for name, t in plan(recipe).items()}
     assert len(about["versions"]) == 1 and {"torch", "transformers", "numpy"} <= set(about["versions"][0])
+
+
+def test_several_single_models_are_the_rival_of_a_run(tiny_studies, tmp_path):
+    study = dataclasses.replace(
+        tiny_ppo().ppo_study, rivals=2, kl_coefs=(0.1,), runs=(("finetune2", "min"),), long=()
+    )
+    recipe = dataclasses.replace(tiny_ppo(), name="rivals", ppo_study=study)
+    folder = run(recipe, tmp_path, tiny_studies["artifacts"].root, workers=2, quiet=True)
+    rows = pd.read_csv(folder / "replicates.csv")
+    assert set(rows.members[rows.ensemble == "single"]) == {
+        f"d{d}/p0/f{f}" for d in range(2) for f in range(2)
+    }
+    last = rows[rows.pressure == 3]
+    single = last[last.ensemble == "single"].groupby("replicate").gold.mean()
+    several = last[last.ensemble == "finetune2"].set_index("replicate").gold
+    ends = pd.read_csv(folder / "ends.csv").set_index("ensemble")
+    assert ends.gain["finetune2"] == pytest.approx((several - single).mean(), abs=1e-3)
+    assert ends.gain["single"] == 0 and ends.end["single"] == pytest.approx(single.mean(), abs=1e-3)
+    stored = ByPrompt.load(folder / "by_prompt.npz")
+    np.testing.assert_allclose(stored.values(3, "rival", ensemble="finetune2").mean(1), single, atol=1e-3)
+    assert {s["ensemble"] for s in stored.settings} == {"single", "finetune2"}

@@ -14,7 +14,8 @@ from rmlab.study.summary import summary
 def test_every_setting_has_a_row_with_its_numbers(name, tiny_studies):
     text, ends = summary(tiny_studies[name]), pd.read_csv(tiny_studies[name] / "ends.csv")
     lines = text.splitlines()
-    assert len(lines) == len(ends) + 2 and "fall from the peak" in lines[0] and "95% bands" in lines[-1]
+    assert len(lines) == len(ends) + 2 and "end minus start" in lines[0]
+    assert "95% intervals over " + ("prompts." if name == "tiny" else "replicates and prompts.") in lines[-1]
     for line, row in zip(lines[1:-1], ends.itertuples(), strict=True):
         assert line.startswith(f"{row.ensemble} {row.aggregator}")
         numbers = [float(x) for x in re.findall(r"-?\d+\.\d\d", line)]
@@ -33,4 +34,4 @@ def test_a_single_model_has_no_gain(tiny_studies):
     single, several = (
         next(x for x in lines if x.startswith(start)) for start in ("single mean", "finetune2 min")
     )
-    assert single.count("[") == 2 and several.count("[") == 3
+    assert single.count("[") == 3 and several.count("[") == 4

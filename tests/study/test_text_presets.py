@@ -48,8 +48,9 @@ def test_the_papers_settings(files):
     assert recipe.ppo_study.ppo.lr == 1e-6 and coste(**files).ppo_study is None
     assert len(plan(recipe)["comparison"].inputs["runs"]) == 90
     assert efficient(**files, ppo=True).ppo_study.kl_coefs == (0.02,)
-    crossed = herding(**files).replicates
-    assert crossed.crossed and crossed.backbones == crossed.finetune == 2
+    recipe = herding(**files)
+    assert recipe.replicates.backbones == recipe.replicates.finetune == 2
+    assert {e.name: e.homes for e in recipe.ensembles} == {"single": 1, "finetune2": 0, "pretrain2": 1}
 
 
 def test_the_command_line_says_what_would_run(files, capsys, tmp_path):
