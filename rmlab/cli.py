@@ -1,4 +1,4 @@
-"""`rmlab study PRESET`, `rmlab verify`, and the workbench's commands: thin, over presets, engine and workbench."""
+"""`rmlab study PRESET`, `rmlab verify`, `rmlab claims`, and the workbench's commands: thin, over presets, engine and workbench."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ HELP = """usage: rmlab COMMAND
 
   rmlab study PRESET [--dry-run] [--labels.flips 0.1 ...]   run a study; what is done already is kept
   rmlab verify [FOLDER ...]                                 one small cell of each shipped study again, compared
+  rmlab claims [--claims FILE] [--data FOLDER]              what the rows say of every claim, one verdict each
   rmlab version                                             versions of rmlab and of what decides numbers
 
 On models and data of your own; each has examples in its --help:
@@ -41,7 +42,7 @@ On text, with --pairs FILE --policy FOLDER --gold FOLDER: {text_presets}."""
 def main(args: list[str] | None = None) -> None:
     """The command line's entry; exits with 0, 1 when a study failed, 2 for what cannot run, 130 when interrupted."""
     args = list(sys.argv[1:] if args is None else args)
-    commands = {"study": study, "verify": verify, "version": version}
+    commands = {"study": study, "verify": verify, "claims": claims, "version": version}
     if not args or args[0] not in (*commands, *OWN):
         from rmlab.study.presets import PRESETS
         from rmlab.study.text_presets import TEXT_PRESETS
@@ -144,6 +145,20 @@ def verify(args: list[str]) -> None:
     verdicts = [verify_study(folder, options.artifacts) for folder in options.folders]
     print("\n".join(v.text for v in verdicts))
     raise SystemExit(1 if any(v.differs for v in verdicts) else 0)
+
+
+def claims(args: list[str]) -> None:
+    """Print the ledger: every claim that was fixed before a run, and what the rows say of it."""
+    from rmlab.measure.claims import ledger, ledger_text, read_claims
+
+    @dataclasses.dataclass
+    class Claims:
+        claims: Path = Path("data/claims.toml")
+        data: Path = Path("data")
+
+    options = tyro.cli(Claims, args=args, prog="rmlab claims")
+    listed = read_claims(options.claims)
+    print(ledger_text(listed, ledger(listed, options.data)))
 
 
 def version(args: list[str]) -> None:

@@ -118,6 +118,12 @@ class ByPrompt:
             return self.gold[point].astype(np.float64) - self.rival[point]
         return getattr(self, quantity)[point].astype(np.float64)
 
+    def curve(self, **setting: object) -> tuple[np.ndarray, np.ndarray]:
+        """The stored points of a setting: their pressure (L,) and gold (D, P, L) float64; keys as in `values`."""
+        s = self._number_of(setting)
+        stored = ~np.isnan(self.pressure[s])
+        return self.pressure[s][stored], self.gold[s][..., stored].astype(np.float64)
+
     def _number_of(self, keys: dict[str, object]) -> int:
         """Which setting has these keys; a `ValueError` that names the values that each key has here unless it is one."""
         every = dict.fromkeys(name for setting in self.settings for name in setting)

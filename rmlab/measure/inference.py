@@ -36,11 +36,13 @@ class Fall(NamedTuple):
     """How far a curve ends below its start and below its peak, negative where it falls.
 
     peaks : (D, 2) the point that was the peak for a replicate's even prompts, and for its odd ones
+    values : (D, P) the end minus the peak of each replicate and prompt, which `from_peak` is the interval of
     """
 
     change: Interval
     from_peak: Interval
     peaks: np.ndarray
+    values: np.ndarray
 
 
 class Verdict(NamedTuple):
@@ -216,7 +218,7 @@ def fall(gold: np.ndarray, pressure: np.ndarray | None = None, peak_at_most: flo
             peaks[d, half] = allowed[mean[allowed].argmax()]
             mine = gold[d, halves == half]
             drop[d, halves == half] = mine[:, -1] - mine[:, peaks[d, half]]
-    return Fall(two_way_interval(gold[..., -1] - gold[..., 0]), two_way_interval(drop), peaks)
+    return Fall(two_way_interval(gold[..., -1] - gold[..., 0]), two_way_interval(drop), peaks, drop)
 
 
 def verdict(

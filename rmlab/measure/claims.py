@@ -1,0 +1,251 @@
+"""The ledger: claims that were fixed before a run, and what its rows say of each.
+
+A claim names a study, a comparison, the pressure at which it is read, the least difference that matters and its family, in
+`data/claims.toml`. `ledger` reads the rows and gives an effect, an interval, an adjusted p and a verdict by the rules of
+`rmlab.measure.inference.verdict`. Nothing else in the project says whether a claim holds.
+
+Letters: D replicates, P prompts, L points of a curve, M claims.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rmlab.measure.by_prompt import ByPrompt
+from rmlab.measure.inference import (
+    Verdict,
+    equivalence,
+    fall,
+    holm,
+    p_value,
+    replicates_needed,
+    verdict,
+)
+from rmlab.measure.intervals import two_way_interval
+from rmlab.recipe import require
+
+DESCRIPTIVE = "descriptive"  # the family whose p-values are not adjusted, and which proves nothing
+DIRECTIONS = ("greater", "less", "equivalent")
+READ_AT_A_POINT = ("gold", "proxy", "gain")
+CURVES = ("change", "fall")  # the last point minus the first; minus a peak that other prompts chose
+COLUMNS = (
+    "claim",
+    "source",
+    "study",
+    "family",
+    "effect",
+    "low",
+    "high",
+    "p",
+    "p_adjusted",
+    "replicates",
+    "verdict",
+    "needed",
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim about the difference of two settings of a study, or of one from a number.
+
+    Parameters
+    ----------
+    id : what the ledger calls it; text : the claim, a sentence; source : paper and section, or "rmlab"
+    study : the folder with its rows
+    quantity : "gold", "proxy" or "gain" at the pressure `at`; "change" or "fall" of gold over a whole curve; or
+        "table.column", a number a replicate of a table of the study, such as "diversity_replicates.corr_error"
+    left, right : the keys that tell each setting, or each table's rows, from all others; no `right`: the difference is from
+        `null`
+    direction : of left minus right: "greater", "less" or "equivalent"
+    margin : the largest difference that does not matter, in the quantity's unit
+    family : claims that are adjusted together by Holm's method, or "descriptive"
+    peak_at_most : of "fall": the peak is looked for up to this pressure
+    """
+
+    id: str
+    text: str
+    source: str
+    study: str
+    quantity: str
+    left: dict[str, object]
+    direction: str
+    margin: float
+    family: str = DESCRIPTIVE
+    right: dict[str, object] | None = None
+    null: float = 0.0
+    at: float | None = None
+    peak_at_most: float = np.inf
+
+    def __post_init__(self):
+        where = f"claim {self.id}"
+        require(self.direction in DIRECTIONS, f"{where}: direction", self.direction, f"one of {DIRECTIONS}")
+        require(self.margin > 0, f"{where}: margin", self.margin, "a difference above 0")
+        known = self.quantity in (*READ_AT_A_POINT, *CURVES) or self.quantity.count(".") == 1
+        mend = f"one of {', '.join(READ_AT_A_POINT + CURVES)}, or table.column"
+        require(known, f"{where}: quantity", self.quantity, mend)
+        read = self.quantity in READ_AT_A_POINT
+        mend = (
+            "the pressure at which the quantity is read" if read else "none: the quantity is of a whole curve"
+        )
+        require(read == (self.at is not None), f"{where}: at", self.at, mend)
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What the rows say of a claim: the differences (D, P) and their interval and p."""
+
+    claim: Claim
+    values: np.ndarray
+    p: float
+    replicates: int = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "replicates", len(self.values))
+
+
+def read_claims(path: str | Path) -> list[Claim]:
+    """The claims of a TOML file, tables `[[claim]]`; a `ValueError` names a key that no claim has, or a doubled id."""
+    tables = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("claim", [])
+    require(len(tables) > 0, str(path), "no claims", "at least one table [[claim]]")
+    fields = {f.name for f in dataclasses.fields(Claim)}
+    claims = []
+    for table in tables:
+        unknown = sorted(set(table) - fields)
+        require(
+            not unknown, f"keys of claim {table.get('id')}", unknown, f"some of {', '.join(sorted(fields))}"
+        )
+        try:
+            claims.append(Claim(**table))
+        except TypeError as error:
+            raise ValueError(f"claim {table.get('id')}: {error}") from None
+    names = [claim.id for claim in claims]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    require(not twice, "ids of claims", twice, "every claim an id of its own")
+    return claims
+
+
+def ledger(claims: Iterable[Claim], data: str | Path) -> pd.DataFrame:
+    """A row a claim, in the order they came: effect, 95% interval, p, adjusted p, replicates, verdict, replicates needed.
+
+    data : the folder that holds the studies' folders. A claim whose study is not there has the verdict "not run".
+    """
+    claims, data = list(claims), Path(data)
+    studies = {s: Rows(data / s) for s in dict.fromkeys(c.study for c in claims) if (data / s).is_dir()}
+    findings = {c.id: find(c, studies[c.study]) for c in claims if c.study in studies}
+    adjusted = {}
+    for family in dict.fromkeys(c.family for c in claims):
+        members = [findings[c.id] for c in claims if c.family == family and c.id in findings]
+        p = [f.p for f in members]
+        p = p if family == DESCRIPTIVE or not p else holm(p)
+        adjusted |= {f.claim.id: float(x) for f, x in zip(members, p, strict=True)}
+    rows = []
+    for claim in claims:
+        about = {"claim": claim.id, "source": claim.source, "study": claim.study, "family": claim.family}
+        if claim.id in findings:
+            rows.append({**about, **judged(findings[claim.id], adjusted[claim.id])})
+        else:
+            rows.append({**about, "verdict": "not run"})
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def ledger_text(claims: Iterable[Claim], table: pd.DataFrame) -> str:
+    """The ledger as a person reads it: a claim, its source, and a line with effect, interval, p and verdict; by family."""
+    claims, lines = {claim.id: claim for claim in claims}, []
+    for family, rows in table.groupby("family", sort=False):
+        adjusted = "not adjusted: descriptive" if family == DESCRIPTIVE else f"Holm over {len(rows)} claims"
+        lines += [f"== {family} ({adjusted})", ""]
+        for row in rows.itertuples():
+            lines.append(f"{row.claim}: {claims[row.claim].text} [{row.source}; {row.study}]")
+            word = Verdict(row.verdict, row.needed)
+            if row.verdict == "not run":
+                lines += ["    not run", ""]
+                continue
+            numbers = f"{row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}], p = {row.p_adjusted:.2g}"
+            lines += [f"    {numbers}, {row.replicates} replicates: {word}", ""]
+    counts = table.verdict.value_counts()
+    return "\n".join([*lines, ", ".join(f"{n} {word}" for word, n in counts.items())])
+
+
+def find(claim: Claim, rows: Rows) -> Finding:
+    """The differences that a claim is about, left minus right or minus `null`, (D, P), and their p before adjustment."""
+    values = rows.values(claim, claim.left)
+    if claim.right is not None:
+        values = values - rows.values(claim, claim.right)
+    values = values[~np.isnan(values).any(1)] - claim.null
+    mend = "rows with at least two replicates that both settings have"
+    require(len(values) > 1, f"replicates of claim {claim.id}", len(values), mend)
+    if claim.direction == "equivalent":
+        return Finding(claim, values, equivalence(values, claim.margin).p)
+    return Finding(claim, values, float(p_value(two_way_interval(values))))
+
+
+def judged(finding: Finding, p_adjusted: float) -> dict[str, object]:
+    """The rest of a finding's row in the ledger; an undecided one says how many replicates would decide at its margin."""
+    claim, x = finding.claim, finding.values
+    interval = two_way_interval(x)
+    needed = np.nan
+    if min(x.shape) > 1:
+        test = "equivalence" if claim.direction == "equivalent" else "difference"
+        needed = replicates_needed(claim.margin, x, test=test)
+    word, needed = verdict(claim.direction, interval, p_adjusted, claim.margin, needed)
+    numbers = {"effect": interval.mean, "low": interval.low, "high": interval.high}
+    numbers = {name: float(value) for name, value in numbers.items()}
+    rest = {"replicates": finding.replicates, "verdict": word, "needed": needed}
+    return {**numbers, "p": finding.p, "p_adjusted": p_adjusted, **rest}
+
+
+class Rows:
+    """The rows of one study that claims read: `by_prompt.npz`, and tables by name."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.tables: dict[str, pd.DataFrame] = {}
+        path = folder / "by_prompt.npz"
+        self.by_prompt = ByPrompt.load(path) if path.is_file() else None
+
+    def values(self, claim: Claim, keys: dict[str, object]) -> np.ndarray:
+        """The quantity of one setting, (D, P), rows of NaN where there is no such replicate; P = 1 from a table."""
+        if "." in claim.quantity:
+            return self._of_table(*claim.quantity.split("."), keys, claim.id)
+        require(
+            self.by_prompt is not None, f"claim {claim.id}", str(self.folder), "a study with a by_prompt.npz"
+        )
+        if claim.quantity in READ_AT_A_POINT:
+            return self.by_prompt.values(claim.at, claim.quantity, **keys)
+        pressure, gold = self.by_prompt.curve(**keys)
+        kept = ~np.isnan(gold).any((1, 2))
+        values = np.full(gold.shape[:2], np.nan)
+        if claim.quantity == "change":
+            values[kept] = gold[kept, :, -1] - gold[kept, :, 0]
+        else:
+            values[kept] = fall(gold[kept], pressure, claim.peak_at_most).values
+        return values
+
+    def _of_table(self, table: str, column: str, keys: dict[str, object], claim: str) -> np.ndarray:
+        """The mean of a column by replicate over the rows with these keys, (D, 1)."""
+        if table not in self.tables:
+            path = self.folder / f"{table}.csv"
+            require(path.is_file(), f"claim {claim}: table", str(path), "a table that the study wrote")
+            self.tables[table] = pd.read_csv(path)
+        rows = self.tables[table]
+        needed = {*keys, column, "replicate"}
+        require(
+            needed <= set(rows),
+            f"claim {claim}: columns",
+            sorted(needed - set(rows)),
+            f"some of {list(rows)}",
+        )
+        for name, value in keys.items():
+            rows = rows[rows[name] == value]
+        require(len(rows) > 0, f"claim {claim}: rows of {table}", keys, "keys of some of its rows")
+        by_replicate = rows.groupby("replicate")[column].mean()
+        values = np.full((int(by_replicate.index.max()) + 1, 1), np.nan)
+        values[by_replicate.index, 0] = by_replicate
+        return values
