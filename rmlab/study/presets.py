@@ -150,16 +150,75 @@ def tiny_constructions() -> Recipe:
     )
 
 
-def ppo() -> Recipe:
-    """PPO against the methods that the papers optimise, at four KL penalties, on three of the replicates."""
-    recipe = constructions()
-    return dataclasses.replace(
-        recipe,
-        name="ppo",
-        ensembles=_named(recipe, {"single", "finetune5", "pretrain5", "heads5", "lora5"}),
-        replicates=dataclasses.replace(recipe.replicates, draws=3),
-        ppo_study=PpoStudy(long=(("single", "mean"), ("finetune5", "min"), ("heads5", "min"))),
+def best_of_n() -> Recipe:
+    """The primary comparisons where judges are blind to facts: ten replicates of a 5 x 3 grid and what is made on it."""
+    grid = tuple(("finetune", (("backbone", b), ("k", 3))) for b in range(5))
+    ensembles = (
+        ensemble("single", "single"),
+        ensemble("finetune3", "finetune", homes=0, k=3),
+        ensemble("finetune5", "finetune", k=5),
+        *(ensemble(f"pretrain{k}", "pretrain", k=k) for k in (3, 5)),
+        *(ensemble(f"heads{k}", "heads", k=k) for k in (3, 5)),
+        ensemble("lora5", "lora"),
+        ensemble("dropout5", "dropout"),
+        ensemble("laplace5", "laplace"),
+        ensemble("grid15", "mixed", parts=grid),
     )
+    recipe = Recipe(
+        name="best_of_n",
+        source=Sandbox(),
+        replicates=Replicates(draws=10, backbones=5, finetune=3),
+        pool=PoolSize(prompts=64, answers=2048),
+        ensembles=ensembles,
+        aggregators=("mean", "min", "mean_std"),
+        matched=True,
+    )
+    return blind(recipe)
+
+
+def best_of_n_sighted() -> Recipe:
+    """The same where judges read facts."""
+    return dataclasses.replace(sighted(best_of_n()), name="best_of_n_sighted")
+
+
+def methods() -> Recipe:
+    """Every other way to make an ensemble, where judges read facts: five replicates, descriptive."""
+    return dataclasses.replace(sighted(constructions()), name="methods")
+
+
+def ppo() -> Recipe:
+    """PPO against the methods that the papers optimise, where judges read facts: ten replicates, two KL penalties."""
+    recipe = best_of_n_sighted()
+    runs = (
+        ("finetune5", "min"),
+        ("finetune5", "mean"),
+        *((e, "min") for e in ("pretrain5", "heads5", "lora5")),
+    )
+    names = {"single", "finetune5", "pretrain5", "heads5", "lora5"}
+    study = PpoStudy(kl_coefs=(0.05, 0.1), rivals=3, runs=runs)
+    return dataclasses.replace(recipe, name="ppo", ensembles=_named(recipe, names), ppo_study=study)
+
+
+def ppo_free() -> Recipe:
+    """PPO without a KL penalty, and four times as long: the phenomenon, on three replicates and without a ranking."""
+    recipe = ppo()
+    runs = (("finetune5", "min"), ("heads5", "min"))
+    study = PpoStudy(kl_coefs=(0.0,), runs=runs, long=(("single", "mean"), *runs))
+    replicates = dataclasses.replace(recipe.replicates, draws=3)
+    kept = _named(recipe, {"single", "finetune5", "heads5"})
+    return dataclasses.replace(
+        recipe, name="ppo_free", ensembles=kept, ppo_study=study, replicates=replicates
+    )
+
+
+def blind(recipe: Recipe) -> Recipe:
+    """The regime whose judges cannot read facts, and whose labels are poor enough that one model is over-optimised."""
+    return _regime(recipe, sight=0.0, pairs=2000, flips=0.4)
+
+
+def sighted(recipe: Recipe) -> Recipe:
+    """The regime whose judges read facts."""
+    return _regime(recipe, sight=1.0, pairs=2000, flips=0.25)
 
 
 def tiny_ppo() -> Recipe:
@@ -180,21 +239,35 @@ def tiny_ppo() -> Recipe:
 
 
 def sweeps() -> Sweep:
-    """Labels, sizes and training of the quick study, a setting at a time: where an ensemble helps and where it does not."""
-    base = quick()
+    """What changes with labels, sight, size, training and members, a setting at a time, where judges read facts."""
+    counts, most = (2, 3, 4, 5, 6, 8, 10), 10
     base = dataclasses.replace(
-        base,
-        ensembles=_named(base, {"single", "finetune3", "pretrain3"}),
+        sighted(best_of_n()),
+        ensembles=(
+            ensemble("single", "single"),
+            ensemble("finetune3", "finetune", k=3),
+            ensemble("heads3", "heads", k=3),
+        ),
         aggregators=("mean", "min"),
-        replicates=Replicates(draws=3, backbones=3, finetune=3),
+        matched=False,
+        replicates=Replicates(draws=5, backbones=1, finetune=3),
         pool=PoolSize(prompts=32, answers=1024),
     )
     sizes = (Size(hidden=32, layers=1, heads=2, ff=96), Size(), Size(hidden=128, layers=3, heads=4, ff=384))
+    members = (
+        *base.ensembles,
+        *(ensemble(f"finetune{k}", "finetune", k=k) for k in counts if k != 3),
+        *(ensemble(f"heads{k}", "heads", k=k) for k in (1, 2, 5, 8, 16)),
+    )
     axes = (
-        Axis("flips", "labels.flips", (0.0, 0.125, 0.25, 0.375)),
-        Axis("pairs", "labels.pairs", (500, 1000, 2000, 4000)),
-        Axis("epochs", "training.epochs", (1, 2, 4)),
+        Axis("label flips", "labels.flips", (0.0, 0.1, 0.25, 0.4)),
+        Axis("pairs", "labels.pairs", (500, 2000, 8000)),
+        Axis("label temperature", "labels.temperature", (0.0, 0.5, 2.0)),
+        Axis("style tells quality", "source.style_quality", (0.0, 0.5, 1.0)),
+        Axis("sight", "pretraining.sight", (0.0, 0.1875, 0.25, 1.0)),
         Axis("size", "size", sizes),
+        Axis("epochs", "training.epochs", (1, 2, 4)),
+        Axis("members", "ensembles", (members,)),
     )
     return Sweep("sweeps", base, axes)
 
@@ -215,7 +288,11 @@ PRESETS: Lookup[str, Callable[[], Study]] = Lookup(
     quick=quick,
     full=full,
     constructions=constructions,
+    best_of_n=best_of_n,
+    best_of_n_sighted=best_of_n_sighted,
+    methods=methods,
     ppo=ppo,
+    ppo_free=ppo_free,
     sweeps=sweeps,
     tiny=tiny,
     tiny_constructions=tiny_constructions,
@@ -233,6 +310,13 @@ def _seeds(k: int, backbones: int, heads: tuple[int, ...]) -> tuple[EnsembleSpec
         ensemble(f"finetune{k}", "finetune", homes=0, k=k),
         *(ensemble(f"heads{h}", "heads", homes=0, k=h) for h in heads),
         *(ensemble(f"pretrain{p}", "pretrain", k=p) for p in pretrain),
+    )
+
+
+def _regime(recipe: Recipe, sight: float, pairs: int, flips: float) -> Recipe:
+    labels = dataclasses.replace(recipe.labels, pairs=pairs, flips=flips)
+    return dataclasses.replace(
+        recipe, labels=labels, pretraining=dataclasses.replace(recipe.pretraining, sight=sight)
     )
 
 
