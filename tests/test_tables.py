@@ -108,6 +108,15 @@ DAMAGED = {  # name -> (file, bytes, words of the error)
 }
 
 
+def test_a_column_that_is_there_twice_is_refused_in_every_table(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["p"]), pa.array(["a"])], names=["prompt", "prompt"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    frame = pd.DataFrame([["p", "a"]], columns=["prompt", "prompt"])
+    for source in (tmp_path / "a.parquet", frame):
+        with pytest.raises(ValueError, match="column 'prompt' is there twice"):
+            list(rows(source))
+
+
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_file_that_is_no_data_is_one_error(tmp_path, name):
     file, data, words = DAMAGED[name]
@@ -162,6 +171,30 @@ def test_numbers_of_thousands_of_digits_and_first_lines_that_are_lists_are_rows_
     assert [row for _, row in rows(path)] == [{"a": 1, "n": float("inf")}]
 
 
+@pytest.mark.parametrize("first", [b"[1, 2]", b"[" * 99_999 + b"]" * 99_999], ids=["list", "nest"])
+@pytest.mark.parametrize("bad", [b'{"a": "caf\xe9"}', b'{"a": '], ids=["latin", "cut"])
+def test_a_first_line_that_is_a_list_spoils_no_other_line(tmp_path, first, bad):
+    """It is a row that is none, and so is a later one; neither makes an array of the file."""
+    (tmp_path / "a.jsonl").write_bytes(first + b"\n" + bad + b'\n{"a": 2}\n')
+    found = [row for _, row in rows(tmp_path / "a.jsonl")]
+    assert len(found) == 3 and not isinstance(found[0], dict) and found[2] == {"a": 2}
+    assert isinstance(found[1], BadRow)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+@pytest.mark.parametrize("depth", [2_000, 100_000])
+def test_a_nest_in_a_column_that_nobody_reads_is_a_row_or_a_clear_error(tmp_path, form, depth):
+    good, deep = b'{"a": 1}', b'{"a": 2, "x": ' + b"[" * depth + b"]" * depth + b"}"
+    path = tmp_path / f"a.{form}"
+    path.write_bytes(b"[%s,%s]" % (good, deep) if form == "json" else good + b"\n" + deep)
+    try:
+        first, second = (row for _, row in rows(path))
+    except ValueError as error:
+        assert form == "json" and "a nest that no pair needs" in str(error)
+    else:
+        assert first == {"a": 1} and (isinstance(second, BadRow) or second["a"] == 2)
+
+
 def test_what_is_no_source_is_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"path = .*nothing\.jsonl"):
         list(rows(tmp_path / "nothing.jsonl"))
@@ -183,7 +216,8 @@ def test_what_is_no_source_is_named(tmp_path, monkeypatch):
 
 
 def test_a_name_goes_to_datasets_and_its_errors_come_back_named(monkeypatch):
-    def load_dataset(name, split):
+    def load_dataset(name, split, trust_remote_code):
+        assert trust_remote_code is False
         if split != "train":
             raise KeyError(split)
         return ROWS
