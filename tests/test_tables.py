@@ -154,6 +154,24 @@ def test_a_bad_row_stands_in_its_place(tmp_path, name):
         raise bad
 
 
+GOOD = json.dumps({"a": 1}).encode()
+LAYOUTS = {  # what people take for JSON lines
+    "UTF-16 without its mark": GOOD.decode().encode("utf-16-le") + b"\n\0",
+    "old Mac's line ends": GOOD + b"\r" + GOOD + b"\r",
+    "Python's notation": b"{'a': 1}",
+    "commas at the ends": GOOD + b",\n" + GOOD + b",\n",
+    "one object, indented": b'{\n "a": 1\n}',
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_not_quite_json_lines_is_bad_rows(tmp_path, layout):
+    (tmp_path / "a.jsonl").write_bytes(LAYOUTS[layout])
+    found = [row for _, row in rows(tmp_path / "a.jsonl")]
+    assert found and all(isinstance(row, BadRow) and row.reason == "not_json" for row in found)
+    assert "line 1: not JSON at column" in str(found[0])
+
+
 def test_text_that_is_not_utf8_in_parquet_is_its_row_alone(tmp_path):
     text = pa.array([b"good", b"caf\xe9", b"also good"], pa.binary()).view(pa.string())
     parquet.write_table(pa.table({"a": text}), tmp_path / "a.parquet")
