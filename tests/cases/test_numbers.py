@@ -74,7 +74,7 @@ def test_a_missing_score_is_named(proxy, words):
 
 
 def test_half_precision_tables_are_refused_with_the_mend():
-    with pytest.raises(ValueError, match="proxy cannot be read .*give one table of float32 or float64"):
+    with pytest.raises(ValueError, match=r"proxy cannot be read .*give one table of float32 or float64"):
         best_of_n(torch.tensor([[1.0, 2, 3]]).bfloat16(), [[1.0, 2, 3]], [1, 3])
 
 
