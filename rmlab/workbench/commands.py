@@ -19,10 +19,16 @@ FIT = """Train an ensemble of reward models on preferences, and report it on a p
 REPORT = """What a table of reward models' scores says: who is right how often, whether an aggregator or the best member is
 separated from length alone, whether members err together, what best-of-n makes of them.
 
-A row is an answer with its prompt's id and a column of scores a member (CSV, TSV, JSON lines, Parquet). Two answers a
-prompt with --label, the share of votes for each; or any number with --gold, or with neither; or a pair a row, with
-columns m_chosen and m_rejected. With --judges the table is a preference file, scored here.
+A row is an answer with its prompt's id and a column of scores a member (CSV, TSV, JSON lines, Parquet):
 
+  prompt,votes,rm_a,rm_b
+  p1,0.8,1.31,0.92
+  p1,0.2,0.44,1.05
+
+Two answers a prompt with --label, the share of votes for each; or any number with --gold, or with neither; or a pair a
+row, with columns rm_a_chosen and rm_a_rejected. With --judges the table is a preference file, scored here.
+
+  rmlab report pairs.csv --label votes
   rmlab report pairs.csv --label votes --members a b c --length words --out report
   rmlab report pool.parquet --prompt question --answer sample --gold gold --group topic
   rmlab report test.jsonl --judges judges"""
@@ -73,7 +79,7 @@ class Report:
     judges: Path | None = None  # an ensemble's folder that is to score the table's pairs
     device: str = "auto"  # of the judges
     prompt: str = "prompt"  # column of prompt or pair ids
-    answer: str | None = "answer"  # column of answer ids; None numbers them
+    answer: str | None = "answer"  # column of answer ids; where there is none they are numbered
     members: tuple[str, ...] = ()  # columns of scores; none: all numbers that are named for nothing else
     gold: str | None = None  # column of true rewards
     label: str | None = None  # column of shares of votes, 0 to 1
