@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gzip
 import json
@@ -280,6 +281,18 @@ def test_few_groups_of_unequal_size_leave_no_part_empty(fraction):
         assert abs(len(test) - 100 * fraction) <= 30
     with pytest.raises(ValueError, match="separate groups of prompts = 1: give pairs of at least two"):
         Preferences(pairs[:80]).split(fraction)
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    chat = {"prompt": say("user: é\u2028 q"), "chosen": say("assistant: a"), "rejected": say("assistant: b")}
+    rows = [GOOD | {"g": "x", "v": ["1", "1", "2"]}, chat | {"id": "7", "g": "y", "v": ["2"]}]
+    prefs = Preferences.read(rows, group="g", votes="v")
+    prefs.write(tmp_path / "part.jsonl")
+    again = Preferences.read(tmp_path / "part.jsonl", group="group")
+    assert [dataclasses.replace(p, votes=None) for p in prefs] == again.pairs
+    assert [p.soft for p in again] == [2 / 3, 1.0] and not again.counts.unread
+    Preferences([Pair("a", " q", "x ", "y")]).write(tmp_path / "one.jsonl")
+    assert Preferences.read(tmp_path / "one.jsonl").pairs == [Pair("a", " q", "x ", "y")]
 
 
 def test_prompts_are_distinct_and_in_order():

@@ -12,7 +12,8 @@ import tyro
 
 from rmlab.recipe import Ppo, require
 
-FIT = """Train an ensemble of reward models on preferences, and report it on a part that was held out.
+FIT = """Train an ensemble of reward models on preferences, and report it on a part that was held out. That part is
+written beside it, as judges-test.jsonl: sample and report on it, not on what the judges were trained on.
 
   rmlab fit my-backbone pairs.jsonl --method heads --k 5 --out judges
   rmlab fit my-backbone pairs.parquet --method lora --k 3 --lr 1e-4 --group topic --out judges"""
@@ -31,10 +32,10 @@ row, with columns rm_a_chosen and rm_a_rejected. With --judges the table is a pr
   rmlab report pairs.csv --label votes
   rmlab report pairs.csv --label votes --members a b c --length words --out report
   rmlab report pool.parquet --prompt question --answer sample --gold gold --group topic
-  rmlab report test.jsonl --judges judges"""
+  rmlab report judges-test.jsonl --judges judges"""
 SAMPLE = """Sample many answers of a policy to every prompt of a preference file: a pool.
 
-  rmlab sample my-policy pairs.jsonl --n 256 --max-new-tokens 128 --out pool"""
+  rmlab sample my-policy judges-test.jsonl --n 256 --max-new-tokens 128 --out pool"""
 SCORE = """Score a pool's answers by an ensemble and, where there is one, by gold: another reward model.
 
   rmlab score pool --judges judges --gold my-gold-rm"""
@@ -151,7 +152,9 @@ def fit(args: list[str]) -> None:
     options |= {name: getattr(o, name) for name in same.split()}
     judges = train(o.backbone, part, o.method, **options)
     judges.save(o.out)
-    print(f"\n{judges.report(test, part)}\n\nwritten: {o.out}")
+    held_out = o.out.with_name(f"{o.out.name}-test.jsonl")
+    test.write(held_out)
+    print(f"\n{judges.report(test, part)}\n\nwritten: {o.out}, and {held_out}: the pairs that were held out")
 
 
 def report(args: list[str]) -> None:

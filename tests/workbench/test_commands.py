@@ -59,10 +59,13 @@ def test_the_ten_lines_without_python(place, tmp_path, monkeypatch, capsys):
     main([*fit, "--out", out["judges"]])
     text = capsys.readouterr().out
     assert "How often right" in text and "bag of words" in text and "kept" in text
-    main(["report", "my-pairs.parquet", "--judges", out["judges"], "--out", str(tmp_path / "report")])
+    held_out = str(tmp_path / "judges-test.jsonl")
+    split = rmlab.Preferences.read("my-pairs.parquet", group="topic").split(0.2)[1]
+    assert rmlab.Preferences.read(held_out, group="group").prompts == split.prompts
+    main(["report", held_out, "--judges", out["judges"], "--out", str(tmp_path / "report")])
     assert (tmp_path / "report" / "measures.csv").is_file()
     sizes = ["--prompts", "3", "--n", "8", "--max-new-tokens", "8"]
-    main(["sample", "my-policy", "my-pairs.parquet", *sizes, "--out", out["pool"]])
+    main(["sample", "my-policy", held_out, *sizes, "--out", out["pool"]])
     main(["score", out["pool"], "--judges", out["judges"], "--gold", "my-gold-rm"])
     assert "24 answers scored by 3 members and gold" in capsys.readouterr().out
     for optimiser in ("best_of_n", "tilt"):
