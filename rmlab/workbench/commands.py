@@ -32,7 +32,7 @@ row, with columns rm_a_chosen and rm_a_rejected. With --judges the table is a pr
   rmlab report pairs.csv --label votes
   rmlab report pairs.csv --label votes --members a b c --length words --out report
   rmlab report pool.parquet --prompt question --answer sample --gold gold --group topic
-  rmlab report judges-test.jsonl --judges judges"""
+  rmlab report judges-test.jsonl --judges judges --group group"""
 SAMPLE = """Sample many answers of a policy to every prompt of a preference file: a pool.
 
   rmlab sample my-policy judges-test.jsonl --n 256 --max-new-tokens 128 --out pool"""
@@ -141,9 +141,11 @@ class Tune:
 def fit(args: list[str]) -> None:
     """Split the pairs, train on one part, save, and print the report on the other."""
     from rmlab.preferences import Preferences
+    from rmlab.reward.folder import require_ours
     from rmlab.workbench.judges import fit as train
 
     o = tyro.cli(Fit, args=args, prog="rmlab fit", description=FIT)
+    require_ours(o.out.resolve())  # before the training, not after it
     prefs = Preferences.read(o.pairs, group=o.group, on_bad=o.on_bad)
     print(prefs.report(baselines=False), flush=True)
     part, test = prefs.split(o.held_out)
@@ -233,7 +235,10 @@ def ppo(args: list[str]) -> None:
 
 
 def steps_left(steps: int) -> Callable[[int], None]:
-    """Prints a line at most every ten seconds: steps done, and how long the others will take."""
+    """Prints a line at most every ten seconds: updates done, of `steps`, and how long the others will take.
+
+    PPO calls what it gives after each step, 0 to `steps`: the last one measures and updates nothing.
+    """
     began = last = time.monotonic()
     first: list[int] = []
 
@@ -241,10 +246,14 @@ def steps_left(steps: int) -> Callable[[int], None]:
         nonlocal last
         first.append(step) if not first else None
         now = time.monotonic()
-        if now - last < 10 and step + 1 < steps:
+        if now - last < 10 and step < steps:
             return
-        last, done = now, step + 1 - first[0]
-        left = (now - began) / done * (steps - step - 1)
-        print(f"step {step + 1} of {steps}, about {left / 60:.1f} minutes left", file=sys.stderr, flush=True)
+        last, done = now, step - first[0] + 1
+        left = (now - began) / done * (steps - step)
+        print(
+            f"step {min(step + 1, steps)} of {steps}, about {left / 60:.1f} minutes left",
+            file=sys.stderr,
+            flush=True,
+        )
 
     return on_step
