@@ -129,20 +129,20 @@ def text_recipe(preset: str, args: list[str]) -> tuple[Recipe, list[str]]:
 
 
 def verify(args: list[str]) -> None:
-    """Compare one small cell of each shipped study with what today's code gives."""
+    """Compare one small cell of each shipped study with what today's code gives.
+
+    rmlab verify
+    rmlab verify _build/study/quick/full
+    """
     from rmlab.study.verify import verify_study
 
     @dataclasses.dataclass
     class Verify:
-        folders: tyro.conf.Positional[tuple[Path, ...]] = (
-            Path("data/full"),
-            Path("data/constructions"),
-            Path("data/ppo"),
-        )
-        artifacts: Path = ARTIFACTS
+        folders: tyro.conf.Positional[tuple[Path, ...]] = ()  # of studies; none: the shipped ones
+        artifacts: Path = ARTIFACTS  # where what is made again is kept
 
-    options = tyro.cli(Verify, args=args, prog="rmlab verify")
-    verdicts = [verify_study(folder, options.artifacts) for folder in options.folders]
+    options = tyro.cli(Verify, args=args, prog="rmlab verify", description=verify.__doc__)
+    verdicts = [verify_study(folder, options.artifacts) for folder in options.folders or shipped()]
     print("\n".join(v.text for v in verdicts))
     raise SystemExit(1 if any(v.differs for v in verdicts) else 0)
 
@@ -159,6 +159,16 @@ def claims(args: list[str]) -> None:
     options = tyro.cli(Claims, args=args, prog="rmlab claims")
     listed = read_claims(options.claims)
     print(ledger_text(listed, ledger(listed, options.data)))
+
+
+def shipped() -> list[Path]:
+    """The shipped studies' folders: in the `data/` that stands here, else those that rmlab brings along."""
+    from rmlab.show.rows import data_folder
+    from rmlab.study.presets import SHIPPED
+
+    here = [Path("data") / name for name in SHIPPED]
+    whole = all((folder / "provenance.json").is_file() for folder in here)
+    return here if whole else [Path(str(data_folder())) / name for name in SHIPPED]
 
 
 def version(args: list[str]) -> None:

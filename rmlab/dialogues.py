@@ -6,11 +6,10 @@ How an answer follows its prompt is left to `rmlab.text.TextFormat`. A transcrip
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 
-from rmlab.tables import BadRow, short
+from rmlab.tables import BadRow, RepeatedKey, loads, short
 from rmlab.text import MARK
 
 OPENS = re.compile(r"\s*(?:Human|System):")
@@ -26,7 +25,7 @@ def as_text(value: object, name: str, where: str) -> Text:
         if re.match(r"\s*\[\{'(?:role|content|from|value)'", value):
             raise BadRow("not_text", where, "messages in Python's notation; write them as JSON", name)
         try:
-            listed = json.loads(value)
+            listed = loads(value)
         except (ValueError, RecursionError):
             return value
         return _chat(listed, name, where) if all(_is_message(m) for m in listed) else value
@@ -104,6 +103,9 @@ def _is_message(value: object) -> bool:
 def _chat(messages: Sequence, name: str, where: str) -> list[dict[str, str]]:
     out = []
     for message in messages:
+        if isinstance(message, RepeatedKey):
+            fault = "a message names a key twice; keep the one that is meant"
+            raise BadRow("repeated_key", where, fault, name)
         keys = ("role", "content")
         if isinstance(message, Mapping) and "role" not in message:
             keys = ("from", "value")

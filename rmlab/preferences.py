@@ -8,12 +8,15 @@ counted. No row is lost without a count.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmlab.collection import Counts, collect
 from rmlab.dialogues import Text, opening, plain, words
+from rmlab.files import write_atomic
 from rmlab.measure.preference_report import PreferenceReport
 from rmlab.pairs import Columns, Pair
 from rmlab.recipe import require
@@ -114,6 +117,19 @@ class Preferences:
         columns = Columns(prompt, chosen, rejected, answers, scores, votes, labels, soft, group, id)
         pairs, counts = collect(rows(source, split), columns, on_bad, repeats, ties)
         return cls(pairs, counts, on_bad)
+
+    def write(self, path: str | Path) -> None:
+        """The pairs as JSON lines, which `read(path)` gives back; with groups, `read(path, group="group")`.
+
+        Votes stay as their share, in "soft_label".
+        """
+        lines = []
+        for pair in self.pairs:
+            row = {"id": pair.id, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+            row |= {} if pair.soft is None else {"soft_label": pair.soft}
+            row |= {} if pair.group is None else {"group": pair.group}
+            lines.append(json.dumps(row) + "\n")
+        write_atomic(path, "".join(lines))
 
     @property
     def prompts(self) -> list[Text]:

@@ -117,7 +117,7 @@ def _file(path: Path) -> Iterator[Row]:
 def _json(data: bytes, path: Path) -> Iterator[Row]:
     start = len(BOM) if data.startswith(BOM) else 0
     data = data[start:]
-    array = _array(data, path, start) if data.lstrip()[:1] == b"[" else None
+    array = _array(data, path, start) if data.lstrip()[:1] == b"[" and not _is_lines(data) else None
     if array is not None:
         for i, row in enumerate(array, 1):
             yield f"{path}, row {i}", row
@@ -129,10 +129,22 @@ def _json(data: bytes, path: Path) -> Iterator[Row]:
         start += len(line) + 1
 
 
-def _array(data: bytes, path: Path, start: int) -> list | None:
-    """The rows of a file that is one JSON array; None where only its first line is one."""
+def _is_lines(data: bytes) -> bool:
+    """Whether the first line is a row of its own, though it opens with "[": a whole list, and more lines after it."""
+    first, _, rest = data.lstrip().partition(b"\n")
     try:
-        return _loads(data.decode("utf-8"))
+        loads(first.decode("utf-8"))
+    except RecursionError:
+        pass  # a nest that no pair needs, of one line
+    except ValueError:
+        return False
+    return bool(rest.strip())
+
+
+def _array(data: bytes, path: Path, start: int) -> list | None:
+    """The rows of a file that is one JSON array; None where only a part of its first line is one."""
+    try:
+        return loads(data.decode("utf-8"))
     except UnicodeDecodeError as bad:
         line, byte = data.count(b"\n", 0, bad.start) + 1, start + bad.start
         raise ValueError(f"{path}, line {line}: byte {byte} of the file is not UTF-8; convert it") from None
@@ -146,7 +158,7 @@ def _array(data: bytes, path: Path, start: int) -> list | None:
 
 def _line(line: bytes, where: str, start: int) -> object:
     try:
-        return _loads(line.decode("utf-8"))
+        return loads(line.decode("utf-8"))
     except UnicodeDecodeError as bad:
         byte = f"byte {start + bad.start} of the file ({line[bad.start]:#04x})"
         return BadRow("not_utf8", where, f"{byte} is not UTF-8; convert the file")
@@ -157,7 +169,11 @@ def _line(line: bytes, where: str, start: int) -> object:
         return BadRow("not_json", where, "JSON in a nest that no pair needs; mend the line")
 
 
-def _loads(text: str) -> object:
+def loads(text: str) -> object:
+    """JSON, with a `RepeatedKey` for every object that names a key twice.
+
+    Raises a `ValueError` or a `RecursionError`, as `json.loads` does.
+    """
     return json.loads(text, parse_int=_whole, object_pairs_hook=_object)
 
 
@@ -258,7 +274,8 @@ def _data_set(name: str, split: str) -> Iterator[Row]:
     try:
         if any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json")):
             return _memory(datasets.load_from_disk(name), split, name)
-        return _memory(datasets.load_dataset(name, split=split), split, f"{name} [{split}]")
+        found = datasets.load_dataset(name, split=split, trust_remote_code=False)
+        return _memory(found, split, f"{name} [{split}]")
     except Exception as error:  # theirs are of many kinds
         first = str(error).split("\n")[0]
         raise ValueError(f"name = {name!r}: `datasets` cannot load its split {split!r} ({first})") from error

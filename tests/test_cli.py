@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rmlab import cli
-from rmlab.study.presets import tiny
+from rmlab.study.presets import SHIPPED, tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -76,6 +77,22 @@ def test_what_cannot_run_is_one_line_and_exit_2(args, message, capsys, tmp_path,
     error = capsys.readouterr().err
     assert end.value.code == 2 and message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_verify_finds_the_shipped_studies_from_anywhere(tmp_path, monkeypatch, capsys):
+    """Those of the package in an empty folder, those of `data/` where it stands here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RMLAB_DATA", raising=False)
+    assert cli.shipped() == [ROOT / "data" / name for name in SHIPPED]
+    for name in SHIPPED:
+        (tmp_path / "data" / name).mkdir(parents=True)
+    assert cli.shipped() == [ROOT / "data" / name for name in SHIPPED]  # not yet whole
+    about = json.dumps({"study": "mine", "numbers_of": "0123456"})
+    for name in SHIPPED:
+        (tmp_path / "data" / name / "provenance.json").write_text(about)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["verify"])
+    assert end.value.code == 0 and capsys.readouterr().out.count("mine: made by older code (0123456)") == 3
 
 
 def test_a_finished_study_prints_its_ends(tiny_studies, tmp_path, capsys):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from rmlab.dialogues import as_text, joined, opening, plain, words
-from rmlab.tables import BadRow
+from rmlab.tables import BadRow, loads
 
 NAMES = ("prompt", "chosen", "rejected")
 
@@ -91,6 +91,7 @@ def test_an_answer_of_several_messages_is_kept_whole():
     assert read(CONTEXT, longer, SEVEN) == (CONTEXT, longer, SEVEN)
 
 
+TWICE = '[{"role": "user", "content": "A colour?", "content": "A number?"}]'
 BAD = {
     "no prompt": ((None, "Red.", "Seven."), "missing_field", "field 'prompt': missing, and 'chosen' is no"),
     "other dialogues": (
@@ -113,6 +114,8 @@ BAD = {
     "no content": ((CONTEXT, [{"role": "assistant", "content": None}], RED), "not_text", "field 'chosen'"),
     "no role": ((CONTEXT, [{"content": "a"}], RED), "not_text", "field 'chosen'"),
     "a new role": ((CONTEXT, say("model: a"), RED), "unknown_role", "role 'model'; give system"),
+    "a key twice": ((loads(TWICE), "a", "b"), "repeated_key", "field 'prompt': a message names a key twice"),
+    "a key twice, in a cell": ((TWICE, "a", "b"), "repeated_key", "field 'prompt': a message names a key"),
     "Python's notation": ((str(CONTEXT), "a", "b"), "not_text", "Python's notation; write them as JSON"),
 }
 

@@ -98,6 +98,7 @@ BAD = {  # reason: ... -> (change of a good row, columns, words)
     "bad_characters": ({"chosen": "Red\0."}, {}, "field 'chosen': holds NUL or half a surrogate pair"),
     "bad_characters, half": ({"prompt": "Red \ud83d."}, {}, "field 'prompt': holds NUL or half"),
     "bad_characters, id": ({"id": "\ud83d"}, {}, "field 'id': holds NUL or half"),
+    "bad_characters, group": ({"g": "a\0"}, {"group": "g"}, "field 'g': holds NUL or half"),
     "bad_soft_label": ({"soft_label": 1.5}, {}, "field 'soft_label': 1.5; give a share"),
     "bad_soft_label, NaN": ({"soft_label": float("nan")}, {}, "field 'soft_label': nan"),
     "bad_soft_label, true": ({"soft_label": True}, {}, "field 'soft_label': True"),

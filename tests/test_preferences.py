@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gzip
 import json
@@ -136,6 +137,27 @@ def test_dirty_rows_are_pairs_or_dropped_under_a_reason(tmp_path, name):
     assert [p.id for p in prefs] == ["first", "last"] and prefs.counts.dropped == {reason: 1}
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_limits_and_ids_are_the_same_in_every_form(tmp_path, form):
+    """Of a text and of an id; the row alone is dropped."""
+    rows = [GOOD | {"id": "first"}, GOOD | {"prompt": "x" * 1_100_000, "id": "a"}, GOOD | {"id": "b\0"}]
+    with pytest.raises(BadRow, match="field 'prompt': 1100000 characters"):
+        Preferences.read(write(tmp_path, form, rows))
+    prefs = Preferences.read(write(tmp_path, form, rows), on_bad="drop")
+    assert [p.id for p in prefs] == ["first"]
+    assert prefs.counts.dropped == {"huge_text": 1, "bad_characters": 1}
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "jsonl.gz"])
+def test_a_key_that_is_there_twice_is_reported(tmp_path, form):
+    twice = '{"prompt": "a", "chosen": "b", "rejected": "c", "chosen": "d"}'
+    data = f"[{json.dumps(GOOD)}, {twice}]" if form == "json" else f"{json.dumps(GOOD)}\n{twice}\n"
+    path = tmp_path / f"rows.{form}"
+    path.write_bytes(gzip.compress(data.encode()) if form.endswith("gz") else data.encode())
+    prefs = Preferences.read(path, on_bad="drop")
+    assert len(prefs) == 1 and prefs.counts.dropped == {"repeated_key": 1}
+
+
 def _odd_value(rng: random.Random) -> object:
     text = ["", " ", "a", "Red.", 'say "x", y', "\n\nHuman: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant:"]
     text += [
@@ -259,6 +281,18 @@ def test_few_groups_of_unequal_size_leave_no_part_empty(fraction):
         assert abs(len(test) - 100 * fraction) <= 30
     with pytest.raises(ValueError, match="separate groups of prompts = 1: give pairs of at least two"):
         Preferences(pairs[:80]).split(fraction)
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    chat = {"prompt": say("user: é\u2028 q"), "chosen": say("assistant: a"), "rejected": say("assistant: b")}
+    rows = [GOOD | {"g": "x", "v": ["1", "1", "2"]}, chat | {"id": "7", "g": "y", "v": ["2"]}]
+    prefs = Preferences.read(rows, group="g", votes="v")
+    prefs.write(tmp_path / "part.jsonl")
+    again = Preferences.read(tmp_path / "part.jsonl", group="group")
+    assert [dataclasses.replace(p, votes=None) for p in prefs] == again.pairs
+    assert [p.soft for p in again] == [2 / 3, 1.0] and not again.counts.unread
+    Preferences([Pair("a", " q", "x ", "y")]).write(tmp_path / "one.jsonl")
+    assert Preferences.read(tmp_path / "one.jsonl").pairs == [Pair("a", " q", "x ", "y")]
 
 
 def test_prompts_are_distinct_and_in_order():

@@ -108,6 +108,15 @@ DAMAGED = {  # name -> (file, bytes, words of the error)
 }
 
 
+def test_a_column_that_is_there_twice_is_refused_in_every_table(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["p"]), pa.array(["a"])], names=["prompt", "prompt"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    frame = pd.DataFrame([["p", "a"]], columns=["prompt", "prompt"])
+    for source in (tmp_path / "a.parquet", frame):
+        with pytest.raises(ValueError, match="column 'prompt' is there twice"):
+            list(rows(source))
+
+
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_file_that_is_no_data_is_one_error(tmp_path, name):
     file, data, words = DAMAGED[name]
@@ -145,6 +154,24 @@ def test_a_bad_row_stands_in_its_place(tmp_path, name):
         raise bad
 
 
+GOOD = json.dumps({"a": 1}).encode()
+LAYOUTS = {  # what people take for JSON lines
+    "UTF-16 without its mark": GOOD.decode().encode("utf-16-le") + b"\n\0",
+    "old Mac's line ends": GOOD + b"\r" + GOOD + b"\r",
+    "Python's notation": b"{'a': 1}",
+    "commas at the ends": GOOD + b",\n" + GOOD + b",\n",
+    "one object, indented": b'{\n "a": 1\n}',
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_not_quite_json_lines_is_bad_rows(tmp_path, layout):
+    (tmp_path / "a.jsonl").write_bytes(LAYOUTS[layout])
+    found = [row for _, row in rows(tmp_path / "a.jsonl")]
+    assert found and all(isinstance(row, BadRow) and row.reason == "not_json" for row in found)
+    assert "line 1: not JSON at column" in str(found[0])
+
+
 def test_text_that_is_not_utf8_in_parquet_is_its_row_alone(tmp_path):
     text = pa.array([b"good", b"caf\xe9", b"also good"], pa.binary()).view(pa.string())
     parquet.write_table(pa.table({"a": text}), tmp_path / "a.parquet")
@@ -160,6 +187,30 @@ def test_numbers_of_thousands_of_digits_and_first_lines_that_are_lists_are_rows_
     assert [row for _, row in rows(path)] == [[1, 2], {"a": 1, "n": float("inf")}]
     path.write_bytes(b"[" + long + b"]")
     assert [row for _, row in rows(path)] == [{"a": 1, "n": float("inf")}]
+
+
+@pytest.mark.parametrize("first", [b"[1, 2]", b"[" * 99_999 + b"]" * 99_999], ids=["list", "nest"])
+@pytest.mark.parametrize("bad", [b'{"a": "caf\xe9"}', b'{"a": '], ids=["latin", "cut"])
+def test_a_first_line_that_is_a_list_spoils_no_other_line(tmp_path, first, bad):
+    """It is a row that is none, and so is a later one; neither makes an array of the file."""
+    (tmp_path / "a.jsonl").write_bytes(first + b"\n" + bad + b'\n{"a": 2}\n')
+    found = [row for _, row in rows(tmp_path / "a.jsonl")]
+    assert len(found) == 3 and not isinstance(found[0], dict) and found[2] == {"a": 2}
+    assert isinstance(found[1], BadRow)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+@pytest.mark.parametrize("depth", [2_000, 100_000])
+def test_a_nest_in_a_column_that_nobody_reads_is_a_row_or_a_clear_error(tmp_path, form, depth):
+    good, deep = b'{"a": 1}', b'{"a": 2, "x": ' + b"[" * depth + b"]" * depth + b"}"
+    path = tmp_path / f"a.{form}"
+    path.write_bytes(b"[%s,%s]" % (good, deep) if form == "json" else good + b"\n" + deep)
+    try:
+        first, second = (row for _, row in rows(path))
+    except ValueError as error:
+        assert form == "json" and "a nest that no pair needs" in str(error)
+    else:
+        assert first == {"a": 1} and (isinstance(second, BadRow) or second["a"] == 2)
 
 
 def test_what_is_no_source_is_named(tmp_path, monkeypatch):
@@ -183,7 +234,8 @@ def test_what_is_no_source_is_named(tmp_path, monkeypatch):
 
 
 def test_a_name_goes_to_datasets_and_its_errors_come_back_named(monkeypatch):
-    def load_dataset(name, split):
+    def load_dataset(name, split, trust_remote_code):
+        assert trust_remote_code is False
         if split != "train":
             raise KeyError(split)
         return ROWS

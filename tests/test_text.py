@@ -78,6 +78,19 @@ def test_special_tokens_in_front_stay_and_behind_go():
     assert ids[0] == 1002 and EOS not in ids and len(ids) == 3
 
 
+@pytest.mark.parametrize("template", [None, "its own"])
+def test_a_tokenizer_that_cuts_and_pads_does_neither_here(template):
+    plain, odd = (own_tokenizer(template=None) if template is None else own_tokenizer() for _ in range(2))
+    odd.backend_tokenizer.enable_truncation(3)
+    odd.backend_tokenizer.enable_padding(length=9, pad_id=PAD, pad_token="<|pad|>", direction="left")
+    prompt, answer = "Which way did they go today?" if template is None else CHAT, "To the left, and on."
+    ids = [
+        (f.prompt_ids(prompt), f.answer_ids(prompt, answer))
+        for f in (TextFormat(plain, SPECIAL), TextFormat(odd, SPECIAL))
+    ]
+    assert ids[0] == ids[1] and min(map(len, ids[0])) > 3 and PAD not in ids[1][0] + ids[1][1]
+
+
 @pytest.mark.parametrize(
     ("prompt", "answer", "error"),
     [

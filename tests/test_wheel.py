@@ -96,6 +96,19 @@ def test_an_installed_package_reads_its_rows(alone, tmp_path):
     assert min(lengths) > 10 and len(set(recipes)) == 3 and prompts
 
 
+def test_an_installed_package_finds_the_studies_to_verify(alone, tmp_path):
+    """Which folders it looks at, in an empty one; the cells themselves take minutes."""
+    code = "import json; from rmlab import cli; print(json.dumps([str(f) for f in cli.shipped()]))"
+    done = subprocess.run(
+        [alone, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert not done.returncode, done.stderr
+    folders = [Path(name) for name in json.loads(done.stdout)]
+    assert [folder.name for folder in folders] == ["full", "constructions", "ppo"]
+    assert all(folder.is_relative_to(alone.parent.parent) for folder in folders)
+    assert all((folder / "accuracy.csv").is_file() for folder in folders[:1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_a_notebook_runs_alone(chapter, alone, tmp_path):

@@ -63,11 +63,11 @@ class PreferenceReport:
     def of(
         cls,
         preferences: Preferences,
-        test: Preferences | None = None,
-        text_format: TextFormat | None = None,
-        max_length: int | None = None,
-        seed: int = 0,
-        baselines: bool = True,
+        test: Preferences | None,
+        text_format: TextFormat | None,
+        max_length: int | None,
+        seed: int,
+        baselines: bool,
     ) -> PreferenceReport:
         """Measure; the arguments are those of `Preferences.report`."""
         require(

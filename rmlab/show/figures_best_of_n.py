@@ -36,7 +36,7 @@ def overoptimisation(curves: pd.DataFrame, own: pd.DataFrame | None = None) -> F
     band(upper, single, "gold", LOOKS["gold"], "gold: what it was worth")
     band(lower, single, "proxy", LOOKS["proxy"], "proxy: what was optimised")
     _uniform_pick(upper, single)
-    top, end = single.loc[single.gold.idxmax()], single.iloc[-1]
+    top, end = single.loc[single.gold[::-1].idxmax()], single.iloc[-1]  # of rounded rows that tie, the last
     upper.plot([top.kl], [top.gold], "o", color=LOOKS["gold"].color, ms=8)
     peak = f"peak, n = {top.pressure}"
     upper.annotate(peak, (top.kl, top.gold), (0, 9), textcoords="offset points", ha="center", fontsize=9)
@@ -246,4 +246,4 @@ def _called(row: pd.Series) -> str:
 def _uniform_pick(ax: Axes, single: pd.DataFrame) -> None:
     """The level of n = 1, named at its end."""
     start_level(ax, single.gold.iloc[0])
-    end_label(ax, "a uniform pick", single.kl.iloc[-1], single.gold.iloc[0])
+    end_label(ax, "a uniform pick", 1.0, single.gold.iloc[0], xycoords=("axes fraction", "data"))

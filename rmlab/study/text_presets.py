@@ -97,19 +97,10 @@ def coste(
     generate and label. PPO adds 90 runs.
     """
     sizes = (ensemble(f"finetune{k}", "finetune", k=k) for k in (3, 4, 5))
-    source = _source(pairs, policy, gold, backbones, settings)
-    steps = Ppo(
-        steps=94,
-        batch=256,
-        epochs=4,
-        minibatches=8,
-        lr=1e-6,
-        vf_coef=1.0,
-        max_new_tokens=source.max_new_tokens,
-    )
+    steps = Ppo(steps=94, batch=256, epochs=4, minibatches=8, lr=1e-6, vf_coef=1.0)
     return _recipe(
         "coste",
-        source,
+        _source(pairs, policy, gold, backbones, settings),
         (ensemble("single", "single"), *sizes),
         Training(epochs=5, lr=1e-5),
         PoolSize(256, 4096),
@@ -165,19 +156,10 @@ def efficient(
         ensemble("heads3", "heads", k=3),
         ensemble("lora3", "lora", k=3, stage1=0.5, rate=5e-5 / 3e-6),
     )
-    source = _source(pairs, policy, gold, backbones, settings)
-    steps = Ppo(
-        steps=150,
-        batch=64,
-        minibatches=2,
-        epochs=2,
-        lr=1e-5,
-        vf_coef=0.1,
-        max_new_tokens=source.max_new_tokens,
-    )
+    steps = Ppo(steps=150, batch=64, epochs=2, minibatches=2, lr=1e-5, vf_coef=0.1)
     return _recipe(
         "efficient",
-        source,
+        _source(pairs, policy, gold, backbones, settings),
         ensembles,
         Training(epochs=1, lr=3e-6, weight_decay=0.0),
         PoolSize(64, 200),
@@ -245,12 +227,16 @@ def _recipe(
     replicates: Replicates | None = None,
     **fields: object,
 ) -> Recipe:
-    """As many pairs a draw as there are to train on; as many held-out prompts as there are, up to the pool's."""
+    """As many pairs a draw as there are to train on; as many held-out prompts as there are, up to the pool's.
+
+    PPO's answers are as long as the pool's.
+    """
     train, heldout = source.parts
     listed = len(source.listed)
     study = fields.get("ppo_study")
     if study:
-        fields["ppo_study"] = dataclasses.replace(study, prompts=min(study.prompts, listed))
+        steps = dataclasses.replace(study.ppo, max_new_tokens=source.max_new_tokens)
+        fields["ppo_study"] = dataclasses.replace(study, ppo=steps, prompts=min(study.prompts, listed))
     return Recipe(
         name,
         source,

@@ -12,23 +12,30 @@ import tyro
 
 from rmlab.recipe import Ppo, require
 
-FIT = """Train an ensemble of reward models on preferences, and report it on a part that was held out.
+FIT = """Train an ensemble of reward models on preferences, and report it on a part that was held out. That part is
+written beside it, as judges-test.jsonl: sample and report on it, not on what the judges were trained on.
 
   rmlab fit my-backbone pairs.jsonl --method heads --k 5 --out judges
   rmlab fit my-backbone pairs.parquet --method lora --k 3 --lr 1e-4 --group topic --out judges"""
 REPORT = """What a table of reward models' scores says: who is right how often, whether an aggregator or the best member is
 separated from length alone, whether members err together, what best-of-n makes of them.
 
-A row is an answer with its prompt's id and a column of scores a member (CSV, TSV, JSON lines, Parquet). Two answers a
-prompt with --label, the share of votes for each; or any number with --gold, or with neither; or a pair a row, with
-columns m_chosen and m_rejected. With --judges the table is a preference file, scored here.
+A row is an answer with its prompt's id and a column of scores a member (CSV, TSV, JSON lines, Parquet):
 
+  prompt,votes,rm_a,rm_b
+  p1,0.8,1.31,0.92
+  p1,0.2,0.44,1.05
+
+Two answers a prompt with --label, the share of votes for each; or any number with --gold, or with neither; or a pair a
+row, with columns rm_a_chosen and rm_a_rejected. With --judges the table is a preference file, scored here.
+
+  rmlab report pairs.csv --label votes
   rmlab report pairs.csv --label votes --members a b c --length words --out report
   rmlab report pool.parquet --prompt question --answer sample --gold gold --group topic
-  rmlab report test.jsonl --judges judges"""
+  rmlab report judges-test.jsonl --judges judges --group group"""
 SAMPLE = """Sample many answers of a policy to every prompt of a preference file: a pool.
 
-  rmlab sample my-policy pairs.jsonl --n 256 --max-new-tokens 128 --out pool"""
+  rmlab sample my-policy judges-test.jsonl --n 256 --max-new-tokens 128 --out pool"""
 SCORE = """Score a pool's answers by an ensemble and, where there is one, by gold: another reward model.
 
   rmlab score pool --judges judges --gold my-gold-rm"""
@@ -73,7 +80,7 @@ class Report:
     judges: Path | None = None  # an ensemble's folder that is to score the table's pairs
     device: str = "auto"  # of the judges
     prompt: str = "prompt"  # column of prompt or pair ids
-    answer: str | None = "answer"  # column of answer ids; None numbers them
+    answer: str | None = "answer"  # column of answer ids; where there is none they are numbered
     members: tuple[str, ...] = ()  # columns of scores; none: all numbers that are named for nothing else
     gold: str | None = None  # column of true rewards
     label: str | None = None  # column of shares of votes, 0 to 1
@@ -134,9 +141,11 @@ class Tune:
 def fit(args: list[str]) -> None:
     """Split the pairs, train on one part, save, and print the report on the other."""
     from rmlab.preferences import Preferences
+    from rmlab.reward.folder import require_ours
     from rmlab.workbench.judges import fit as train
 
     o = tyro.cli(Fit, args=args, prog="rmlab fit", description=FIT)
+    require_ours(o.out.resolve())  # before the training, not after it
     prefs = Preferences.read(o.pairs, group=o.group, on_bad=o.on_bad)
     print(prefs.report(baselines=False), flush=True)
     part, test = prefs.split(o.held_out)
@@ -145,7 +154,9 @@ def fit(args: list[str]) -> None:
     options |= {name: getattr(o, name) for name in same.split()}
     judges = train(o.backbone, part, o.method, **options)
     judges.save(o.out)
-    print(f"\n{judges.report(test, part)}\n\nwritten: {o.out}")
+    held_out = o.out.with_name(f"{o.out.name}-test.jsonl")
+    test.write(held_out)
+    print(f"\n{judges.report(test, part)}\n\nwritten: {o.out}, and {held_out}: the pairs that were held out")
 
 
 def report(args: list[str]) -> None:
@@ -224,7 +235,10 @@ def ppo(args: list[str]) -> None:
 
 
 def steps_left(steps: int) -> Callable[[int], None]:
-    """Prints a line at most every ten seconds: steps done, and how long the others will take."""
+    """Prints a line at most every ten seconds: updates done, of `steps`, and how long the others will take.
+
+    PPO calls what it gives after each step, 0 to `steps`: the last one measures and updates nothing.
+    """
     began = last = time.monotonic()
     first: list[int] = []
 
@@ -232,10 +246,14 @@ def steps_left(steps: int) -> Callable[[int], None]:
         nonlocal last
         first.append(step) if not first else None
         now = time.monotonic()
-        if now - last < 10 and step + 1 < steps:
+        if now - last < 10 and step < steps:
             return
-        last, done = now, step + 1 - first[0]
-        left = (now - began) / done * (steps - step - 1)
-        print(f"step {step + 1} of {steps}, about {left / 60:.1f} minutes left", file=sys.stderr, flush=True)
+        last, done = now, step - first[0] + 1
+        left = (now - began) / done * (steps - step)
+        print(
+            f"step {min(step + 1, steps)} of {steps}, about {left / 60:.1f} minutes left",
+            file=sys.stderr,
+            flush=True,
+        )
 
     return on_step

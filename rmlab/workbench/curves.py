@@ -37,6 +37,8 @@ class Curves:
         shown = self.rows[
             ["ensemble", "aggregator", "pressure", "kl", "proxy", "gold", "gold_low", "gold_high"]
         ]
-        worth = {name: name.replace("gold", "worth") for name in shown.columns}
+        names = {name: name.replace("gold", "worth") for name in shown.columns}
+        names["pressure"] = "n" if self.rows.optimiser.iloc[0] == "best_of_n" else "beta"
+        shown = shown.assign(pressure=[f"{x:.4g}" for x in shown.pressure]).rename(columns=names)
         head = f"judged by {self.rows.judge.iloc[0]}, {self.rows.units.iloc[0]} prompts, {self.rows.optimiser.iloc[0]}"
-        return f"{head}\n{shown.rename(columns=worth).to_string(index=False, float_format='{:.2f}'.format)}"
+        return f"{head}\n{shown.to_string(index=False, float_format='{:.2f}'.format)}"

@@ -307,9 +307,20 @@ def _warnings(scores: Scores, table: pd.DataFrame) -> Iterator[str]:
             f"scores of {', '.join(odd)} are hardly log odds (T far from 1): read no log loss, Brier score or ECE of "
             "theirs, nor of aggregators over them"
         )
+    counts = [m for m, column in zip(scores.members, scores.values.T, strict=True) if _counts(column)]
+    if 0 < len(counts) < scores.k:
+        yield from _warning(
+            f"{', '.join(counts)}: whole numbers up to {scores.values[:, scores.members.index(counts[0])].max():g}, "
+            "and read as scores; if they are lengths or counts, name the length, or the members without them"
+        )
     copies = table[(table.measure == "error_correlation") & (table.value > 0.999)]
     for _, row in copies.iterrows():
         yield from _warning(f"{row.scorer} and {row.rival} are copies")
+
+
+def _counts(column: np.ndarray) -> bool:
+    """Whether scores (R,) look like a count of something: whole, none below 0, and beyond any scale of 10."""
+    return bool((column % 1 == 0).all() and column.min() >= 0 and column.max() > 10)
 
 
 def _rules() -> str:

@@ -113,7 +113,7 @@ class Scores:
 
         Parameters
         ----------
-        prompt, answer : columns of ids; answer=None numbers a prompt's answers
+        prompt, answer : columns of ids; answer=None numbers a prompt's answers, and so does a table without "answer"
         members : columns of scores; None: all columns of numbers that are named for nothing else
         gold : column of true rewards; label : column of labels, 0 to 1
         text, length : column of the answer's text, whose words are counted, or of its length
@@ -194,6 +194,8 @@ def _read(path_or_frame: str | Path | pd.DataFrame, names: Columns, members: lis
     frame = path_or_frame if is_frame else table.read_table(path_or_frame)
     table.check_columns(frame, source)
     frame = frame.rename(columns=str).set_axis([str(row) for row in range(1, len(frame) + 1)])
+    if names.answer == "answer" and "answer" not in frame.columns:
+        names = names._replace(answer=None)  # the usual name may be missing: answers are numbered
     rows, cluster, named = len(frame), names.group or names.prompt, {*names}
     if table.is_wide(frame):
         prompt = None if names.prompt == "prompt" else names.prompt  # the usual name may be missing

@@ -7,6 +7,7 @@ by the frame's index, which holds text: "12", or "12, rejected" where a row was 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Container, Iterable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from rmlab.recipe import require
+from rmlab.tables import RepeatedKey, loads
 
 SIDES = ("chosen", "rejected")
 READERS = "csv, tsv, jsonl, json or parquet, the text ones also with .gz"
@@ -43,7 +45,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
             raise ValueError(f"the ending {ending!r} says nothing; give {READERS}")
     except ImportError:
         raise ValueError(f"{path}: Parquet needs the package `pyarrow`; install it, or give a CSV") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     check_columns(frame, str(path))
     return frame
@@ -171,18 +173,20 @@ def _json(path: Path, array: bool) -> pd.DataFrame:
     raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     text = raw.decode("utf-8-sig")
     if array and text.lstrip()[:1] == "[":
-        return pd.DataFrame(json.loads(text))
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number}: not JSON ({error.msg}); mend the line") from None
-            require(
-                isinstance(rows[-1], dict), f"line {number}", _short(rows[-1]), "an object of named values"
-            )
-    return pd.DataFrame(rows)
+        rows = {f"row {i}": row for i, row in enumerate(loads(text), 1)}
+    else:
+        rows = {f"line {i}": _line(line, i) for i, line in enumerate(text.split("\n"), 1) if line.strip()}
+    for where, row in rows.items():
+        require(isinstance(row, dict), where, _short(row), "an object of named values")
+        require(not isinstance(row, RepeatedKey), where, _short(row), "each name once: one is there twice")
+    return pd.DataFrame(list(rows.values()))
+
+
+def _line(line: str, number: int) -> object:
+    try:
+        return loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number}: not JSON ({error.msg}); mend the line") from None
 
 
 def _cells(column: pd.Series) -> pd.Series:

@@ -172,6 +172,32 @@ def test_a_phone_does_not_scroll_sideways(page, site, name):
 
 
 @light
+@pytest.mark.parametrize("name", [name for name in PAGES if name not in {"api", "references"}])
+def test_figures_are_whole_on_a_phone(page, site, name):
+    """No figure is cut by its frame; on a phone a tap enlarges it, and then it scrolls."""
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(site + name + ".html")
+    wide = """[...document.querySelectorAll('article svg.ink')].map((svg) =>
+        [svg.getBoundingClientRect().right, svg.closest('figure, .cell_output').getBoundingClientRect().right])"""
+    found = page.evaluate(wide)
+    assert found and all(figure <= frame + 0.5 for figure, frame in found)
+
+
+def test_a_tap_enlarges_a_figure(play, site):
+    with tempfile.TemporaryDirectory() as folder:
+        phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+        context = play.chromium.launch_persistent_context(folder, executable_path=BROWSER, args=ARGS, **phone)
+        page = context.new_page()
+        page.goto(site + "index.html")
+        figure = page.locator("article svg.ink").first
+        before = figure.bounding_box()["width"]
+        figure.tap()
+        assert before < 360 < figure.bounding_box()["width"]
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        context.close()
+
+
+@light
 @pytest.mark.parametrize("name", ["index", "ch3_best_of_n"])
 def test_the_page_works_as_a_file(page, name):
     seen = watch(page, "file:")

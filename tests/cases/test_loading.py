@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from rmlab import backbone
 from rmlab.reward.ensemble import load
 from rmlab.reward.model import RewardModel
+from rmlab.study.text_source import shell_of
+from rmlab.text import load_tokenizer
 from tests.cases.tiny import ROW, close, judge, own_scores, policy
 
 
@@ -87,6 +91,28 @@ def test_a_cut_file_is_named(family, share, tmp_path):
     (folder / "model.safetensors").write_bytes(data[: int(share * len(data))])
     with pytest.raises(ValueError, match="judge: cannot be read"):
         load(folder)
+
+
+@pytest.mark.parametrize("door", [load, backbone.load, load_tokenizer, shell_of])
+def test_code_that_comes_with_a_folder_is_not_run(door, tmp_path):
+    folder = saved(policy("Llama"), tmp_path / "lm")
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "own.C", "AutoTokenizer": ["own.T", None]}
+    names |= dict.fromkeys(["AutoModelForCausalLM", "AutoModelForSequenceClassification"], "own.M")
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": names}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": names}))
+    (folder / "own.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(ValueError, match=str(folder)):
+        door(folder)
+
+
+def test_a_family_that_transformers_has_is_its_own_whatever_code_stands_beside_it(tmp_path):
+    folder = saved(policy("Llama"), tmp_path / "lm")
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": names}))
+    (folder / "own.py").write_text("raise SystemExit('it ran')")
+    assert type(backbone.load(folder)) is type(policy("Llama"))
 
 
 def test_two_ensembles_of_one_model_are_saved_apart(tmp_path):

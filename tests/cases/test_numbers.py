@@ -8,6 +8,7 @@ import torch
 
 from rmlab.optimise.best_of_n import best_of_n
 from rmlab.optimise.compact import CompactPool
+from rmlab.optimise.tilt import tilted_weights
 from rmlab.reward.laplace import fit_posterior
 from rmlab.reward.model import RewardModel
 from tests.cases.tiny import judge, policy, ppo_once
@@ -70,6 +71,15 @@ def test_one_score_far_out_is_refused_and_the_lowest_is_enough(scores):
 def test_a_missing_score_is_named(proxy, words):
     with pytest.raises(ValueError, match=words):
         best_of_n(proxy, [[1.0, 2, 3]], [1, 2])
+
+
+def test_half_precision_tables_are_refused_with_the_mend():
+    with pytest.raises(ValueError, match=r"proxy cannot be read .*give one table of float32 or float64"):
+        best_of_n(torch.tensor([[1.0, 2, 3]]).bfloat16(), [[1.0, 2, 3]], [1, 3])
+
+
+def test_tilting_survives_the_largest_scores():
+    assert tilted_weights([[1e300, -1e300, 0.0]], 1.0).tolist() == [[1.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize(

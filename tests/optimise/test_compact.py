@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,7 @@ from rmlab.optimise.compact import PAGE_BYTES, CompactPool, bill_total, curve_ns
 from rmlab.optimise.packing import read
 from rmlab.optimise.tilt import tilt
 from rmlab.reward.aggregate import aggregate
-
-_spec = spec_from_file_location("fake_pool", Path(__file__).parents[1] / "show" / "fake_pool.py")
-fake = module_from_spec(_spec)
-_spec.loader.exec_module(fake)
+from tests.show import fake_pool as fake
 
 P, N = 8, 512
 RULES = [

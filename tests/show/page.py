@@ -58,6 +58,18 @@ def said(page, which=0):
     return plain(page.locator(".rmx-say").nth(which).text_content())
 
 
+def fits(page, widths):
+    """Every fold opened, nothing is cut, covered, too small to touch or wider than the page, at any of the widths."""
+    page.evaluate("document.querySelectorAll('.rmx details').forEach((fold) => { fold.open = true; })")
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 900})
+        settle(page)
+        settle(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+        assert not page.evaluate(MISPLACED), width
+        assert not page.evaluate(SMALL), width
+
+
 def violations(page):
     """What axe finds on the page, by rule and place."""
     axe = pytest.importorskip("axe_playwright_python", reason="the axe check needs axe-playwright-python")

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,8 @@ pytest.importorskip("anywidget", reason="the explorer needs anywidget")
 pytest.importorskip("playwright.sync_api", reason="the browser checks need playwright")
 from rmlab.show.explorer import Explorer, script
 from rmlab.show.style import LOOKS
-from tests.show.page import MISPLACED, SMALL, browsing, plain, said, settle, violations, worker_of
+from tests.show.fake_pool import fake_pool, full_pool
+from tests.show.page import MISPLACED, browsing, fits, plain, said, settle, violations, worker_of
 
 SHOW = Path(__file__).parents[2] / "rmlab" / "show"
 RULES = [
@@ -30,14 +30,11 @@ RULES = [
     ("entropic", 0.4),
     ("gold", 1.0),
 ]
-_spec = spec_from_file_location("fake_pool", Path(__file__).with_name("fake_pool.py"))
-fake = module_from_spec(_spec)
-_spec.loader.exec_module(fake)
 
 
 @pytest.fixture(scope="module")
 def pool() -> CompactPool:
-    return fake.fake_pool()
+    return fake_pool()
 
 
 @pytest.fixture(scope="module")
@@ -661,7 +658,7 @@ def test_no_font_pushes_a_label_out_or_over_another(pool, show):
 @browsing
 @pytest.mark.parametrize("N", [1, 2, 3])
 def test_the_smallest_pools_are_shown(show, N):
-    full = fake.full_pool(P=1, N=8)
+    full = full_pool(P=1, N=8)
     full |= {k: full[k][:, :N] for k in ("gold_counts", "scores", "tokens", "lengths")}
     page = show(
         *(Explorer(CompactPool.from_pool(**full), optimiser=x) for x in ("best_of_n", "tilt")), width=360
@@ -717,14 +714,7 @@ def test_accessible_and_never_wider_than_the_page(pool, show, dark, widths):
     ]
     widgets = [Explorer(pool, ensemble=c, aggregator="uwo", optimiser=optimiser) for c, optimiser in states]
     page = show(*widgets, dark=dark)
-    page.evaluate("document.querySelectorAll('.rmx details').forEach((fold) => { fold.open = true; })")
-    for width in widths:
-        page.set_viewport_size({"width": width, "height": 900})
-        settle(page)
-        settle(page)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
-        assert not page.evaluate(MISPLACED), width
-        assert not page.evaluate(SMALL), width
+    fits(page, widths)
     assert page.locator(".rmx-matrix").count() == 3  # open, and so looked at
     assert not violations(page)
 

@@ -11,7 +11,7 @@ pytest.importorskip("anywidget", reason="the explorer needs anywidget")
 pytest.importorskip("playwright.sync_api", reason="the browser checks need playwright")
 from rmlab.show.explorer import Explorer
 from tests.show.fake_pool import text_pool
-from tests.show.page import MISPLACED, SMALL, browsing, plain, said, settle, violations, worker_of
+from tests.show.page import MISPLACED, browsing, fits, plain, said, settle, violations, worker_of
 
 TEXTS = [
     "</script><script>document.title = 'broken'</script>",
@@ -310,14 +310,7 @@ def test_accessible_and_never_wider_than_the_page(show, dark, widths):
         Explorer(hostile, n=2),
     ]
     page = show(*widgets, dark=dark)
-    page.evaluate("document.querySelectorAll('.rmx details').forEach((fold) => { fold.open = true; })")
-    for width in widths:
-        page.set_viewport_size({"width": width, "height": 900})
-        settle(page)
-        settle(page)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
-        assert not page.evaluate(MISPLACED), width
-        assert not page.evaluate(SMALL), width
+    fits(page, widths)
     assert page.locator(".rmx-text[tabindex]").count() >= 2  # long texts, open, and so looked at
     assert not violations(page)
 

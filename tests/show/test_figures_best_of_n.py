@@ -30,11 +30,18 @@ def test_gold_peaks_where_the_rows_do_and_the_readers_run_is_drawn_over_it(curve
     for ax, column in ((upper, "gold"), (lower, "proxy")):
         np.testing.assert_allclose(drawn_by(ax, LOOKS[column].color)[0].get_ydata(), single[column])
     np.testing.assert_allclose(drawn_by(upper, LOOKS["you"].color)[0].get_ydata(), single.gold - 0.5)
-    top = single.loc[single.gold.idxmax()]
+    top = single.loc[single.gold[::-1].idxmax()]
     assert f"peak, n = {top.pressure}" in [t.get_text() for t in upper.texts]
     assert (
         f"up to {top.gold:.2f} at n = {top.pressure}, then down to {single.gold.iloc[-1]:.2f}" in figure.alt
     )
+
+
+def test_the_shipped_peak_is_that_of_the_ends():
+    """Rows are rounded to five digits, and the two highest of the single model are the same there."""
+    figure = figures.overoptimisation(rows("curves"))
+    end = pick(rows("ends"), ensemble="single").iloc[0]
+    assert f"up to {end.peak:.2f} at n = {end.peak_pressure}, then" in figure.alt
 
 
 def test_every_ensemble_is_drawn_under_every_aggregator(curves, panels):

@@ -8,6 +8,7 @@ import pytest
 
 import rmlab
 from rmlab.cli import main
+from rmlab.workbench import commands
 from tests.workbench.fake_tables import RHO, pairs_table, pool_table
 
 
@@ -59,10 +60,13 @@ def test_the_ten_lines_without_python(place, tmp_path, monkeypatch, capsys):
     main([*fit, "--out", out["judges"]])
     text = capsys.readouterr().out
     assert "How often right" in text and "bag of words" in text and "kept" in text
-    main(["report", "my-pairs.parquet", "--judges", out["judges"], "--out", str(tmp_path / "report")])
+    held_out = str(tmp_path / "judges-test.jsonl")
+    split = rmlab.Preferences.read("my-pairs.parquet", group="topic").split(0.2)[1]
+    assert rmlab.Preferences.read(held_out, group="group").prompts == split.prompts
+    main(["report", held_out, "--judges", out["judges"], "--out", str(tmp_path / "report")])
     assert (tmp_path / "report" / "measures.csv").is_file()
     sizes = ["--prompts", "3", "--n", "8", "--max-new-tokens", "8"]
-    main(["sample", "my-policy", "my-pairs.parquet", *sizes, "--out", out["pool"]])
+    main(["sample", "my-policy", held_out, *sizes, "--out", out["pool"]])
     main(["score", out["pool"], "--judges", out["judges"], "--gold", "my-gold-rm"])
     assert "24 answers scored by 3 members and gold" in capsys.readouterr().out
     for optimiser in ("best_of_n", "tilt"):
@@ -91,6 +95,28 @@ def test_options_for_large_models(place, tmp_path, monkeypatch, capsys):
     judges = ["--judges", str(tmp_path / "small"), "--out", str(tmp_path / "run")]
     main(["ppo", "my-policy", "my-pairs.parquet", *judges, *small])
     assert "KL" in capsys.readouterr().out and (tmp_path / "run" / "policy" / "config.json").is_file()
+
+
+def test_progress_ends_at_the_last_step_with_nothing_left(monkeypatch, capsys):
+    seconds = iter(range(0, 10_000, 20))
+    monkeypatch.setattr(commands.time, "monotonic", lambda: next(seconds))
+    on_step = commands.steps_left(3)
+    for step in (1, 2, 3):  # goes on from its folder; step 3 measures and updates nothing
+        on_step(step)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step 2 of 3", "step 3 of 3", "step 3 of 3"]
+    assert [line.split()[-3] for line in lines] == ["0.7", "0.3", "0.0"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_the_training(
+    place, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("rmlab.workbench.judges.fit", lambda *_, **__: pytest.fail("it was trained first"))
+    (tmp_path / "mine").write_text("not ours")
+    with pytest.raises(SystemExit) as left:
+        main(["fit", "my-backbone", "my-pairs.parquet", "--out", str(tmp_path)])
+    assert left.value.code == 2 and "give an empty folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["fit", "report", "sample", "score", "curve", "ppo"])

@@ -39,6 +39,8 @@ def test_without_gold_held_out_members_judge(pool):
 def test_they_are_read_drawn_and_written(pool, optimiser, tmp_path):
     curves = getattr(pool, optimiser)(["mean", "uwo"])
     assert set(curves.rows.optimiser) == {optimiser} and "judged by gold, 12 prompts" in str(curves)
+    names = str(curves).splitlines()[1].split()
+    assert names[2:4] == [{"best_of_n": "n", "tilt": "beta"}[optimiser], "kl"] and "pressure" not in names
     assert "Worth by gold" in curves.plot().alt
     curves.save(tmp_path / "curves.csv")
     assert len(pd.read_csv(tmp_path / "curves.csv")) == len(curves.rows)

@@ -84,6 +84,15 @@ def test_warnings():
     )
 
 
+def test_a_length_that_was_read_as_a_member_is_pointed_out():
+    table = pairs_table(60)
+    text = " ".join(str(Scores.read(table, label="votes", group="topic").report()).split())
+    words = f"! words: whole numbers up to {table.words.max()}, and read as scores; if they are lengths"
+    assert words in text
+    rated = table.assign(ann=lambda t: (t.ann > 0) * 9 + 1).drop(columns="words")  # a judge from 1 to 10
+    assert "whole numbers" not in str(Scores.read(rated, label="votes").report())
+
+
 def test_a_member_that_never_errs_is_left_out_of_correlations():
     table = pairs_table(60).assign(ann=lambda t: 3.0 * t.votes)
     report = Scores.read(table, label="votes", length="words").report()

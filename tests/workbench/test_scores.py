@@ -86,6 +86,16 @@ def test_members_answers_and_text_can_be_named():
     assert scores.unused == ("cat", "dan", "eve", "words", "topic", "source")
 
 
+def test_answers_are_numbered_where_no_column_names_them():
+    table = pairs_table(10)
+    plain = table.drop(columns="answer")
+    one, other = (Scores.read(t, label="votes", members=["ann", "bob"]) for t in (table, plain))
+    np.testing.assert_array_equal(one.values, other.values)
+    np.testing.assert_array_equal(one.pairs().labels, other.pairs().labels)
+    with pytest.raises(ValueError, match=r"\['reply'\]"):  # a column that was named is there or is an error
+        Scores.read(plain, label="votes", answer="reply")
+
+
 def broken(change, pairs=6):
     table = pairs_table(pairs).astype({"votes": object, "ann": object})
     return change(table) if callable(change) else table.assign(**change)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,6 +52,12 @@ def test_ids_stay_as_they_are_written(tmp_path):
         ("t.csv", b"a\n\xff\n", "t.csv: .*utf-8"),
         ("t.jsonl", b'{"a": 1}\n{"a"\n', "line 2: not JSON"),
         ("t.jsonl", b"[1]\n", "line 1 .*an object"),
+        ("t.json", b'[{"a": 1}, 2]', "row 2 .*an object"),
+        ("t.json", b'[{"a": 1, "a": 2}]', "row 1 .*each name once"),
+        ("t.jsonl", b'{"a": 1}\n{"a": 1, "a": 2}\n', "line 2 .*each name once"),
+        ("t.jsonl", b'{"a": ' + b"[" * 99_999, "t.jsonl: "),
+        ("t.jsonl.gz", gzip.compress(b'{"a": 1}' * 99)[:-9], "t.jsonl.gz: "),
+        ("t.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99)[:-9], "t.csv.gz: "),
         ("t.parquet", b"nothing", "t.parquet: "),
         ("t.csv.gz", b"plain", "t.csv.gz: "),
     ],
