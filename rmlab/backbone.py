@@ -138,6 +138,7 @@ def load(
         No such folder or model, no safetensors in it, weights that the model needs and the folder does not
         hold, or the other way round; it names the first of them.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     strict = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
@@ -146,8 +147,9 @@ def load(
         model, report = AutoModelForCausalLM.from_pretrained(
             str(name), dtype=dtype, ignore_mismatched_sizes=True, **strict
         )
-    except OSError as error:
-        require(False, "name", str(name), f"{mend}, or a model's name on the hub ({error})")
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        first = str(error).split("\n")[0]
+        require(False, "name", str(name), f"{mend}, or a model's name on the hub ({first})")
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(map(str, report[kind]))
         require(not keys, f"{kind} of {name}", _few(keys), mend)

@@ -148,17 +148,23 @@ def verify(args: list[str]) -> None:
 
 
 def claims(args: list[str]) -> None:
-    """Print the ledger: every claim that was fixed before a run, and what the rows say of it."""
+    """Print the ledger: every claim that was fixed before a run, and what the rows say of it.
+
+    rmlab claims
+    rmlab claims --data _build/study --claims claims.toml
+    """
     from rmlab.measure.claims import ledger, ledger_text, read_claims
+    from rmlab.show.rows import data_folder
 
     @dataclasses.dataclass
     class Claims:
-        claims: Path = Path("data/claims.toml")
-        data: Path = Path("data")
+        data: Path | None = None  # folder of studies' folders; the shipped one unless said
+        claims: Path | None = None  # claims.toml of that folder unless said
 
-    options = tyro.cli(Claims, args=args, prog="rmlab claims")
-    listed = read_claims(options.claims)
-    print(ledger_text(listed, ledger(listed, options.data)))
+    options = tyro.cli(Claims, args=args, prog="rmlab claims", description=claims.__doc__)
+    data = options.data or Path(str(data_folder()))
+    listed = read_claims(options.claims or data / "claims.toml")
+    print(ledger_text(listed, ledger(listed, data)))
 
 
 def shipped() -> list[Path]:

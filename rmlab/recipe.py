@@ -273,7 +273,8 @@ class Recipe:
     name: str
     source: object
     seed: int = 0
-    size: Size = field(default_factory=Size)
+    size: Size = field(default_factory=Size)  # of reward models
+    policy_size: Size = field(default_factory=Size)
     pretraining: Pretraining = field(default_factory=Pretraining)
     tuning: Tuning = field(default_factory=Tuning)
     labels: Labels = field(default_factory=Labels)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from rmlab.recipe import Labels, Recipe, Size, require
+from rmlab.recipe import Labels, Pretraining, Recipe, Size, Training, require
 from rmlab.reward.aggregate import AGGREGATORS, usual_strength
 from rmlab.reward.methods import METHODS, MemberSpec, members_of, singles_of
 from rmlab.store import Task
@@ -132,7 +132,8 @@ def shared_inputs(recipe: Recipe) -> SharedInputs:
 def _trained_inputs(recipe: Recipe) -> tuple[Task, list[Task], list[Task], Task]:
     """Policy, backbones, pairs of every draw and held-out pairs, all made from what the source writes."""
     count = recipe.replicates.draws * recipe.replicates.backbones
-    first, *backbones = (_backbone_task(recipe, recipe.size, i) for i in range(count + 1))
+    first = _backbone_task(recipe, recipe.policy_size, 0)
+    backbones = [_backbone_task(recipe, recipe.size, i + 1) for i in range(count)]
     settings = stages.Tune(recipe.source, recipe.tuning, recipe.seed)
     code = _source_code(recipe, "documents")
     policy = Task(stages.tune, settings, {"backbone": first}, code=code, cost=recipe.tuning.steps * 0.04)
@@ -192,10 +193,11 @@ def _member_task(
     members: tuple[MemberSpec, ...] = (),
     singles: list[Task] | None = None,
 ) -> Task:
+    text = isinstance(recipe.source, TextSource)
     settings = stages.TrainMember(
         spec.method,
         spec.options,
-        recipe.training,
+        recipe.training if text else at_size(recipe.training, recipe.size),
         spec.draw,
         (backbone_number(recipe, spec.draw, spec.backbone),),
         spec.finetune,
@@ -211,6 +213,11 @@ def _member_task(
     train, _ = relative_cost(recipe, spec.method, dict(spec.options))
     cost = model_units(recipe.size) * train * recipe.labels.pairs * recipe.training.epochs / 900
     return Task(stages.train_member, settings, read, code=(training_code(spec.method),), cost=cost)
+
+
+def at_size(settings: Pretraining | Training, size: Size) -> Pretraining | Training:
+    """The same settings with AdamW's rate, which is that of a hidden size of 64, lower for what is wider than that."""
+    return replace(settings, lr=settings.lr * min(1.0, 64 / size.hidden))
 
 
 def training_code(method: str) -> str:
@@ -231,9 +238,8 @@ def _probe_task(recipe: Recipe, shared: SharedInputs, member: Task) -> Task:
 
 
 def _backbone_task(recipe: Recipe, size: Size, index: int) -> Task:
-    slower = min(1.0, 64 / size.hidden) if size != recipe.size else 1.0
     sight = recipe.pretraining.sight if index > 0 else 0.0  # the policy, number 0, copies and checks nothing
-    pretraining = replace(recipe.pretraining, lr=recipe.pretraining.lr * slower, sight=sight)
+    pretraining = replace(at_size(recipe.pretraining, size), sight=sight)
     settings = stages.Pretrain(recipe.source, size, pretraining, recipe.seed, index)
     steps = pretraining.record_steps + pretraining.answer_steps
     code = _source_code(recipe, "documents")
@@ -268,8 +274,7 @@ def _sensitivity_tasks(recipe: Recipe, shared: SharedInputs) -> list[Task]:
     out = []
     clean = replace(recipe.labels, temperature=0.0, flips=0.0)
     for size in recipe.fact_sensitivity.sizes:
-        slower = min(1.0, 64 / size.hidden)
-        own = replace(recipe, size=size, training=replace(recipe.training, lr=recipe.training.lr * slower))
+        own = replace(recipe, size=size)
         for count in recipe.fact_sensitivity.pairs:
             pairs = _pairs_task(recipe, shared.policy, "fact_sensitivity", count, clean)
             for i in range(recipe.fact_sensitivity.seeds):

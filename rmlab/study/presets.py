@@ -67,6 +67,7 @@ def tiny() -> Recipe:
         name="tiny",
         source=Sandbox(),
         size=Size(hidden=16, layers=1, heads=2, ff=32),
+        policy_size=Size(hidden=16, layers=1, heads=2, ff=32),
         pretraining=Pretraining(record_steps=8, answer_steps=8, batch=8),
         tuning=Tuning(steps=8, batch=8),
         labels=Labels(pairs=32, heldout=16),
@@ -240,7 +241,6 @@ def tiny_ppo() -> Recipe:
 
 def sweeps() -> Sweep:
     """What changes with labels, sight, size, training and members, a setting at a time, where judges read facts."""
-    counts, most = (2, 3, 4, 5, 6, 8, 10), 10
     base = dataclasses.replace(
         sighted(best_of_n()),
         ensembles=(
@@ -256,7 +256,7 @@ def sweeps() -> Sweep:
     sizes = (Size(hidden=32, layers=1, heads=2, ff=96), Size(), Size(hidden=128, layers=3, heads=4, ff=384))
     members = (
         *base.ensembles,
-        *(ensemble(f"finetune{k}", "finetune", k=k) for k in counts if k != 3),
+        *(ensemble(f"finetune{k}", "finetune", k=k) for k in (2, 4, 5, 6, 8, 10)),
         *(ensemble(f"heads{k}", "heads", k=k) for k in (1, 2, 5, 8, 16)),
     )
     axes = (

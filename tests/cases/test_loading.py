@@ -115,6 +115,16 @@ def test_a_family_that_transformers_has_is_its_own_whatever_code_stands_beside_i
     assert type(backbone.load(folder)) is type(policy("Llama"))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_cut_language_model_is_named_in_one_line(share, tmp_path):
+    folder = saved(policy("Llama"), tmp_path / "lm")
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: int(share * len(data))])
+    with pytest.raises(ValueError, match=r"name = .*lm': give a causal language model's folder") as error:
+        backbone.load(folder)
+    assert "\n" not in str(error.value)
+
+
 def test_two_ensembles_of_one_model_are_saved_apart(tmp_path):
     from rmlab.reward.dropout import DropoutModel
 
