@@ -180,7 +180,7 @@ def tiny_ppo() -> Recipe:
 
 
 def sweeps() -> Sweep:
-    """Labels, sizes and training of the quick study, a setting at a time: where an ensemble helps and where it does not."""
+    """Labels, sizes and training of the quick study, a setting at a time; a size is that of the policy too."""
     base = quick()
     base = dataclasses.replace(
         base,
