@@ -28,9 +28,12 @@ def hacked(curves: pd.DataFrame, replicates: pd.DataFrame, step_multiplier: int 
     keys = {"ensemble": "single", "optimiser": "ppo", "kl_coef": 0.0, "step_multiplier": step_multiplier}
     mean, runs = pick(curves, **keys), pick(replicates, **keys)
     x, right = _root(mean.kl), ("axes fraction", "data")
+    apart = [
+        name for name in ("replicate", "members") if name in runs
+    ]  # a replicate may have several single models
     for ax, quantity in ((upper, "gold"), (lower, "proxy")):
         look, y = LOOKS[quantity], mean[quantity]
-        for _, run in runs.groupby("replicate"):
+        for _, run in runs.groupby(apart):
             ax.plot(_root(run.kl), run[quantity], color=look.color, lw=0.8, alpha=0.6)
         ax.fill_between(
             x, mean[f"{quantity}_low"], mean[f"{quantity}_high"], color=look.color, alpha=0.15, lw=0

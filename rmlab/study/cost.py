@@ -64,7 +64,7 @@ def estimates(recipe: Recipe) -> str:
         "Estimated, for each of the times that a replicate holds an ensemble; single models are trained once."
     )
     rows.append(
-        f"{r.draws} replicates, each of {r.backbones} pretrained backbones, {singles} single models and {others} others."
+        f"{r.draws} replicates, each of {r.backbones} backbones, {singles} single models and {others} others."
     )
     return "\n".join(rows)
 

@@ -213,13 +213,13 @@ def ppo_free() -> Recipe:
 
 
 def blind(recipe: Recipe) -> Recipe:
-    """The regime whose judges cannot read facts, and whose labels are poor enough that one model is over-optimised."""
+    """The regime whose judges cannot read facts: what they share is what they cannot see. Labels as LOG.md's rule chose."""
     return _regime(recipe, sight=0.0, pairs=2000, flips=0.4)
 
 
 def sighted(recipe: Recipe) -> Recipe:
-    """The regime whose judges read facts."""
-    return _regime(recipe, sight=1.0, pairs=2000, flips=0.25)
+    """The regime whose judges read facts, and err each in its own way. Labels as LOG.md's rule chose."""
+    return _regime(recipe, sight=1.0, pairs=1000, flips=0.25)
 
 
 def tiny_ppo() -> Recipe:
@@ -261,10 +261,10 @@ def sweeps() -> Sweep:
     )
     axes = (
         Axis("label flips", "labels.flips", (0.0, 0.1, 0.25, 0.4)),
-        Axis("pairs", "labels.pairs", (500, 2000, 8000)),
+        Axis("pairs", "labels.pairs", (500, 1000, 2000, 8000)),
         Axis("label temperature", "labels.temperature", (0.0, 0.5, 2.0)),
         Axis("style tells quality", "source.style_quality", (0.0, 0.5, 1.0)),
-        Axis("sight", "pretraining.sight", (0.0, 0.1875, 0.25, 1.0)),
+        Axis("sight", "pretraining.sight", (0.0, 0.1875, 0.25, 0.5, 1.0)),
         Axis("size", "size", sizes),
         Axis("epochs", "training.epochs", (1, 2, 4)),
         Axis("members", "ensembles", (members,)),

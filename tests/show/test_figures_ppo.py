@@ -88,6 +88,17 @@ def test_hacked_draws_the_mean_with_its_band_and_every_run(curves, panels):
     assert f"peak, step {top.pressure:.0f}" in [t.get_text() for t in panels[0].texts]
 
 
+def test_several_single_models_of_a_replicate_are_lines_of_their_own(curves, panels):
+    mean = curves.assign(proxy_low=curves.proxy - 0.1, proxy_high=curves.proxy + 0.1)
+    one = curve(JUDGES[0], 0.0)
+    runs = pd.concat([one.assign(replicate=0, members=f"d0/p0/f{f}", gold=one.gold + f) for f in range(3)])
+    figures.hacked(mean, runs)
+    *each, _ = lines(panels[0])
+    assert len(each) == 3
+    for f, line in enumerate(each):
+        np.testing.assert_allclose(line.get_ydata(), one.gold + f)
+
+
 def test_three_optimisers_are_drawn_without_what_the_pool_does_not_hold(curves, panels):
     judges = [("single", "mean"), ("heads5", "min")]
     figure = figures.optimisers(curves, judges)

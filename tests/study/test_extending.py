@@ -92,7 +92,7 @@ def test_a_method_and_a_measurement_reach_study_figure_and_explorer(tmp_path, ti
     seen = json.loads(done.stdout.splitlines()[-1])
     assert (
         "widest_spread" in seen["tables"]
-        and seen["rows"] == ["single"] * 2 + ["finetune2"] * 2 + ["toy3"] * 2
+        and seen["rows"] == ["single"] * 8 + ["finetune2"] * 2 + ["toy3"] * 2
     )
     assert seen["toy"] == [3] and "3 toy members" in seen["figure"] and "3 toy members" in seen["diverse"]
     assert "3 toy members" in seen["explorer"] and len(seen["widget"]) == 3
