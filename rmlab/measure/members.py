@@ -27,8 +27,11 @@ def accuracy(scores: StudyScores) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def diversity_of_ensembles(scores: StudyScores, top: int = errors.TAIL, n: int = 64) -> pd.DataFrame:
-    """How good and how different the members are: a row an ensemble, means over replicates with standard errors `_se`.
+def diversity_of_ensembles(
+    scores: StudyScores, top: int = errors.TAIL, n: int = 64
+) -> dict[str, pd.DataFrame]:
+    """How good and how different the members are: `diversity`, a row an ensemble with means over replicates and their
+    standard errors `_se`, and `diversity_replicates`, a row an ensemble and replicate.
 
     A replicate's instances are averaged first. What all replicates share, prompts and gold, is no part of the errors.
 
@@ -50,17 +53,20 @@ def diversity_of_ensembles(scores: StudyScores, top: int = errors.TAIL, n: int =
     from `corr_error`, as margins also agree on what the members rightly share.
     Numbers about pairs of members are NaN where K = 1; a standard error is NaN with one replicate.
     """
-    rows = []
+    rows, replicates = [], []
     for name, group in by_name(scores.ensembles).items():
         numbers = pd.DataFrame([_member_numbers(e, scores, top, n) for e in group])
         table = numbers.groupby([e.replicate for e in group]).mean()
+        about = {"ensemble": name, "method": group[0].method, "k": group[0].k, "replicate": table.index}
+        replicates.append(pd.DataFrame({**about, **{c: table[c].to_numpy() for c in table}}))
         error = table.std(ddof=1) / np.sqrt(len(table))
         row = {"ensemble": name, "method": group[0].method, "k": group[0].k, "units": len(table)}
         for column in table:
             row |= {column: table[column].mean(), f"{column}_se": error[column]}
         noun = "heads" if group[0].heads is not None else "members"
         rows.append({**row, "verdict": diversity.verdict(group[0].k, row["corr_error"], noun)})
-    return pd.DataFrame(rows)
+    by_replicate = pd.concat(replicates, ignore_index=True)
+    return {"diversity": pd.DataFrame(rows), "diversity_replicates": by_replicate}
 
 
 def cost_cards(scores: StudyScores) -> pd.DataFrame:

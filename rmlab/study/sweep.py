@@ -83,7 +83,9 @@ def with_field(settings: object, path: str, value: object) -> object:
 
 
 def value_label(value: object) -> object:
-    """A value as a table states it: numbers and words as they are, a dataclass by its fields."""
+    """A value as a table states it: numbers and words as they are, a dataclass by its fields, ensembles by their names."""
+    if isinstance(value, tuple):
+        return " ".join(e.name for e in value)
     if not dataclasses.is_dataclass(value):
         return value
     return " ".join(f"{f.name}={getattr(value, f.name)}" for f in dataclasses.fields(value))

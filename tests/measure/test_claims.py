@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,9 @@ import pytest
 
 from rmlab.measure.by_prompt import ByPrompt
 from rmlab.measure.claims import Claim, ledger, read_claims
+from rmlab.reward.methods import members_of
+from rmlab.study.presets import PRESETS
+from rmlab.study.sweep import parts_of
 
 D, P = 6, 20
 NS = (1.0, 64.0, 2048.0)
@@ -167,3 +171,53 @@ def test_rows_without_gold_by_prompt_say_so(tmp_path):
     (tmp_path / "s" / "provenance.json").write_text(json.dumps({}))
     with pytest.raises(ValueError, match=r"a study with a by_prompt\.npz"):
         ledger([claim()], tmp_path)
+
+
+CLAIMS = read_claims(Path(__file__).parents[2] / "data" / "claims.toml")
+
+
+def keys_there_are(study: str) -> set[tuple]:
+    """(axis, value, ensemble, aggregator, pessimism, optimiser, KL penalty, step multiplier) of a study's settings."""
+    found = set()
+    for labels, recipe in parts_of(PRESETS[study]()):
+        about = (labels.get("axis"), labels.get("value"))
+        for e in recipe.ensembles:
+            k = members_of(e.method, dict(e.options))
+            if recipe.ppo_study:
+                runs = [
+                    (a, kl, 1)
+                    for a in recipe.ppo_study.rules_of(e.name, k)
+                    for kl in recipe.ppo_study.kl_coefs
+                ]
+                found |= {(*about, e.name, a, "paper", "ppo", kl, many) for a, kl, many in runs}
+                continue
+            rules = recipe.aggregators if k > 1 else ("mean",)
+            found |= {
+                (*about, e.name, a, pessimism, "best_of_n", None, 1)
+                for a in rules
+                for pessimism in ("paper", "matched")[: 1 + (recipe.matched and a != "mean")]
+            }
+    return found
+
+
+NAMES = ("axis", "value", "ensemble", "aggregator", "pessimism", "optimiser", "kl_coef", "step_multiplier")
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
+def test_what_a_claim_names_is_in_its_study(claim):
+    if "." in claim.quantity:
+        names = {e.name for e in PRESETS[claim.study]().ensembles}
+        assert {x["ensemble"] for x in (claim.left, claim.right) if x} <= names
+        return
+    known = keys_there_are(claim.study)
+    for keys in (claim.left, claim.right):
+        if keys:
+            assert set(keys) <= set(NAMES)
+            same = [x for x in known if all(x[NAMES.index(n)] == v for n, v in keys.items())]
+            assert len(same) == 1, (keys, same)
+
+
+def test_claims_are_many_and_one_family_is_primary():
+    assert len(CLAIMS) >= 24 and {c.family for c in CLAIMS} == {"primary", "descriptive"}
+    papers = {c.source.split(" ")[0] for c in CLAIMS}
+    assert {"Gao", "Coste", "Eisenstein", "Ahmed", "Zhang", "rmlab,"} <= papers

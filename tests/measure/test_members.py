@@ -20,7 +20,7 @@ def scores():
 
 @pytest.fixture(scope="module")
 def diversity(scores):
-    return diversity_of_ensembles(scores, top=16, n=16).set_index("ensemble")
+    return diversity_of_ensembles(scores, top=16, n=16)["diversity"].set_index("ensemble")
 
 
 def test_every_member_has_its_accuracy_with_a_binomial_error():
@@ -94,7 +94,7 @@ def test_numbers_are_means_over_replicates_with_their_standard_error(scores, div
 
 def test_a_replicates_instances_are_averaged_before_the_error_is_taken():
     scores = grid()
-    row = diversity_of_ensembles(only(scores, "single", "heads2"), 16, 16).set_index("ensemble").loc["heads2"]
+    row = diversity_of_ensembles(only(scores, "single", "heads2"), 16, 16)["diversity"].set_index("ensemble").loc["heads2"]
     groups = [[e for e in scores.ensembles if e.name == "heads2" and e.replicate == d] for d in range(2)]
     shares = [
         np.mean([(e.heldout[:, 0].mean(-1) > e.heldout[:, 1].mean(-1)).mean() for e in g]) for g in groups
@@ -105,7 +105,7 @@ def test_a_replicates_instances_are_averaged_before_the_error_is_taken():
 
 def test_copies_are_called_so(scores):
     few = only(with_copies(scores), "copies5", "finetune5", "single")
-    table = diversity_of_ensembles(few).set_index("ensemble")
+    table = diversity_of_ensembles(few)["diversity"].set_index("ensemble")
     row = table.loc["copies5"]
     assert row.worth_min == pytest.approx(0, abs=1e-9) and row.worth_mean == pytest.approx(0, abs=1e-9)
     assert table.worth_min["finetune5"] != 0
@@ -115,13 +115,13 @@ def test_copies_are_called_so(scores):
 
 
 def test_one_replicate_has_no_standard_error():
-    table = diversity_of_ensembles(only(in_step(1), "single", "lora2"), 16, 16)
+    table = diversity_of_ensembles(only(in_step(1), "single", "lora2"), 16, 16)["diversity"]
     assert table.accuracy.notna().all() and table.accuracy_se.isna().all()
 
 
 def test_the_order_of_replicates_changes_no_number(scores, diversity):
     few = only(scores, "lora2", "heads2")
-    table = diversity_of_ensembles(replace(few, ensembles=few.ensembles[::-1]), 16, 16).set_index("ensemble")
+    table = diversity_of_ensembles(replace(few, ensembles=few.ensembles[::-1]), 16, 16)["diversity"].set_index("ensemble")
     pd.testing.assert_frame_equal(table, diversity.loc[table.index], rtol=1e-12)
 
 
@@ -134,3 +134,11 @@ def test_cost_cards_take_the_median_and_compare_with_single(scores):
     assert cards.peak_mb["finetune5"] == 51 and cards.peak_mb["mixed7"] == 52  # the largest part's
     assert (cards.loc["single", [f"{name}_x" for name in COSTS]] == 1).all()
     assert list(cards.index) == list(by_name(scores.ensembles)) and (cards.k > 0).all()
+
+
+def test_a_row_a_replicate_makes_up_the_mean(scores):
+    tables = diversity_of_ensembles(scores, top=16, n=16)
+    by_replicate, mean = tables["diversity_replicates"], tables["diversity"].set_index("ensemble")
+    for name, rows in by_replicate.groupby("ensemble"):
+        assert rows.replicate.is_unique and len(rows) == mean.units[name]
+        np.testing.assert_allclose(rows.corr_margin.mean(), mean.corr_margin[name], equal_nan=True)
