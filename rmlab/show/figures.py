@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from rmlab.show.style import Look
+from rmlab.recipe import require
+from rmlab.show.style import NEUTRAL, Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,19 @@ def pick(table: pd.DataFrame, **where: object) -> pd.DataFrame:
     for column, value in where.items():
         table = table[table[column] == value]
     return table
+
+
+def one_curve(table: pd.DataFrame, **keys: object) -> pd.DataFrame:
+    """The rows of one curve; a `ValueError` where no curve has these keys, or several have.
+
+    Of a table that tells `pessimism`, the paper's is meant unless `keys` name another.
+    """
+    keys = {"pessimism": "paper", **keys} if "pessimism" in table else keys
+    curve = pick(table, **keys)
+    require(len(curve) > 0, "curve", keys, "keys of some rows of the table")
+    twice = int(curve.pressure.duplicated().sum())
+    require(twice == 0, f"curve {keys}", f"{twice} pressures twice", "keys of one curve alone")
+    return curve
 
 
 def limits(table: pd.DataFrame | pd.Series, column: str) -> tuple:
@@ -86,6 +100,28 @@ def dotted(ax: Axes, x: float | None = None, y: float | None = None) -> None:
         ax.axvline(x, color=INK, lw=0.8, ls=":")
     if y is not None:
         ax.axhline(y, color=INK, lw=0.8, ls=":")
+
+
+def margin(ax: Axes, width: float) -> None:
+    """Differences too small to matter, as a light upright band about 0, which is dotted."""
+    ax.axvspan(-width, width, color=NEUTRAL, alpha=0.18, lw=0)
+    dotted(ax, x=0)
+
+
+def apart(values: list[float], least: float) -> list[float]:
+    """Heights of labels beside `values`: the same, but moved up where two would be nearer than `least`."""
+    heights, floor = [0.0] * len(values), -np.inf
+    for i in np.argsort(values, kind="stable"):
+        heights[i] = floor = max(values[i], floor + least)
+    return heights
+
+
+def used(axes: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` axes of a grid, (count,); the others are hidden."""
+    axes = np.atleast_1d(axes).ravel()
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    return axes[:count]
 
 
 def n_axis(ax: Axes, ns: pd.Series | np.ndarray) -> None:

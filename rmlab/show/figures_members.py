@@ -40,6 +40,7 @@ NAMES = {  # of ensembles whose name is not their method and their number of mem
     "average5_probed": "weight average of 5, probed head",
     "mixed9": "finetuning + pretraining seeds",
     "mixed15": "seeds + heads + LoRA",
+    "grid15": "5 x 3 grid of seeds",
     "grid25": "5 x 5 grid of seeds",
 }
 

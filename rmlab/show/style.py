@@ -27,12 +27,12 @@ class Look(NamedTuple):
 
 
 class Looks(dict):
-    """Looks by name; a method that has none of its own is drawn in a neutral one, under its label."""
+    """Looks by name of what is drawn; a method that has none of its own is drawn in a neutral one, under its label."""
 
     def __missing__(self, name: str) -> Look:
         if name not in METHODS:
             raise KeyError(name)
-        return Look("#767676", (0, (2, 2)), ".", METHODS[name].label)
+        return Look(NEUTRAL, (0, (2, 2)), ".", METHODS[name].label)
 
 
 LOOKS = Looks(
@@ -41,8 +41,11 @@ LOOKS = Looks(
         "proxy": Look("#0173b2", "-", "s", "proxy"),
         "single": Look("#0173b2", "-", "s", "single"),
         "finetune": Look("#029e73", (0, (5, 2)), "^", "finetuning seeds"),
+        "finetune3": Look("#029e73", (0, (2, 2.5)), "2", "finetuning seeds"),
         "pretrain": Look("#cc78bc", (0, (1, 1.3)), "D", "pretraining seeds"),
+        "pretrain3": Look("#cc78bc", (0, (1, 3)), "d", "pretraining seeds"),
         "heads": Look("#949494", (0, (3, 1, 1, 1)), "v", "linear heads"),
+        "heads3": Look("#949494", (0, (1, 1, 1, 3)), "1", "linear heads"),
         "lora": Look("#d55e00", (0, (4, 1, 1, 1)), "P", "LoRA adapters"),
         "dropout": Look("#e0457b", (0, (2, 1)), "<", "dropout masks"),
         "laplace": Look("#7e6bd6", (0, (5, 1, 1, 1, 1, 1)), "*", "Laplace samples"),
@@ -52,6 +55,14 @@ LOOKS = Looks(
         "you": Look("#d55e00", (0, (6, 2)), "x", "your run"),
     }
 )
+
+NEUTRAL = "#767676"  # of what is no judge: a margin, a key in a legend
+
+
+def look_of(ensemble: str, method: str) -> Look:
+    """How an ensemble is drawn: by its method, but that three members have a dash and a marker of their own."""
+    return LOOKS[ensemble if ensemble in LOOKS else method]
+
 
 PLAIN = {  # matplotlib's settings
     "font.size": 10,
