@@ -124,19 +124,23 @@ def used(axes: np.ndarray, count: int) -> np.ndarray:
     return axes[:count]
 
 
-def n_axis(ax: Axes, ns: pd.Series | np.ndarray) -> None:
+def n_axis(ax: Axes, ns: pd.Series | np.ndarray, fontsize: float = 10) -> None:
     """n along the top edge of an axis whose bottom is best-of-n's KL."""
     from rmlab.optimise.best_of_n import kl_bound
 
     shown = [int(n) for n in ns if n in {1, 4, 16, 64, 256, 1024, 4096}]
     top = ax.secondary_xaxis("top")
     top.set_xticks([float(kl_bound(n)) for n in shown], [f"{n:,}" for n in shown])
-    top.set_xlabel("n")
+    top.set_xlabel("n", fontsize=fontsize)
     top.spines["top"].set_visible(False)
-    top.tick_params(length=0)
+    top.tick_params(length=0, labelsize=fontsize)
 
 
-def legend(fig: Canvas, ax: Axes, columns: int) -> None:
-    """One legend below the panels, of what one of them names."""
-    handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False)
+def legend(fig: Canvas, axes: Axes | np.ndarray, columns: int) -> None:
+    """One legend below the panels, of everything that one of them names."""
+    handles: dict[str, object] = {}
+    for ax in np.atleast_1d(axes).ravel():
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    style = {"loc": "outside lower center", "ncols": columns, "fontsize": 8.5, "frameon": False}
+    fig.legend(handles.values(), handles, **style)

@@ -17,10 +17,13 @@ from rmlab.show.figures import (
     limits,
     line,
     n_axis,
+    one_curve,
     pick,
     start_level,
+    used,
 )
-from rmlab.show.style import LOOKS, Figure, canvas
+from rmlab.show.figures_members import name
+from rmlab.show.style import LOOKS, Figure, canvas, look_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +35,7 @@ ENSEMBLES = ("finetune3", "pretrain3", "heads3", "heads5")
 def overoptimisation(curves: pd.DataFrame, own: pd.DataFrame | None = None) -> Figure:
     """The proxy climbs, gold peaks and falls: one reward model, mean over all of the study's; own is a quick study's."""
     fig, (upper, lower) = canvas(1, 7.2, 4.8, rows=2, sharex=True, gridspec_kw={"height_ratios": [3, 1.5]})
-    single = pick(curves, ensemble="single")
+    single = one_curve(curves, ensemble="single")
     band(upper, single, "gold", LOOKS["gold"], "gold: what it was worth")
     band(lower, single, "proxy", LOOKS["proxy"], "proxy: what was optimised")
     _uniform_pick(upper, single)
@@ -41,7 +44,7 @@ def overoptimisation(curves: pd.DataFrame, own: pd.DataFrame | None = None) -> F
     peak = f"peak, n = {top.pressure}"
     upper.annotate(peak, (top.kl, top.gold), (0, 9), textcoords="offset points", ha="center", fontsize=9)
     if own is not None:
-        mine = pick(own, ensemble="single")
+        mine = one_curve(own, ensemble="single")
         line(upper, mine, "gold", LOOKS["you"], "your run")
         line(lower, mine, "proxy", LOOKS["you"])
     upper.set_ylabel("gold reward")
@@ -62,12 +65,12 @@ def ensembles(
     """Gold against KL for each ensemble, one panel an aggregator, with the single model in both."""
     fig, axes = canvas(len(aggregators), 8.4, 3.9, sharey=True)
     axes = np.atleast_1d(axes)
-    single = pick(curves, ensemble="single")
+    single = one_curve(curves, ensemble="single")
     for ax, aggregator in zip(axes, aggregators, strict=True):
         band(ax, single, "gold", LOOKS["single"], "single", at_end=False)
-        for name in names:
-            curve = pick(curves, ensemble=name, aggregator=aggregator)
-            band(ax, curve, "gold", LOOKS[curve.method.iloc[0]], _called(curve.iloc[0]), at_end=False)
+        for ensemble in names:
+            curve = one_curve(curves, ensemble=ensemble, aggregator=aggregator)
+            band(ax, curve, "gold", look_of(ensemble, curve.method.iloc[0]), name(ensemble), at_end=False)
         _uniform_pick(ax, single)
         n_axis(ax, single.pressure)
         ax.set_xlabel("KL, upper bound (nats)")
@@ -75,7 +78,8 @@ def ensembles(
     axes[0].set_ylabel("gold reward")
     legend(fig, axes[0], len(names) + 1)
     most = curves.pressure.max()
-    end = pick(curves[curves.aggregator.isin(aggregators) & (curves.ensemble != "oracle")], pressure=most)
+    end = pick(curves, pressure=most, pessimism="paper")
+    end = end[end.aggregator.isin(aggregators) & (end.ensemble != "oracle")]
     said = "; ".join(f"{r.ensemble} {r.aggregator} {r.gold:.2f}" for r in end.itertuples())
     return Figure(fig, f"Gold reward against KL for every ensemble. At n = {most}: {said}.", "cons")
 
@@ -149,19 +153,24 @@ def gains(
     ns: Sequence[int] = (16, 256, 4096),
     aggregators: Sequence[str] = ("mean", "median", "min", "mean_std", "uwo"),
 ) -> Figure:
-    """Gold minus the single models', paired, with 95% bands: does an ensemble help, and where?"""
+    """Gold minus the single models', paired, with 95% bands: does an ensemble help, and where?
+
+    Of n and of aggregators those are shown that the rows have.
+    """
+    curves = pick(curves, pessimism="paper")
     ns = [n for n in ns if n in set(curves.pressure)]
     fig, axes = canvas(len(ns), 8.4, 4.2, sharey=True)
     axes = np.atleast_1d(axes)
-    lines = [(name, aggregator) for name in reversed(names) for aggregator in reversed(aggregators)]
+    known = set(zip(curves.ensemble, curves.aggregator, strict=True))
+    lines = [(x, rule) for x in reversed(names) for rule in reversed(aggregators) if (x, rule) in known]
     for ax, n in zip(axes, ns, strict=True):
         at = pick(curves, pressure=n).set_index(["ensemble", "aggregator"]).loc[lines]
-        for y, (_, r) in enumerate(at.iterrows()):
+        for y, ((ensemble, _), r) in enumerate(at.iterrows()):
             low, high = limits(r, "gain")
-            interval(ax, y, low, r.gain, high, LOOKS[r.method])
+            interval(ax, y, low, r.gain, high, look_of(ensemble, r.method))
         dotted(ax, x=0)
         ax.set_xlabel(f"gold gained over single\nat n = {n:,}")
-    labels = [f"{_called(r)}: {key[1].replace('_', ' − ')}" for key, r in at.iterrows()]
+    labels = [f"{name(ensemble)}: {rule.replace('_', ' − ')}" for ensemble, rule in lines]
     axes[0].set_yticks(range(len(lines)), labels, fontsize=8)
     last = pick(curves, pressure=ns[-1])
     said = "; ".join(
@@ -198,8 +207,10 @@ def draws(replicates: pd.DataFrame) -> Figure:
     """Every single reward model's gold curve, one panel a label draw, the draw's mean over them."""
     singles = pick(replicates, ensemble="single")
     numbers = sorted(singles.draw.unique())
-    fig, axes = canvas(len(numbers), 8.4, 2.9, sharey=True)
-    axes = np.atleast_1d(axes)
+    columns = len(numbers) if len(numbers) < 6 else 5
+    rows = -(-len(numbers) // columns)
+    fig, grid = canvas(columns, 8.4, 0.4 + 2.5 * rows, rows=rows, sharey=True)
+    axes = used(grid, len(numbers))
     for ax, draw in zip(axes, numbers, strict=True):
         group = pick(singles, draw=draw)
         for _, curve in group.groupby("members"):
@@ -208,7 +219,8 @@ def draws(replicates: pd.DataFrame) -> Figure:
         ax.plot(np.log2(mean.index), mean, color=LOOKS["gold"].color, lw=2.4)
         ax.set_xticks(np.log2(mean.index)[::3], [f"{n:,}" for n in mean.index[::3]])
         ax.set_xlabel(f"n (label draw {draw})")
-    axes[0].set_ylabel("gold reward")
+    for ax in axes[::columns]:
+        ax.set_ylabel("gold reward")
     ends = pick(singles, pressure=singles.pressure.max()).groupby("draw").gold.mean()
     said = ", ".join(f"draw {draw} {gold:.2f}" for draw, gold in ends.items())
     alt = f"Gold curves of every single model by label draw; mean gold at the largest n: {said}."
@@ -236,11 +248,6 @@ def fact_sensitivity(table: pd.DataFrame) -> Figure:
     mean = table.groupby(["hidden", "layers", "pairs"]).wrong.mean()
     said = "; ".join(f"{h} x {n} on {p} pairs {x:+.2f}" for (h, n, p), x in mean.items())
     return Figure(fig, f"Mean reaction to wrong facts: {said}.", "sight")
-
-
-def _called(row: pd.Series) -> str:
-    """A row's ensemble in words: "3 finetuning seeds"."""
-    return f"{row.k} {LOOKS[row.method].label}"
 
 
 def _uniform_pick(ax: Axes, single: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from rmlab.show.figures import INK, dotted, interval, legend, limits, pick
-from rmlab.show.style import LOOKS, Figure, canvas
+from rmlab.show.style import LOOKS, Figure, canvas, look_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,16 +56,25 @@ def called(ensemble: str, aggregator: str) -> str:
     return name(ensemble) if ensemble == "single" else f"{name(ensemble)}, {aggregator.replace('_', ' − ')}"
 
 
-def cost(curves: pd.DataFrame, costs: pd.DataFrame, names: Sequence[str], aggregator: str = "mean") -> Figure:
-    """What an ensemble costs to train and to score, in single models, and how much gold it gains over one."""
+def cost(
+    curves: pd.DataFrame,
+    costs: pd.DataFrame,
+    names: Sequence[str],
+    aggregator: str = "mean",
+    n: int | None = None,
+) -> Figure:
+    """What an ensemble costs to train and to score, in single models, and how much gold it gains over one at n.
+
+    n : of best-of-n, or the largest there is
+    """
     fig, axes = canvas(2, 8.4, 4.0, sharey=True)
-    most = curves.pressure.max()
+    most = int(curves.pressure.max()) if n is None else n
     end = pick(curves, aggregator=aggregator, pessimism="paper", pressure=most).set_index("ensemble")
     costs = costs.set_index("ensemble")
     for ax, stage in zip(axes, ("train", "score"), strict=True):
         times = costs[f"{stage}_seconds_x"]
         for x in names:
-            r, look = end.loc[x], LOOKS[end.method[x]]
+            r, look = end.loc[x], look_of(x, end.method[x])
             ax.plot([times[x], times[x]], limits(r, "gain"), "-", color=look.color, lw=1.2, alpha=0.6)
             ax.plot([times[x]], [r.gain], look.marker, color=look.color, ms=8, label=name(x))
         dotted(ax, y=0)
@@ -127,7 +136,7 @@ def diversity(table: pd.DataFrame, names: Sequence[str]) -> Figure:
         other, words = "corr_tail", "the best answers to each prompt"
     fills = {"corr_margin": "full", other: "none"}
     for y, x in enumerate(reversed(names)):
-        r, look = table.loc[x], LOOKS[table.method[x]]
+        r, look = table.loc[x], look_of(x, table.method[x])
         ax.plot([r[other], r.corr_margin], [y, y], "-", color=look.color, lw=1.2, alpha=0.6)
         for column, fill in fills.items():
             ax.plot([r[column]], [y], look.marker, color=look.color, ms=7, fillstyle=fill)
@@ -144,9 +153,11 @@ def diversity(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     return Figure(fig, alt, "diverse")
 
 
-def gains(curves: pd.DataFrame, names: Sequence[str], columns: Sequence[tuple[str, str]]) -> Figure:
-    """Gold gained over the single model at the largest n, with 95% bands; a panel an (aggregator, pessimism)."""
-    n = int(curves.pressure.max())
+def gains(
+    curves: pd.DataFrame, names: Sequence[str], columns: Sequence[tuple[str, str]], n: int | None = None
+) -> Figure:
+    """Gold gained over the single model at n, or the largest there is, with 95% bands; a panel an (aggregator, pessimism)."""
+    n = int(curves.pressure.max()) if n is None else n
     fig, axes = canvas(len(columns), 8.4, 1.1 + 0.24 * len(names), sharey=True, sharex=True)
     axes = np.atleast_1d(axes)
     k = curves.groupby("ensemble").k.first()
@@ -160,7 +171,7 @@ def gains(curves: pd.DataFrame, names: Sequence[str], columns: Sequence[tuple[st
                 continue
             r = end.loc[x]
             low, high = limits(r, "gain")
-            interval(ax, y, low, r.gain, high, LOOKS[r.method])
+            interval(ax, y, low, r.gain, high, look_of(x, r.method))
             said.append(f"{name(x)} {aggregator} {pessimism} {r.gain:+.2f}")
         dotted(ax, x=0)
         matched = ", equal penalty" if pessimism == "matched" else ""

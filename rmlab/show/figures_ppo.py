@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from rmlab.show.figures import INK, dotted, end_label, interval, legend, pick, start_level
+from rmlab.show.figures import INK, dotted, end_label, interval, legend, one_curve, pick, start_level, used
 from rmlab.show.figures_members import called, name
-from rmlab.show.style import LOOKS, Figure, canvas
+from rmlab.show.style import LOOKS, NEUTRAL, Figure, canvas, look_of
 
 KL_AXIS = "square root of the KL from the start, k1 (nats an answer)"
 OPTIMISERS = {  # dash, marker, what it is called
@@ -115,15 +115,20 @@ def rivals(reached: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Fig
 
 
 def penalties(ends: pd.DataFrame, ensembles: Sequence[str], aggregators: Sequence[str] = RULES) -> Figure:
-    """Gold at the end of PPO against the KL penalty: a panel an aggregator, the one model in each."""
-    fig, axes = canvas(len(aggregators), 8.6, 4.0, sharey=True)
+    """Gold at the end of PPO against the KL penalty: a panel an aggregator, the one model in each; what was run is shown."""
     usual = pick(ends, step_multiplier=1)
+    ran = set(zip(usual.ensemble, usual.aggregator, strict=True))
+    aggregators = [rule for rule in aggregators if any((ensemble, rule) in ran for ensemble in ensembles)]
+    fig, axes = canvas(len(aggregators), 2.6 + 2.0 * len(aggregators), 4.0, sharey=True, squeeze=False)
     betas, said = sorted(usual.kl_coef.unique()), []
-    for ax, aggregator in zip(axes, aggregators, strict=True):
+    for ax, aggregator in zip(axes[0], aggregators, strict=True):
         for i, ensemble in enumerate(("single", *ensembles)):
             rule = "mean" if ensemble == "single" else aggregator
+            if (ensemble, rule) not in ran:
+                continue
             r = pick(usual, ensemble=ensemble, aggregator=rule).sort_values("kl_coef")
-            look, x = LOOKS[r.method.iloc[0]], np.arange(len(betas)) + 0.09 * (i - len(ensembles) / 2)
+            x = np.array([betas.index(b) for b in r.kl_coef]) + 0.09 * (i - len(ensembles) / 2)
+            look = look_of(ensemble, r.method.iloc[0])
             ax.vlines(x, r.end_low, r.end_high, color=look.color, lw=1.2, alpha=0.6)
             style = {"ls": look.dash, "lw": 1.4, "marker": look.marker, "ms": 5}
             ax.plot(x, r.end, color=look.color, label=name(ensemble), **style)
@@ -132,10 +137,54 @@ def penalties(ends: pd.DataFrame, ensembles: Sequence[str], aggregators: Sequenc
         start_level(ax, usual.start.iloc[0])
         ax.set_xticks(range(len(betas)), [f"{b:g}" for b in betas])
         ax.set_xlabel(f"{aggregator.replace('_', ' − ')}\nKL penalty per nat, β")
-    axes[0].set_ylabel("gold at the end of PPO")
-    legend(fig, axes[0], 3)
+    axes[0, 0].set_ylabel("gold at the end of PPO")
+    legend(fig, axes, 3)
     shown = ", ".join(f"{b:g}" for b in betas)
     return Figure(fig, f"Gold at the end for KL penalties {shown}: {'; '.join(said)}.", "price")
+
+
+def at_penalties(
+    curves: pd.DataFrame, judges: Sequence[tuple[str, str]], kl_coefs: Sequence[float], columns: int = 2
+) -> Figure:
+    """Gold against the root of KL under a few KL penalties: an ensemble a panel, one model in each, intervals at the ends.
+
+    Parameters
+    ----------
+    curves : rows of a PPO study
+    judges : (ensemble, aggregator), a panel each
+    kl_coefs : the penalties; at most four, which differ by dash and marker
+    columns : panels side by side; two can be read on a phone
+    """
+    rows = -(-len(judges) // columns)
+    fig, grid = canvas(columns, 2.75 * columns, 1.0 + 1.9 * rows, rows=rows, sharex=True, sharey=True)
+    axes, said = used(grid, len(judges)), []
+    for i, (ax, judge) in enumerate(zip(axes, judges, strict=True)):
+        for who in (("single", "mean"), judge):
+            for beta, (dash, marker) in zip(kl_coefs, PENALTIES, strict=False):
+                keys = {"optimiser": "ppo", "kl_coef": beta, "step_multiplier": 1}
+                run = one_curve(curves, ensemble=who[0], aggregator=who[1], **keys)
+                end, color = run.iloc[-1], LOOKS[run.method.iloc[0]].color
+                ax.plot(_root(run.kl), run.gold, color=color, ls=dash, lw=1.3)
+                x = _root(run.kl.iloc[-1:]).iloc[0]
+                ax.vlines([x], end.gold_low, end.gold_high, color=color, lw=1.6)
+                ax.plot([x], [end.gold], marker, color=color, ms=6)
+                said.append(
+                    f"{called(*who)} at {beta:g}: {end.gold:.2f} [{end.gold_low:.2f}, {end.gold_high:.2f}] "
+                    f"at a KL of {end.kl:.1f}"
+                )
+        start_level(ax, run.gold.iloc[0])
+        ax.set_title(called(*judge), loc="left", fontsize=9.5, weight="bold")
+        if i + columns >= len(judges):
+            ax.set_xlabel("√KL (√nats), k1", fontsize=9)
+            ax.tick_params(labelbottom=True)
+        if i % columns == 0:
+            ax.set_ylabel("gold", fontsize=9)
+    axes[0].plot([], [], color=LOOKS["single"].color, lw=3, label="one model")
+    for beta, (dash, marker) in zip(kl_coefs, PENALTIES, strict=False):
+        axes[0].plot([], [], color=NEUTRAL, ls=dash, marker=marker, ms=5, label=f"β = {beta:g}")
+    legend(fig, axes[0], 1 + len(kl_coefs))
+    alt = f"Gold against KL under PPO; at the end: {'; '.join(dict.fromkeys(said))}."
+    return Figure(fig, alt, "held")
 
 
 def stopping(curves: pd.DataFrame, judges: Sequence[tuple[str, str]]) -> Figure:
@@ -178,7 +227,7 @@ def at_kl(kl: pd.Series | np.ndarray, values: pd.Series | np.ndarray, nats: floa
 def same_penalty(ends: pd.DataFrame, gold: float) -> float:
     """The lowest KL penalty at which one model's PPO ends with this much gold, between penalties by a straight line.
 
-    0 where it needs none, infinity where no penalty of the study is enough.
+    The study's lowest where it needs no more than that, infinity where no penalty of the study is enough.
     """
     r = pick(ends, ensemble="single", aggregator="mean", step_multiplier=1).sort_values("kl_coef")
     beta, end = r.kl_coef.to_numpy(), np.maximum.accumulate(r.end.to_numpy())
@@ -189,24 +238,27 @@ def same_penalty(ends: pd.DataFrame, gold: float) -> float:
 
 
 def exchange(ends: pd.DataFrame, ensembles: Sequence[str], aggregators: Sequence[str] = RULES) -> Figure:
-    """The penalty on one model that buys as much gold as an ensemble without one, and what its band becomes."""
-    free, most = pick(ends, step_multiplier=1, kl_coef=0.0), float(ends.kl_coef.max())
-    judges = [(ensemble, aggregator) for aggregator in aggregators for ensemble in ensembles]
+    """The penalty on one model that buys as much gold as an ensemble under the study's lowest one, and what its band becomes."""
+    least, most = float(ends.kl_coef.min()), float(ends.kl_coef.max())
+    free = pick(ends, step_multiplier=1, kl_coef=least)
+    ran = set(zip(free.ensemble, free.aggregator, strict=True))
+    judges = [(ensemble, rule) for rule in aggregators for ensemble in ensembles if (ensemble, rule) in ran]
     fig, ax = canvas(width=7.6, height=1.2 + 0.27 * len(judges))
-    said, furthest = [], 0.0
+    said, furthest = [], least
     for y, (ensemble, aggregator) in enumerate(reversed(judges)):
         r = pick(free, ensemble=ensemble, aggregator=aggregator).iloc[0]
         low, at, high = (same_penalty(ends, gold) for gold in (r.end_low, r.end, r.end_high))
         furthest = max(furthest, high)
-        interval(ax, y, low, min(at, most), min(high, most), LOOKS[r.method])
+        interval(ax, y, min(low, most), min(at, most), min(high, most), look_of(ensemble, r.method))
         if at > most:
             end_label(ax, "more than the study has", most, y, (8, -3), fontsize=8)
         said.append(f"{called(ensemble, aggregator)} {at:.3f}")
-    dotted(ax, x=0)
+    dotted(ax, x=least)
     ax.set_yticks(range(len(judges)), [called(*x) for x in reversed(judges)], fontsize=8.5)
-    ax.set_xlim(-0.02 * most, min(most, 1.15 * furthest))
-    ax.set_xlabel("KL penalty per nat, β, on one model that ends with the same gold")
-    alt = f"KL penalty on one model worth as much as the ensemble: {'; '.join(reversed(said))}."
+    ax.set_xlim(least - 0.02 * (most - least), min(most, least + 1.15 * (furthest - least)))
+    under = f" as an ensemble at β = {least:g}" if least else ""
+    ax.set_xlabel(f"KL penalty per nat, β, on one model that ends with the same gold{under}")
+    alt = f"KL penalty on one model worth as much as the ensemble{f' at {least:g}' * (least > 0)}: {'; '.join(reversed(said))}."
     return Figure(fig, alt, "worth")
 
 

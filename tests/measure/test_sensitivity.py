@@ -33,7 +33,9 @@ def test_a_replicates_models_count_once_and_the_interval_is_students():
 
 
 def test_a_row_a_setting_in_the_tables_order():
-    table = pd.concat([PROBES.assign(axis="sight", value=v, reaction=PROBES.reaction * v) for v in (1.0, 0.5)])
+    table = pd.concat(
+        [PROBES.assign(axis="sight", value=v, reaction=PROBES.reaction * v) for v in (1.0, 0.5)]
+    )
     found = mean_reactions(table)
     assert list(found.value) == [1.0, 0.5] and list(found.axis) == ["sight"] * 2
     assert list(found.reaction) == [-3.0, -1.5]

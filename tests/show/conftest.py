@@ -5,7 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from rmlab.show import figures_best_of_n, figures_members, figures_ppo, style
+from rmlab.show import (
+    figures_best_of_n,
+    figures_claims,
+    figures_members,
+    figures_multiples,
+    figures_ppo,
+    figures_sweeps,
+    style,
+)
 from tests.show.page import ARGS, CHROMIUM, LOADER, MIME, PAGE
 
 
@@ -19,7 +27,8 @@ def panels(monkeypatch):
         seen.extend(np.atleast_1d(axes).ravel())
         return fig, axes
 
-    for module in (figures_best_of_n, figures_members, figures_ppo):
+    best_of_n, ppo, claims = figures_best_of_n, figures_ppo, figures_claims
+    for module in (best_of_n, figures_members, figures_multiples, ppo, claims, figures_sweeps):
         monkeypatch.setattr(module, "canvas", canvas)
     return seen
 

@@ -1,0 +1,226 @@
+"""The ledger as a reader sees it: claims as dots with intervals, and a table of what papers say and what the rows say.
+
+Both take claims and the ledger's table, `rmlab.measure.claims.ledger(claims, data)`; a part of that table is drawn alone.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from rmlab.measure.claims import DESCRIPTIVE, READ_AT_A_POINT, Claim
+from rmlab.recipe import require
+from rmlab.show.figures import margin
+from rmlab.show.figures_members import called, name
+from rmlab.show.figures_sweeps import value_words
+from rmlab.show.style import LOOKS, Figure, Look, canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MARKERS = {
+    "holds": ("o", "full"),
+    "equivalent": ("s", "full"),
+    "fails": ("X", "full"),
+    "undecided": ("o", "none"),
+}
+SIGNS = {"greater": ">", "less": "<", "equivalent": "≈"}
+WHERE = {"best_of_n": "blind", "ppo": "PPO", "ppo_free": "PPO"}  # what a study's claims are marked with
+GROUPS = {"family", "source"}
+LINE = 0.42  # inches a claim
+
+
+def statement(claim: Claim) -> str:
+    """A claim as a relation, so that the difference of its sides is what the ledger's effect is.
+
+    "blind: 5 finetuning seeds, min > one model"; "one model: end < peak", gold at the last n and at a peak that other
+    prompts chose.
+    """
+    sign = SIGNS[claim.direction]
+    left, right = (_side(keys, claim) if keys else "" for keys in (claim.left, claim.right))
+    if claim.quantity == "gain" and not right:
+        right = name("single")
+    if claim.quantity in {"fall", "change"}:
+        start = "peak" if claim.quantity == "fall" else "start"
+        of = f"end {sign} {start}" if not right and claim.null == 0 else ""
+        text = f"{left}: {of}" if of else f"end − {start}: {left} {sign} {right or f'{claim.null:g}'}"
+    else:
+        of = "" if claim.quantity in {"gold", "gain"} else f"{_unit(claim)}: "
+        text = f"{of}{left} {sign} {right or f'{claim.null:g}'}"
+    mark, betas = WHERE.get(claim.study), _penalties(claim)
+    if mark == "PPO" and len(betas) == 1:
+        mark = f"PPO, β = {betas[0]:g}"
+    return f"{mark}: {text}" if mark else text
+
+
+def verdicts(claims: Iterable[Claim], table: pd.DataFrame, by: str = "source") -> Figure:
+    """Every claim of the ledger as a relation, its effect with the 95% interval, and the verdict as a word and a marker.
+
+    The band around 0 is the claim's margin; an interval that leaves the panel ends in an arrow. Narrow enough for a phone.
+
+    Parameters
+    ----------
+    claims : at least those of the table
+    table : the ledger, or some of its rows
+    by : what heads a panel: "family", or "source", of which the part before a comma is taken
+    """
+    require(by in GROUPS, "by", by, f"one of {sorted(GROUPS)}")
+    claims = {claim.id: claim for claim in claims}
+    panels: dict[tuple[str, str], list] = {}
+    for row in table.itertuples():
+        claim = claims[row.claim]
+        panels.setdefault((getattr(row, by).split(",")[0], _unit(claim)), []).append((claim, row))
+    counts = [len(rows) for rows in panels.values()]
+    height = LINE * sum(counts) + 0.62 * len(panels)
+    heights = {"height_ratios": [n + 0.2 for n in counts]}
+    fig, axes = canvas(1, 4.7, height, rows=len(panels), squeeze=False, gridspec_kw=heights)
+    last = {unit: heading for heading, unit in panels}
+    for ax, ((heading, unit), rows) in zip(axes[:, 0], panels.items(), strict=True):
+        of_unit = [row for (_, other), some in panels.items() if other == unit for _, row in some]
+        ax.set_xlim(*_reach(of_unit))
+        margin(ax, max(claim.margin for claim, _ in rows))
+        for y, (claim, row) in enumerate(rows):
+            _claim_line(ax, -y, claim, row)
+        ax.set_ylim(0.55 - len(rows), 0.6)
+        ax.set_yticks([])
+        ax.spines["left"].set_visible(False)
+        ax.set_title(heading, loc="left", fontsize=10, weight="bold")
+        if last[unit] == heading:
+            ax.set_xlabel(f"left minus right: {_axis_words(unit)}")
+    said = "; ".join(_said(claims[row.claim], row) for row in table.itertuples())
+    return Figure(fig, f"{len(table)} claims and what the rows say. {said}.", "claims")
+
+
+class LedgerTable:
+    """A ledger as a table of HTML: claim, they, we, verdict; its numbers folded below it."""
+
+    def __init__(self, html: str):
+        self.html = html
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def ledger_table(
+    claims: Iterable[Claim], table: pd.DataFrame, papers: Mapping[str, str] | None = None
+) -> LedgerTable:
+    """The papers and us: each claim, what its source says, our effect with its interval, and the verdict.
+
+    Parameters
+    ----------
+    claims : at least those of the table
+    table : the ledger, or some of its rows
+    papers : what a source found, in words, by the claim's id; elsewhere the source alone is named
+    """
+    claims, papers = {claim.id: claim for claim in claims}, dict(papers or {})
+    unknown = sorted(set(papers) - set(table.claim))
+    require(not unknown, "papers", unknown, "ids of claims of the table")
+    rows, folded = [], []
+    for row in table.itertuples():
+        claim = claims[row.claim]
+        found = f"{papers[row.claim]} ({claim.source})" if row.claim in papers else claim.source
+        ran = row.verdict != "not run"
+        we = f"{row.effect:+.2f} [{row.low:+.2f}, {row.high:+.2f}]" if ran else "–"
+        rows.append([claim.text, found, we, f"<b>{_verdict_words(row)}</b>"])
+        p = "p" if row.family == DESCRIPTIVE else "p, Holm"
+        numbers = f"{row.replicates:.0f} replicates, {p} = {row.p_adjusted:.2g}" if ran else "–"
+        folded.append([statement(claim), _read_words(claim), f"{claim.margin:g}", numbers])
+    shown = _html_table(["claim", "they", "we", "verdict"], rows)
+    units = sorted({_axis_words(_unit(claims[x])) for x in table.claim})
+    head = ["as a relation", "read", "margin", "evidence"]
+    details = f"<details><summary>The numbers</summary><p>Effects: {'; '.join(units)}, the left side minus the right.</p>"
+    details += f"{_html_table(head, folded)}</details>"
+    return LedgerTable(f'<div class="ink ledger">{shown}{details}</div>')
+
+
+def _side(keys: dict[str, object], claim: Claim) -> str:
+    """One side of a claim in words."""
+    if "axis" in keys and "value" in keys:
+        words = f"{keys['axis']} {value_words(keys['value'])}"
+        return words if claim.right else f"{words}, {name(keys['ensemble'])}"
+    words = called(keys["ensemble"], keys["aggregator"]) if "aggregator" in keys else name(keys["ensemble"])
+    words += ", equal penalty" * (keys.get("pessimism") == "matched")
+    return words + (f" at β = {keys['kl_coef']:g}" if len(_penalties(claim)) > 1 else "")
+
+
+def _penalties(claim: Claim) -> list[float]:
+    """The KL penalties of a claim's sides, each once."""
+    sides = [keys for keys in (claim.left, claim.right) if keys and "kl_coef" in keys]
+    return list(dict.fromkeys(keys["kl_coef"] for keys in sides))
+
+
+def _unit(claim: Claim) -> str:
+    """What a claim's effect is measured in: claims of one unit share an axis."""
+    if "." not in claim.quantity:
+        return "proxy" if claim.quantity == "proxy" else "gold"
+    column = claim.quantity.split(".")[1]
+    return {"corr_error": "correlation of errors"}.get(column, column.replace("_", " "))
+
+
+def _axis_words(unit: str) -> str:
+    return {"gold": "gold", "proxy": "proxy (std)"}.get(unit, unit)
+
+
+def _read_words(claim: Claim) -> str:
+    """Where a claim is read."""
+    if claim.quantity in READ_AT_A_POINT:
+        return f"{claim.study} at {claim.at:,g}"
+    return claim.study if "." in claim.quantity else f"{claim.study}, whole curve"
+
+
+def _verdict_words(row: tuple) -> str:
+    """The verdict, and the replicates that an undecided claim would need."""
+    needed = row.verdict == "undecided" and np.isfinite(row.needed)
+    return f"{row.verdict} (needs {row.needed:,.0f} replicates)" if needed else row.verdict
+
+
+def _said(claim: Claim, row: tuple) -> str:
+    if row.verdict == "not run":
+        return f"{statement(claim)}: not run"
+    return f"{statement(claim)}: {row.effect:+.2f} [{row.low:+.2f}, {row.high:+.2f}], {row.verdict}"
+
+
+def _look(claim: Claim) -> Look:
+    """The look of a claim's left side."""
+    method = re.match("[a-z]+", claim.left["ensemble"])[0]
+    return LOOKS["mixed" if method == "grid" else method]
+
+
+def _reach(rows: list) -> tuple[float, float]:
+    """Limits that hold every effect and 0, with room for the intervals of all but the widest claims."""
+    effects = np.array([row.effect for row in rows if row.verdict != "not run"] + [0.0])
+    ends = np.array([[row.low, row.high] for row in rows if row.verdict != "not run"] or [[-0.1, 0.1]])
+    low, high = (
+        min(effects.min(), np.quantile(ends[:, 0], 0.15)),
+        max(effects.max(), np.quantile(ends[:, 1], 0.85)),
+    )
+    room = 0.06 * (high - low) or 0.1
+    return float(low - room), float(high + room)
+
+
+def _claim_line(ax: Axes, y: float, claim: Claim, row: tuple) -> None:
+    """A claim as text, and below it its interval, its dot and its verdict."""
+    wide = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+    ax.annotate(statement(claim), (0, y + 0.12), (0, 0), fontsize=9, va="bottom", **wide)
+    at, (left, right) = y - 0.14, ax.get_xlim()
+    ax.annotate(row.verdict, (1, at), (5, 0), fontsize=9, va="center", **wide)
+    if row.verdict == "not run":
+        return
+    color, (marker, fill) = _look(claim).color, MARKERS[row.verdict]
+    ax.plot([max(row.low, left), min(row.high, right)], [at, at], "-", color=color, lw=1.6)
+    for end, beyond, arrow in ((left, row.low < left, "<"), (right, row.high > right, ">")):
+        if beyond:
+            ax.plot([end], [at], arrow, color=color, ms=5, clip_on=False)
+    ax.plot([row.effect], [at], marker, color=color, ms=7, fillstyle=fill, mew=1.4, zorder=3)
+
+
+def _html_table(head: list[str], rows: list[list[str]]) -> str:
+    """A table of HTML; cells that begin with <b> are kept as they are."""
+    cells = [[c if c.startswith("<b>") else html.escape(c) for c in row] for row in rows]
+    body = "".join(f"<tr>{''.join(f'<td>{c}</td>' for c in row)}</tr>" for row in cells)
+    return f"<table><thead><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr></thead><tbody>{body}</tbody></table>"
