@@ -57,7 +57,7 @@ def line(ax: Axes, curve: pd.DataFrame, column: str, look: Look, label: str = ""
 def band(ax: Axes, curve: pd.DataFrame, column: str, look: Look, label: str, at_end: bool = True) -> None:
     """A curve over KL with its 95% band; the label at its end, or kept for a legend."""
     ax.fill_between(curve.kl, *limits(curve, column), color=look.color, alpha=0.15, lw=0)
-    ax.plot(curve.kl, curve[column], color=look.color, ls=look.dash, label=label, marker=look.marker, ms=3)
+    ax.plot(curve.kl, curve[column], ls=look.dash, label=label, ms=3, **look.mark)
     if at_end:
         end_label(ax, label, curve.kl.iloc[-1], curve[column].iloc[-1])
 
@@ -65,7 +65,7 @@ def band(ax: Axes, curve: pd.DataFrame, column: str, look: Look, label: str, at_
 def interval(ax: Axes, y: float, low: float, value: float, high: float, look: Look) -> None:
     """A value and its interval, lying at height y."""
     ax.plot([low, high], [y, y], "-", color=look.color, lw=1.6)
-    ax.plot([value], [y], look.marker, color=look.color, ms=6)
+    ax.plot([value], [y], ls="", ms=6, **look.mark)
 
 
 def end_label(

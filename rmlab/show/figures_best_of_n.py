@@ -79,7 +79,7 @@ def ensembles(
     legend(fig, axes[0], len(names) + 1)
     most = curves.pressure.max()
     end = pick(curves, pressure=most, pessimism="paper")
-    end = end[end.aggregator.isin(aggregators) & (end.ensemble != "oracle")]
+    end = end[end.aggregator.isin(aggregators) & end.ensemble.isin(["single", *names])]
     said = "; ".join(f"{r.ensemble} {r.aggregator} {r.gold:.2f}" for r in end.itertuples())
     return Figure(fig, f"Gold reward against KL for every ensemble. At n = {most}: {said}.", "cons")
 

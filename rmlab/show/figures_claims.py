@@ -15,10 +15,11 @@ import pandas as pd
 
 from rmlab.measure.claims import DESCRIPTIVE, READ_AT_A_POINT, Claim
 from rmlab.recipe import require
-from rmlab.show.figures import margin
+from rmlab.reward.methods import METHODS
+from rmlab.show.figures import INK
 from rmlab.show.figures_members import called, name
 from rmlab.show.figures_sweeps import value_words
-from rmlab.show.style import LOOKS, Figure, Look, canvas
+from rmlab.show.style import LOOKS, NEUTRAL, Figure, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,13 +56,13 @@ def statement(claim: Claim) -> str:
     mark, betas = WHERE.get(claim.study), _penalties(claim)
     if mark == "PPO" and len(betas) == 1:
         mark = f"PPO, β = {betas[0]:g}"
-    return f"{mark}: {text}" if mark else text
+    return f"{mark}{',' if ': ' in text else ':'} {text}" if mark else text
 
 
 def verdicts(claims: Iterable[Claim], table: pd.DataFrame, by: str = "source") -> Figure:
     """Every claim of the ledger as a relation, its effect with the 95% interval, and the verdict as a word and a marker.
 
-    The band around 0 is the claim's margin; an interval that leaves the panel ends in an arrow. Narrow enough for a phone.
+    The band at 0 is the claim's own margin; an interval that leaves the panel ends in an arrow. Narrow enough for a phone.
 
     Parameters
     ----------
@@ -81,9 +82,7 @@ def verdicts(claims: Iterable[Claim], table: pd.DataFrame, by: str = "source") -
     fig, axes = canvas(1, 4.7, height, rows=len(panels), squeeze=False, gridspec_kw=heights)
     last = {unit: heading for heading, unit in panels}
     for ax, ((heading, unit), rows) in zip(axes[:, 0], panels.items(), strict=True):
-        of_unit = [row for (_, other), some in panels.items() if other == unit for _, row in some]
-        ax.set_xlim(*_reach(of_unit))
-        margin(ax, max(claim.margin for claim, _ in rows))
+        ax.set_xlim(*_reach([pair for (_, other), some in panels.items() if other == unit for pair in some]))
         for y, (claim, row) in enumerate(rows):
             _claim_line(ax, -y, claim, row)
         ax.set_ylim(0.55 - len(rows), 0.6)
@@ -91,7 +90,7 @@ def verdicts(claims: Iterable[Claim], table: pd.DataFrame, by: str = "source") -
         ax.spines["left"].set_visible(False)
         ax.set_title(heading, loc="left", fontsize=10, weight="bold")
         if last[unit] == heading:
-            ax.set_xlabel(f"left minus right: {_axis_words(unit)}")
+            ax.set_xlabel(f"left side minus right side, {_axis_words(unit)}", fontsize=9)
     said = "; ".join(_said(claims[row.claim], row) for row in table.itertuples())
     return Figure(fig, f"{len(table)} claims and what the rows say. {said}.", "claims")
 
@@ -140,6 +139,8 @@ def ledger_table(
 
 def _side(keys: dict[str, object], claim: Claim) -> str:
     """One side of a claim in words."""
+    if "ensemble" not in keys:
+        return ", ".join(f"{key} {value}" for key, value in keys.items())
     if "axis" in keys and "value" in keys:
         words = f"{keys['axis']} {value_words(keys['value'])}"
         return words if claim.right else f"{words}, {name(keys['ensemble'])}"
@@ -185,22 +186,24 @@ def _said(claim: Claim, row: tuple) -> str:
     return f"{statement(claim)}: {row.effect:+.2f} [{row.low:+.2f}, {row.high:+.2f}], {row.verdict}"
 
 
-def _look(claim: Claim) -> Look:
-    """The look of a claim's left side."""
-    method = re.match("[a-z]+", claim.left["ensemble"])[0]
-    return LOOKS["mixed" if method == "grid" else method]
+def _color(claim: Claim) -> str:
+    """The colour of a claim's left side, that of its method; of one that is not known, neutral."""
+    stem = re.match("[a-z]*", str(claim.left.get("ensemble", "")))[0]
+    method = {"grid": "mixed", "frozen": "heads"}.get(stem, stem)
+    return LOOKS[method].color if method in METHODS else NEUTRAL
 
 
-def _reach(rows: list) -> tuple[float, float]:
-    """Limits that hold every effect and 0, with room for the intervals of all but the widest claims."""
-    effects = np.array([row.effect for row in rows if row.verdict != "not run"] + [0.0])
-    ends = np.array([[row.low, row.high] for row in rows if row.verdict != "not run"] or [[-0.1, 0.1]])
+def _reach(pairs: list[tuple[Claim, tuple]]) -> tuple[float, float]:
+    """Limits that hold every effect and margin, and the intervals of all but the widest seventh."""
+    most = max(claim.margin for claim, _ in pairs)
+    rows = [row for _, row in pairs if row.verdict != "not run"]
     low, high = (
-        min(effects.min(), np.quantile(ends[:, 0], 0.15)),
-        max(effects.max(), np.quantile(ends[:, 1], 0.85)),
+        np.quantile([getattr(row, end) for row in rows] or [0.0], q)
+        for end, q in (("low", 0.15), ("high", 0.85))
     )
-    room = 0.06 * (high - low) or 0.1
-    return float(low - room), float(high + room)
+    effects = [row.effect for row in rows]
+    low, high = min([low, -most, *effects]), max([high, most, *effects])
+    return float(low - 0.06 * (high - low)), float(high + 0.06 * (high - low))
 
 
 def _claim_line(ax: Axes, y: float, claim: Claim, row: tuple) -> None:
@@ -208,10 +211,12 @@ def _claim_line(ax: Axes, y: float, claim: Claim, row: tuple) -> None:
     wide = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
     ax.annotate(statement(claim), (0, y + 0.12), (0, 0), fontsize=9, va="bottom", **wide)
     at, (left, right) = y - 0.14, ax.get_xlim()
-    ax.annotate(row.verdict, (1, at), (5, 0), fontsize=9, va="center", **wide)
+    ax.annotate(row.verdict, (1, at), (8, 0), fontsize=9, va="center", **wide)
+    ax.fill_between([-claim.margin, claim.margin], at - 0.2, at + 0.2, color=NEUTRAL, alpha=0.22, lw=0)
+    ax.plot([0, 0], [at - 0.2, at + 0.2], color=INK, lw=0.8)
     if row.verdict == "not run":
         return
-    color, (marker, fill) = _look(claim).color, MARKERS[row.verdict]
+    color, (marker, fill) = _color(claim), MARKERS[row.verdict]
     ax.plot([max(row.low, left), min(row.high, right)], [at, at], "-", color=color, lw=1.6)
     for end, beyond, arrow in ((left, row.low < left, "<"), (right, row.high > right, ">")):
         if beyond:
@@ -220,7 +225,10 @@ def _claim_line(ax: Axes, y: float, claim: Claim, row: tuple) -> None:
 
 
 def _html_table(head: list[str], rows: list[list[str]]) -> str:
-    """A table of HTML; cells that begin with <b> are kept as they are."""
-    cells = [[c if c.startswith("<b>") else html.escape(c) for c in row] for row in rows]
-    body = "".join(f"<tr>{''.join(f'<td>{c}</td>' for c in row)}</tr>" for row in cells)
+    """A table of HTML; cells that begin with <b> are kept as they are, and each names its column, for narrow pages."""
+    body = ""
+    for row in rows:
+        cells = (c if c.startswith("<b>") else html.escape(c) for c in row)
+        pairs = zip(head, cells, strict=True)
+        body += f"<tr>{''.join(f'<td data-head={h!r}>{c}</td>' for h, c in pairs)}</tr>"
     return f"<table><thead><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr></thead><tbody>{body}</tbody></table>"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from rmlab.reward.methods import METHODS
 from rmlab.show.figures import INK, dotted, interval, legend, limits, pick
 from rmlab.show.style import LOOKS, Figure, canvas, look_of
 
@@ -46,9 +47,11 @@ NAMES = {  # of ensembles whose name is not their method and their number of mem
 
 
 def name(ensemble: str) -> str:
-    """An ensemble in words: "lora5" -> "5 LoRA adapters"."""
+    """An ensemble in words: "lora5" -> "5 LoRA adapters"; one whose name is not its method's is called by that name."""
     method = ensemble.rstrip("0123456789")
-    return NAMES.get(ensemble) or f"{ensemble[len(method) :]} {LOOKS[method].label}"
+    if method in METHODS and ensemble not in NAMES:
+        return f"{ensemble[len(method) :]} {LOOKS[method].label}"
+    return NAMES.get(ensemble, ensemble)
 
 
 def called(ensemble: str, aggregator: str) -> str:
@@ -76,7 +79,7 @@ def cost(
         for x in names:
             r, look = end.loc[x], look_of(x, end.method[x])
             ax.plot([times[x], times[x]], limits(r, "gain"), "-", color=look.color, lw=1.2, alpha=0.6)
-            ax.plot([times[x]], [r.gain], look.marker, color=look.color, ms=8, label=name(x))
+            ax.plot([times[x]], [r.gain], ls="", ms=8, label=name(x), **look.mark)
         dotted(ax, y=0)
         ax.set_xscale("log", base=2)
         ticks = 2.0 ** np.arange(0, np.ceil(np.log2(times[list(names)].max())) + 0.1)

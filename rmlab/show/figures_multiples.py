@@ -112,11 +112,11 @@ def _small_curve(
     curve = one_curve(curves, ensemble=ensemble, aggregator=aggregator, **keys)
     look = look_of(ensemble, curve.method.iloc[0])
     again = look.color in {line.get_color() for line in ax.lines}
-    dash, fill = ((0, (1, 1)), "none") if again else (look.dash, "full")
+    look = look._replace(dash=(0, (1, 1)), fill="none") if again else look
     top, end = curve.loc[curve.gold[::-1].idxmax()], curve.iloc[-1]
     ax.fill_between(curve.kl, *limits(curve, "gold"), color=look.color, alpha=0.15, lw=0)
-    ax.plot(curve.kl, curve.gold, color=look.color, ls=dash, lw=1.6)
-    ax.plot([top.kl], [top.gold], look.marker, color=look.color, ms=6, mew=1.4, fillstyle=fill)
+    ax.plot(curve.kl, curve.gold, color=look.color, ls=look.dash, lw=1.6)
+    ax.plot([top.kl], [top.gold], ls="", ms=6, **look.mark)
     label = "one model" if ensemble == "single" else aggregator.replace("_", " − ")
     peak = f"peak {top.gold:.2f} at n = {top.pressure:g}, {end.gold:.2f} at n = {end.pressure:g}"
     return curve, label, f"{called(ensemble, aggregator)}: {peak}"

@@ -15,7 +15,7 @@ KL_AXIS = "square root of the KL from the start, k1 (nats an answer)"
 OPTIMISERS = {  # dash, marker, what it is called
     "best_of_n": ("-", "o", "best of n, exact KL"),
     "tilt": ((0, (5, 2)), "^", "tilted policy, exact KL"),
-    "ppo": ((0, (1, 1.3)), "s", "PPO, no KL penalty, KL estimated by k1"),
+    "ppo": ((0, (1, 1.3)), "s", "PPO, {penalty}, KL estimated by k1"),
 }
 PENALTIES = [("-", "s"), ((0, (5, 2)), "^"), ((0, (3, 1, 1, 1)), "D"), ((0, (1, 1.3)), "o")]  # rising
 RULES = ("mean", "min", "mean_std")
@@ -59,21 +59,22 @@ def hacked(curves: pd.DataFrame, replicates: pd.DataFrame, step_multiplier: int 
     return Figure(fig, alt, f"hacked{step_multiplier}")
 
 
-def optimisers(curves: pd.DataFrame, judges: Sequence[tuple[str, str]]) -> Figure:
-    """Gold against the root of KL: best-of-n, the tilted policy and PPO without a penalty, a panel a judge.
+def optimisers(curves: pd.DataFrame, judges: Sequence[tuple[str, str]], kl_coef: float = 0.0) -> Figure:
+    """Gold against the root of KL: best-of-n, the tilted policy and PPO at one KL penalty, a panel a judge.
 
     judges : (ensemble, aggregator)
     """
+    penalty = "no KL penalty" if kl_coef == 0 else f"β = {kl_coef:g}"
     fig, axes = canvas(len(judges), 8.6, 3.8, sharey=True, sharex=True)
     axes = np.atleast_1d(axes)
     said = []
     for ax, (ensemble, aggregator) in zip(axes, judges, strict=True):
         judge = called(ensemble, aggregator)
-        of_judge = pick(curves, ensemble=ensemble, aggregator=aggregator)
         for optimiser, (dash, marker, label) in OPTIMISERS.items():
-            curve = pick(of_judge, optimiser=optimiser)
-            exact = optimiser != "ppo"
-            curve = curve[curve.ess >= FLOOR] if exact else pick(curve, kl_coef=0.0, step_multiplier=1)
+            exact, label = optimiser != "ppo", label.format(penalty=penalty)
+            curve = _reached(curves, optimiser, (ensemble, aggregator), kl_coef)
+            if curve.empty:
+                continue
             color, x = LOOKS[curve.method.iloc[0]].color, _root(curve.kl)
             if exact:
                 ax.fill_between(x, curve.gold_low, curve.gold_high, color=color, alpha=0.12, lw=0)
@@ -89,6 +90,7 @@ def optimisers(curves: pd.DataFrame, judges: Sequence[tuple[str, str]]) -> Figur
         ax.set_xlabel("√KL (√nats)")
     axes[0].set_ylabel("gold reward")
     for dash, marker, label in OPTIMISERS.values():
+        label = label.format(penalty=penalty)
         axes[0].plot([], [], color=INK, ls=dash, marker=marker, ms=4, label=label)
     legend(fig, axes[0], 3)
     return Figure(fig, f"Gold against the root of KL. {'; '.join(said)}.", "axis")
@@ -130,8 +132,7 @@ def penalties(ends: pd.DataFrame, ensembles: Sequence[str], aggregators: Sequenc
             x = np.array([betas.index(b) for b in r.kl_coef]) + 0.09 * (i - len(ensembles) / 2)
             look = look_of(ensemble, r.method.iloc[0])
             ax.vlines(x, r.end_low, r.end_high, color=look.color, lw=1.2, alpha=0.6)
-            style = {"ls": look.dash, "lw": 1.4, "marker": look.marker, "ms": 5}
-            ax.plot(x, r.end, color=look.color, label=name(ensemble), **style)
+            ax.plot(x, r.end, ls=look.dash, lw=1.4, ms=5, label=name(ensemble), **look.mark)
             if ensemble != "single" or aggregator == aggregators[0]:
                 said.append(f"{called(ensemble, rule)} {', '.join(f'{e:.2f}' for e in r.end)}")
         start_level(ax, usual.start.iloc[0])
@@ -166,7 +167,9 @@ def at_penalties(
                 end, color = run.iloc[-1], LOOKS[run.method.iloc[0]].color
                 ax.plot(_root(run.kl), run.gold, color=color, ls=dash, lw=1.3)
                 x = _root(run.kl.iloc[-1:]).iloc[0]
-                ax.vlines([x], end.gold_low, end.gold_high, color=color, lw=1.6)
+                ax.vlines(
+                    [x], end.gold_low, end.gold_high, color=color, lw=1.0 if who[0] == "single" else 1.8
+                )
                 ax.plot([x], [end.gold], marker, color=color, ms=6)
                 said.append(
                     f"{called(*who)} at {beta:g}: {end.gold:.2f} [{end.gold_low:.2f}, {end.gold_high:.2f}] "
@@ -286,6 +289,14 @@ def long_runs(curves: pd.DataFrame, usual: int) -> Figure:
     ax.set_xlabel("step of PPO")
     legend(fig, ax, 3)
     return Figure(fig, f"Four times as long. {'; '.join(said)}.", "far")
+
+
+def _reached(curves: pd.DataFrame, optimiser: str, judge: tuple[str, str], kl_coef: float) -> pd.DataFrame:
+    """A judge's curve under PPO at a penalty, or an exact one's points with enough effective answers, if there are any."""
+    keys = {"optimiser": optimiser, "ensemble": judge[0], "aggregator": judge[1]}
+    if optimiser == "ppo":
+        return one_curve(curves, kl_coef=kl_coef, step_multiplier=1, **keys)
+    return pick(curves[curves.ess >= FLOOR], **keys)
 
 
 def _root(kl: pd.Series) -> pd.Series:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from rmlab.measure.sensitivity import mean_accuracy, mean_reactions
 from rmlab.recipe import require
-from rmlab.show.figures import INK, apart, dotted, end_label, legend, limits, one_curve, pick
+from rmlab.show.figures import INK, apart, dotted, end_label, legend, limits, one_curve, pick, start_level
 from rmlab.show.figures_members import called
 from rmlab.show.style import LOOKS, Figure, Look, canvas, look_of
 
@@ -102,7 +102,7 @@ def sweeps(
                 points = along(table, axis, *judge)
                 _dots(ax, points, column, look_of(judge[0], points.rows.method.dropna().iloc[0]), i, judges)
                 said += [f"{axis}, {called(*judge)}: {_said(points, column)}"] if column == "gold" else []
-            ax.set_xlabel(axis, fontsize=9)
+            ax.set_xlabel("members, K" if axis == "members" else axis, fontsize=9)
         _start_levels(row[0], along(start, axis, *judges[0]))
         dotted(row[1], y=0)
     for ax, title in zip(grid[0], (f"gold at n = {n:,}", "end − peak, gold"), strict=True):
@@ -147,9 +147,9 @@ def dial(
     dotted(upper, y=0)
     dotted(middle, y=0.5)
     _gold_levels(lower, x, marks, f"n = {int(curves.pressure.max()):,}")
-    upper.set_ylabel(f"reaction to\n{_probe_words(probes, probe)} (std)", fontsize=9)
-    middle.set_ylabel("accuracy", fontsize=9)
-    lower.set_ylabel("gold", fontsize=9)
+    titles = (f"reaction to {_probe_words(probes, probe)} (std)", "right on held-out pairs", "gold")
+    for ax, title in zip((upper, middle, lower), titles, strict=True):
+        ax.set_title(title, loc="left", fontsize=9.5)
     lower.set_xticks(x, [value_words(v) for v in reactions.value])
     lower.set_xlabel(axis)
     said = "; ".join(
@@ -198,14 +198,18 @@ def _dots(
     x = np.arange(len(points.labels)) + 0.1 * (i - (len(judges) - 1) / 2)
     rows = points.rows
     ax.vlines(x, *limits(rows, column), color=look.color, lw=1.3)
-    style = {"ls": look.dash, "lw": 1.2, "marker": look.marker, "ms": 5, "mew": 1.3}
     there = rows[column].notna().to_numpy()
-    ax.plot(x[there], rows[column][there], color=look.color, label=called(*judges[i]), **style)
+    style = {"ls": look.dash, "lw": 1.2, "ms": 5, **look.mark}
+    ax.plot(x[there], rows[column][there], label=called(*judges[i]), **style)
+    ax.set_xlim(-0.5, len(points.labels) - 0.5)
     ax.set_xticks(range(len(points.labels)), points.labels, fontsize=8.5)
 
 
 def _start_levels(ax: Axes, points: Points) -> None:
-    """Gold at the lowest pressure, value by value."""
+    """Gold at the lowest pressure, value by value, or right through where the axis is of members."""
+    if points.rows.gold.notna().sum() == 1:
+        start_level(ax, points.rows.gold.dropna().iloc[0])
+        return
     ax.plot(np.arange(len(points.labels)), points.rows.gold, color=INK, lw=0.9, ls=(0, (4, 3)))
 
 

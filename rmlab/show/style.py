@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 
 
 class Look(NamedTuple):
-    """Colour, dash and marker of one thing, and what it is called in a figure."""
+    """Colour, dash and marker of one thing, what it is called in a figure, and whether its marker is "full" or open."""
 
     color: str
     dash: str | tuple
     marker: str
     label: str
+    fill: str = "full"  # or "none"
+
+    @property
+    def mark(self) -> dict[str, object]:
+        """The marker as `plot` takes it."""
+        return {"marker": self.marker, "color": self.color, "fillstyle": self.fill, "mew": 1.3}
 
 
 class Looks(dict):
@@ -41,11 +47,11 @@ LOOKS = Looks(
         "proxy": Look("#0173b2", "-", "s", "proxy"),
         "single": Look("#0173b2", "-", "s", "single"),
         "finetune": Look("#029e73", (0, (5, 2)), "^", "finetuning seeds"),
-        "finetune3": Look("#029e73", (0, (2, 2.5)), "2", "finetuning seeds"),
+        "finetune3": Look("#029e73", (0, (2, 2.5)), "^", "finetuning seeds", "none"),
         "pretrain": Look("#cc78bc", (0, (1, 1.3)), "D", "pretraining seeds"),
-        "pretrain3": Look("#cc78bc", (0, (1, 3)), "d", "pretraining seeds"),
+        "pretrain3": Look("#cc78bc", (0, (1, 3)), "D", "pretraining seeds", "none"),
         "heads": Look("#949494", (0, (3, 1, 1, 1)), "v", "linear heads"),
-        "heads3": Look("#949494", (0, (1, 1, 1, 3)), "1", "linear heads"),
+        "heads3": Look("#949494", (0, (1, 1, 1, 3)), "v", "linear heads", "none"),
         "lora": Look("#d55e00", (0, (4, 1, 1, 1)), "P", "LoRA adapters"),
         "dropout": Look("#e0457b", (0, (2, 1)), "<", "dropout masks"),
         "laplace": Look("#7e6bd6", (0, (5, 1, 1, 1, 1, 1)), "*", "Laplace samples"),
@@ -60,7 +66,7 @@ NEUTRAL = "#767676"  # of what is no judge: a margin, a key in a legend
 
 
 def look_of(ensemble: str, method: str) -> Look:
-    """How an ensemble is drawn: by its method, but that three members have a dash and a marker of their own."""
+    """How an ensemble is drawn: by its method, but that three members have a dash of their own and open markers."""
     return LOOKS[ensemble if ensemble in LOOKS else method]
 
 

@@ -81,3 +81,39 @@ def test_the_upper_axis_reads_n_where_the_lower_one_has_its_kl(ax):
     (top,) = ax.child_axes
     assert [t.get_text() for t in top.get_xticklabels()] == ["1", "4", "256", "4,096"]
     np.testing.assert_allclose(top.get_xticks(), kl_bound(np.array([1, 4, 256, 4096])))
+
+
+def test_one_curve_is_one_curve_of_the_papers_pessimism():
+    table = pd.DataFrame(
+        {"ensemble": ["a", "a", "a", "b"], "pressure": [1, 2, 1, 1], "gold": [0.1, 0.2, 9.0, 5.0]}
+    )
+    table["pessimism"] = ["paper", "paper", "matched", "paper"]
+    assert list(figures.one_curve(table, ensemble="a").gold) == [0.1, 0.2]
+    assert list(figures.one_curve(table, ensemble="a", pessimism="matched").gold) == [9.0]
+    assert list(figures.one_curve(table.drop(columns="pessimism")[:2], ensemble="a").gold) == [0.1, 0.2]
+    with pytest.raises(ValueError, match="1 pressures twice"):
+        figures.one_curve(table)
+    with pytest.raises(ValueError, match="keys of some rows"):
+        figures.one_curve(table, ensemble="c")
+
+
+def test_labels_are_moved_apart_from_below_and_keep_their_order():
+    assert figures.apart([3.0, 1.0, 1.05], 0.5) == [3.0, 1.0, 1.5]
+    assert figures.apart([1.0, 1.0], 0.5) == [1.0, 1.5]
+    assert figures.apart([2.0, 0.0], 0.5) == [2.0, 0.0]
+
+
+def test_a_margin_is_a_band_about_a_dotted_zero(ax):
+    figures.margin(ax, 0.1)
+    (band,), (zero,) = ax.patches, ax.lines
+    assert (band.get_x(), band.get_width()) == (-0.1, 0.2) and set(zero.get_xdata()) == {0}
+
+
+def test_axes_that_are_not_used_are_hidden_and_a_legend_is_of_all(ax):
+    fig, grid = canvas(2, rows=2)
+    kept = figures.used(grid, 3)
+    assert len(kept) == 3 and [a.get_visible() for a in grid.ravel()] == [True, True, True, False]
+    for i, a in enumerate(kept):
+        a.plot([0], [0], label="ab"[min(i, 1)])
+    figures.legend(fig, grid, 2)
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["a", "b"]

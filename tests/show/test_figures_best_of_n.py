@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rmlab.show import figures_best_of_n as figures
 from rmlab.show.figures import pick
 from rmlab.show.rows import rows
-from rmlab.show.style import LOOKS
+from rmlab.show.style import LOOKS, look_of
+from tests.show.fake_rows import best_of_n
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +141,35 @@ def test_fact_sensitivity_draws_a_mean_a_size(panels):
     expected = table.groupby(["hidden", "layers", "pairs"]).wrong.mean().groupby(level=[0, 1])
     for drawing, (_, group) in zip(means, expected, strict=True):
         np.testing.assert_allclose(drawing.get_ydata(), group)
+
+
+def test_rows_at_equal_penalty_are_not_taken_for_the_papers(panels):
+    table = best_of_n()
+    figures.ensembles(table, ["heads3", "heads5"], ["min"])
+    for name in ("heads3", "heads5"):
+        r = pick(table, ensemble=name, aggregator="min", pessimism="paper")
+        look = look_of(name, "heads")
+        (drawn,) = (
+            x for x in panels[0].lines if (x.get_color(), x.get_fillstyle()) == (look.color, look.fill)
+        )
+        np.testing.assert_allclose(drawn.get_ydata(), r.gold)
+    assert panels[0].get_legend_handles_labels()[1] == ["single", "3 linear heads", "5 linear heads"]
+
+
+def test_gains_show_the_aggregators_that_were_run(panels):
+    table = best_of_n()
+    figure = figures.gains(table, ["finetune5"], (16, 256, 4096))
+    assert len(panels) == 2
+    names = [t.get_text() for t in panels[0].get_yticklabels()]
+    assert names == [f"5 finetuning seeds: {rule}" for rule in ("mean − std", "min", "mean")]
+    at = pick(table, ensemble="finetune5", pessimism="paper", pressure=256)
+    assert figure.alt.count("finetune5") == 3
+    assert f"finetune5 min {pick(at, aggregator='min').gain.iloc[0]:+.2f}" in figure.alt
+
+
+def test_ten_draws_stand_in_two_rows(panels):
+    one = rows("replicates").query("ensemble == 'single' and draw == 0")
+    figures.draws(pd.concat([one.assign(draw=d, gold=one.gold + d) for d in range(10)]))
+    assert len(panels) == 10 and len({ax.get_position().y0 for ax in panels}) == 2
+    means = [ax.lines[-1].get_ydata()[0] for ax in panels]
+    np.testing.assert_allclose(np.diff(means), 1.0)

@@ -99,3 +99,19 @@ def test_a_cost_card_says_what_it_takes_and_what_comes_out(tables):
         f"right on {d.accuracy:.1%} of held-out pairs, {d.effective:.1f} effective members of 5."
     )
     assert "effective" not in figures.card(costs, table, "average5")
+
+
+def test_gains_and_costs_are_read_at_the_n_that_is_named(tables, panels):
+    curves, _, costs = tables
+    figures.gains(curves, ["heads5"], [("min", "paper")], n=256)
+    r = pick(curves, ensemble="heads5", aggregator="min", pessimism="paper", pressure=256).iloc[0]
+    assert list(bars(panels[0])[0].get_xdata()) == [r.low, r.high]
+    assert panels[0].get_xlabel().endswith("n = 256")
+    figures.cost(curves, costs, ["heads5"], n=256)
+    r = pick(curves, ensemble="heads5", aggregator="mean", pessimism="paper", pressure=256).iloc[0]
+    assert list(bars(panels[1])[0].get_ydata()) == [r.low, r.high]
+
+
+def test_ensembles_of_the_new_studies_have_names():
+    assert figures.name("grid15") == "5 x 3 grid of seeds"
+    assert figures.name("dropout5") == "5 dropout masks" and figures.name("laplace5") == "5 Laplace samples"

@@ -11,6 +11,7 @@ import pytest
 from rmlab.show import figures_ppo as figures
 from rmlab.show.figures import pick
 from rmlab.show.style import LOOKS
+from tests.show.fake_rows import ppo
 
 BETAS = (0.0, 0.02, 0.05, 0.1)
 METHODS = {"single": "single", "finetune5": "finetune", "heads5": "heads"}
@@ -41,7 +42,13 @@ def exact_curve(judge, optimiser, sign):
     """Best of n or the tilted policy on a pool, whose last point has two effective answers."""
     kl = np.array([0.25, 1.0, 4.0, 6.25])
     gold = 1.8 + sign * 0.01 * kl
-    numbers = {"kl": kl, "gold": gold, "gold_low": gold - 0.1, "gold_high": gold + 0.1}
+    numbers = {
+        "pressure": [2, 4, 8, 16],
+        "kl": kl,
+        "gold": gold,
+        "gold_low": gold - 0.1,
+        "gold_high": gold + 0.1,
+    }
     numbers |= {"ess": [900.0, 300.0, 20.0, 2.0], "step_multiplier": 1}
     return pd.DataFrame({**keys(judge, optimiser=optimiser), **numbers})
 
@@ -251,3 +258,73 @@ def test_no_two_figures_of_a_page_share_an_id(curves, ends):
     ]
     ids = [set(re.findall(r' id="([^"]+)"', x.svg)) for x in page]
     assert all(ids) and len(set.union(*ids)) == sum(map(len, ids))
+
+
+@pytest.fixture(scope="module")
+def penalised():
+    """A study with two penalties, whose ensembles were run under some of the rules."""
+    curves = ppo()
+    names = {"gold": "end", "gold_low": "end_low", "gold_high": "end_high"}
+    keys = ["ensemble", "aggregator", "kl_coef", "step_multiplier"]
+    ends = pick(curves, optimiser="ppo").groupby(keys, sort=False).last().reset_index()
+    return curves, ends.rename(columns=names).assign(start=2.7)
+
+
+def test_runs_under_two_penalties_end_in_dots_with_intervals(penalised, panels):
+    curves, _ = penalised
+    judges = [("finetune5", "min"), ("finetune5", "mean"), ("heads5", "min")]
+    figure = figures.at_penalties(curves, judges, (0.05, 0.1))
+    assert [ax.get_visible() for ax in panels] == [True, True, True, False]
+    for ax, judge in zip(panels, judges, strict=False):
+        runs = [(who, beta) for who in (("single", "mean"), judge) for beta in (0.05, 0.1)]
+        dots = [x for x in ax.lines if len(x.get_xdata()) == 1]
+        for drawn, dot, bar, (who, beta) in zip(lines(ax), dots, ax.collections, runs, strict=True):
+            keys = {"ensemble": who[0], "aggregator": who[1], "optimiser": "ppo", "kl_coef": beta}
+            r = pick(curves, **keys)
+            np.testing.assert_allclose(drawn.get_ydata(), r.gold)
+            np.testing.assert_allclose(drawn.get_xdata(), np.sqrt(r.kl.clip(lower=0)))
+            end = r.iloc[-1]
+            assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (np.sqrt(end.kl), end.gold)
+            np.testing.assert_allclose(bar.get_paths()[0].vertices[:, 1], [end.gold_low, end.gold_high])
+            words = f"at {beta:g}: {end.gold:.2f} [{end.gold_low:.2f}, {end.gold_high:.2f}] at a KL of {end.kl:.1f}"
+            assert words in figure.alt
+    assert figure.alt.count("one model at 0.05") == 1
+    with pytest.raises(ValueError, match="keys of some rows"):
+        figures.at_penalties(curves, judges, (0.0,))
+
+
+def test_penalties_show_what_was_run_and_name_all_of_it(penalised, panels):
+    _, ends = penalised
+    figure = figures.penalties(ends, ["finetune5", "pretrain5", "heads5"])
+    assert [ax.get_xlabel().split("\n")[0] for ax in panels] == ["mean", "min"]
+    drawn = [[x.get_label() for x in ax.lines if not x.get_label().startswith("_")] for ax in panels]
+    assert drawn[0] == ["one model", "5 finetuning seeds"]
+    assert drawn[1] == ["one model", "5 finetuning seeds", "5 pretraining seeds", "5 linear heads"]
+    named = [t.get_text() for t in panels[0].figure.legends[0].get_texts()]
+    assert named == drawn[1]
+    r = pick(ends, ensemble="heads5")
+    assert f"5 linear heads, min {', '.join(f'{e:.2f}' for e in r.end)}" in figure.alt
+
+
+def test_without_a_free_run_ensembles_are_exchanged_at_the_lowest_penalty(penalised, panels):
+    _, ends = penalised
+    figure = figures.exchange(ends, ["finetune5", "heads5"])
+    assert panels[0].get_xlabel().endswith("as an ensemble at β = 0.05")
+    single = pick(ends, ensemble="single").set_index("kl_coef").end
+    gold = pick(ends, ensemble="finetune5", aggregator="mean", kl_coef=0.05).end.iloc[0]
+    at = 0.05 + 0.05 * (gold - single[0.05]) / (single[0.1] - single[0.05])
+    assert (
+        0.05 < at < 0.1
+        and f"worth as much as the ensemble at 0.05: 5 finetuning seeds, mean {at:.3f}" in figure.alt
+    )
+
+
+def test_optimisers_meet_at_a_penalty(penalised, panels):
+    curves, _ = penalised
+    exact = curves.assign(ess=np.where(curves.optimiser == "ppo", np.nan, 1000.0))
+    figure = figures.optimisers(exact, [("heads5", "min")], kl_coef=0.1)
+    assert "PPO, β = 0.1, KL estimated by k1: up to a KL of 7.2" in figure.alt and "tilted" not in figure.alt
+    labels = panels[0].get_legend_handles_labels()[1]
+    assert labels[-1] == "PPO, β = 0.1, KL estimated by k1"
+    with pytest.raises(ValueError, match="keys of some rows"):
+        figures.optimisers(exact, [("heads5", "min")])

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from rmlab.show.style import LOOKS, Figure, canvas
+from rmlab.reward.methods import METHODS
+from rmlab.show.style import LOOKS, Figure, canvas, look_of
 
 
 def light(colour: str) -> float:
@@ -24,7 +25,9 @@ def test_contrast_is_three_to_one(name, ground):
 
 
 def test_methods_differ_without_colour():
-    looks = [(look.dash, look.marker) for name, look in LOOKS.items() if name not in {"gold", "proxy"}]
+    looks = [
+        (look.dash, look.marker, look.fill) for name, look in LOOKS.items() if name not in {"gold", "proxy"}
+    ]
     assert len(set(looks)) == len(looks)
 
 
@@ -38,3 +41,16 @@ def test_a_figure_follows_the_theme_and_keeps_its_ids_to_itself():
     ids = set(re.findall(r'\bid="([^"]+)"', figure.svg))
     assert ids and all(x.startswith("mine-") for x in ids)
     assert {x[1:] for x in re.findall(r'href="([^"]+)"', figure.svg)} <= ids
+
+
+def test_an_ensemble_looks_like_its_method_and_three_members_are_open():
+    assert look_of("heads5", "heads") == LOOKS["heads"] and look_of("grid15", "mixed") == LOOKS["mixed"]
+    for method in ("finetune", "pretrain", "heads"):
+        five, three = look_of(f"{method}5", method), look_of(f"{method}3", method)
+        assert (three.color, three.marker) == (five.color, five.marker)
+        assert three.dash != five.dash and (five.fill, three.fill) == ("full", "none")
+    assert look_of("heads3", "heads").mark["fillstyle"] == "none"
+
+
+def test_every_method_has_a_look_of_its_own():
+    assert set(METHODS) <= set(LOOKS)

@@ -1,0 +1,186 @@
+"""The ledger as a picture and as a table: every claim is a relation, drawn where its row says, with the verdict as a word."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rmlab.measure.claims import Claim, read_claims
+from rmlab.show import figures_claims as figures
+from rmlab.show.style import LOOKS, NEUTRAL
+from tests.show.fake_rows import ledger
+
+CLAIMS = read_claims(Path(__file__).parents[2] / "data" / "claims.toml")
+BY_ID = {claim.id: claim for claim in CLAIMS}
+PRIMARY = [claim for claim in CLAIMS if claim.family == "primary"]
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        ("overoptimisation-blind", "blind, one model: end < peak"),
+        ("seeds-min-helps", "5 finetuning seeds, min > one model"),
+        ("min-beats-mean", "5 finetuning seeds, min > 5 finetuning seeds, mean"),
+        ("heads-as-good-as-models", "3 linear heads, min ≈ 3 finetuning seeds, min"),
+        ("lora-beats-heads", "5 LoRA adapters, mean − std > 5 linear heads, mean − std"),
+        ("conservative-eliminates", "5 finetuning seeds, min: end ≈ peak"),
+        ("ppo-seeds-help", "PPO, β = 0.05: 5 finetuning seeds, min > one model"),
+        ("ppo-penalty-beats-ensemble", "PPO: one model at β = 0.1 > 5 finetuning seeds, min at β = 0.05"),
+        ("ppo-free-falls", "PPO, β = 0, one model: end < start"),
+        ("heads-are-copies", "correlation of errors: 5 linear heads > 0.9"),
+        ("pretraining-seeds-err-apart", "correlation of errors: 5 pretraining seeds < 5 finetuning seeds"),
+        ("more-pairs-help", "pairs 8,000 > pairs 500"),
+        ("larger-judges-help", "size 128 × 3 > size 32 × 1"),
+        ("sight-does-not-protect", "end − peak: sight 1 < sight 0"),
+        ("style-is-not-the-cause", "style tells quality 0, one model: end < peak"),
+        ("five-is-enough", "10 finetuning seeds, min ≈ 5 finetuning seeds, min"),
+    ],
+)
+def test_a_claim_is_a_relation(claim, words):
+    assert figures.statement(BY_ID[claim]) == words
+
+
+def test_a_claim_about_another_number_says_so():
+    claim = dataclasses.replace(BY_ID["overoptimisation-sighted"], null=-0.3)
+    assert figures.statement(claim) == "end − peak: one model < -0.3"
+
+
+def test_every_claim_of_the_file_fits_its_line_and_differs_from_others():
+    texts = [figures.statement(claim) for claim in CLAIMS]
+    assert max(map(len, texts)) <= 80 and len(set(texts)) == len(texts)
+
+
+def dot(ax, i):
+    """The dot of a panel's claim number i, its bar, and its margin's ends."""
+    at = -i - 0.14
+    dots = [x for x in ax.lines if list(x.get_ydata()) == [at] and x.get_marker() not in "<>"]
+    bars = [x for x in ax.lines if list(x.get_ydata()) == [at, at]]
+    return dots, bars
+
+
+def test_dots_and_intervals_are_the_rows_under_their_source(panels):
+    table = ledger(PRIMARY)
+    figure = figures.verdicts(CLAIMS, table)
+    sources = list(dict.fromkeys(claim.source.split(",")[0] for claim in PRIMARY))
+    assert [ax.get_title(loc="left") for ax in panels] == sources
+    assert len({ax.get_xlim() for ax in panels}) == 1
+    left, right = panels[0].get_xlim()
+    for ax, source in zip(panels, sources, strict=True):
+        rows = table[table.source.str.startswith(source)]
+        assert [t.get_text() for t in ax.texts][::2] == [figures.statement(BY_ID[x]) for x in rows.claim]
+        assert [t.get_text() for t in ax.texts][1::2] == list(rows.verdict)
+        for i, row in enumerate(rows.itertuples()):
+            dots, bars = dot(ax, i)
+            if row.verdict == "not run":
+                assert not dots and not bars
+                continue
+            assert dots[0].get_xdata()[0] == row.effect
+            assert list(bars[0].get_xdata()) == [max(row.low, left), min(row.high, right)]
+            marker = (dots[0].get_marker(), dots[0].get_fillstyle())
+            assert marker == figures.MARKERS[row.verdict]
+            method = BY_ID[row.claim].left["ensemble"].rstrip("0123456789")
+            assert dots[0].get_color() == LOOKS[method].color
+    r = table.iloc[0]
+    words = f"blind, one model: end < peak: {r.effect:+.2f} [{r.low:+.2f}, {r.high:+.2f}], holds"
+    assert words in figure.alt and figure.alt.endswith("not run.")
+
+
+def test_an_interval_beyond_the_panel_ends_in_arrows_and_the_margin_is_the_claims(panels):
+    table = ledger(PRIMARY)
+    figures.verdicts(CLAIMS, table)
+    ax, wide = panels[0], table.iloc[1]
+    left, right = ax.get_xlim()
+    assert wide.low < left and wide.high > right
+    arrows = [x for x in ax.lines if x.get_marker() in ("<", ">")]
+    assert [(x.get_marker(), x.get_xdata()[0], x.get_ydata()[0]) for x in arrows] == [
+        ("<", left, -1 - 0.14),
+        (">", right, -1 - 0.14),
+    ]
+    box = ax.collections[0].get_paths()[0].vertices
+    assert (box[:, 0].min(), box[:, 0].max()) == (-PRIMARY[0].margin, PRIMARY[0].margin)
+
+
+def test_units_have_axes_of_their_own(panels):
+    figures.verdicts(CLAIMS, ledger(CLAIMS), by="family")
+    assert [ax.get_title(loc="left") for ax in panels] == ["primary", "descriptive", "descriptive"]
+    labels = [ax.get_xlabel() for ax in panels]
+    assert labels[0] == "" and labels[1].endswith("gold") and labels[2].endswith("correlation of errors")
+    assert panels[0].get_xlim() == panels[1].get_xlim() != panels[2].get_xlim()
+
+
+def test_verdicts_differ_without_colour():
+    assert len(set(figures.MARKERS.values())) == len(figures.MARKERS) == 4
+
+
+def test_it_is_narrow_enough_for_a_phone():
+    svg = figures.verdicts(CLAIMS, ledger(CLAIMS)).svg
+    width = float(svg.split('width="', 1)[1].split("pt", 1)[0])
+    assert width * 96 / 72 < 520  # at 328 pixels 9 points are more than 7.5 pixels
+
+
+def test_what_cannot_head_a_panel_is_refused():
+    with pytest.raises(ValueError, match="by = 'study': give one of"):
+        figures.verdicts(CLAIMS, ledger(CLAIMS), by="study")
+
+
+def test_the_table_says_claim_they_we_and_verdict_and_folds_the_numbers():
+    table = ledger(PRIMARY)
+    page = figures.ledger_table(CLAIMS, table, {"seeds-min-helps": "it <helps>"})._repr_html_()
+    shown, folded = page.split("<details>")
+    assert [shown.count(f"<th>{head}</th>") for head in ("claim", "they", "we", "verdict")] == [1] * 4
+    row = shown.split("Five finetuning seeds under their minimum beat one model.")[1].split("</tr>")[0]
+    assert "it &lt;helps&gt; (Coste et al. 2310.02743, section 5.1)" in row
+    r = table.set_index("claim").loc["seeds-min-helps"]
+    assert f"{r.effect:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" in row
+    assert r.verdict == "undecided" and "<b>undecided (needs 37 replicates)</b>" in row
+    assert (
+        shown.count("<b>")
+        == len(table)
+        == shown.count("<b>not run</b>") + shown.count("[")
+        == folded.count("<tr>") - 1
+    )
+    assert "10 replicates, p, Holm = 0.04" in folded and "best_of_n_sighted at 256" in folded
+    assert "5 finetuning seeds, min &gt; one model" in folded and "whole curve" in folded
+
+
+def test_descriptive_p_is_not_called_adjusted_and_endless_needs_are_not_numbers():
+    claims = [claim for claim in CLAIMS if claim.family == "descriptive"][:4]
+    table = ledger(claims)
+    table.loc[2, "needed"] = np.inf
+    page = figures.ledger_table(CLAIMS, table).html
+    assert "p = 0.04" in page and "Holm" not in page and "<b>undecided</b>" in page
+
+
+def test_a_paper_on_a_claim_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"papers = \['joy'\]"):
+        figures.ledger_table(CLAIMS, ledger(PRIMARY), {"joy": "found"})
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "color"),
+    [
+        ("grid15", LOOKS["mixed"].color),
+        ("frozen5_l2", LOOKS["heads"].color),
+        ("heads5_bootstrap", LOOKS["heads"].color),
+        ("mine", NEUTRAL),
+    ],
+)
+def test_a_dot_has_the_colour_of_its_method_or_a_neutral_one(panels, ensemble, color):
+    left = {"ensemble": ensemble, "aggregator": "min"}
+    claim = Claim("x", "X.", "rmlab", "s", "gain", left, "greater", 0.1, at=256)
+    figures.verdicts([claim, CLAIMS[0]], ledger([claim, CLAIMS[0]]))
+    dots, _ = dot(panels[0], 0)
+    assert dots[0].get_color() == color
+
+
+def test_claims_of_other_tables_have_words():
+    left = {"judged_by": "gold"}
+    claim = Claim("x", "X.", "rmlab", "s", "transfer.score", left, "less", 0.1)
+    assert figures.statement(claim) == "score: judged_by gold < 0"
+    mine = Claim(
+        "x", "X.", "rmlab", "s", "gain", {"ensemble": "mine", "aggregator": "min"}, "less", 0.1, at=4
+    )
+    assert figures.statement(mine) == "mine, min < one model"
