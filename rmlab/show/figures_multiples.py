@@ -52,10 +52,10 @@ def small_multiples(
     fig, grid = canvas(*size, rows=rows, sharex=True, sharey=True)
     axes, ends, said = used(grid, len(panels)), [], []
     for ax, (_, judges) in zip(axes, panels, strict=True):
-        drawn = [_small_curve(ax, curves, judge, keys) for judge in judges]
-        start_level(ax, drawn[0][0].gold.iloc[0])
-        ends.append([(curve.kl.iloc[-1], float(curve.gold.iloc[-1]), label) for curve, label, _ in drawn])
-        said += [words for *_, words in drawn]
+        plotted = [_small_curve(ax, curves, judge, keys) for judge in judges]
+        start_level(ax, plotted[0][0].gold.iloc[0])
+        ends.append([(curve.kl.iloc[-1], float(curve.gold.iloc[-1]), label) for curve, label, _ in plotted])
+        said += [words for *_, words in plotted]
     least = 0.085 * np.ptp(axes[0].get_ylim())
     for i, (ax, (title, _), labels) in enumerate(zip(axes, panels, ends, strict=True)):
         heights = apart([gold for _, gold, _ in labels], least)

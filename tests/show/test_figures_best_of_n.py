@@ -149,10 +149,10 @@ def test_rows_at_equal_penalty_are_not_taken_for_the_papers(panels):
     for name in ("heads3", "heads5"):
         r = pick(table, ensemble=name, aggregator="min", pessimism="paper")
         look = look_of(name, "heads")
-        (drawn,) = (
+        (plotted,) = (
             x for x in panels[0].lines if (x.get_color(), x.get_fillstyle()) == (look.color, look.fill)
         )
-        np.testing.assert_allclose(drawn.get_ydata(), r.gold)
+        np.testing.assert_allclose(plotted.get_ydata(), r.gold)
     assert panels[0].get_legend_handles_labels()[1] == ["single", "3 linear heads", "5 linear heads"]
 
 

@@ -36,10 +36,12 @@ def test_each_panel_has_its_judges_with_bands_and_peaks(curves, panels):
             "one model" if e == "single" else rule.replace("_", " − ") for e, rule in judges
         ]
         peaks = [x for x in ax.lines if len(x.get_xdata()) == 1]
-        for drawn, peak, band, (ensemble, rule) in zip(lines(ax), peaks, ax.collections, judges, strict=True):
+        for plotted, peak, band, (ensemble, rule) in zip(
+            lines(ax), peaks, ax.collections, judges, strict=True
+        ):
             r = pick(curves, ensemble=ensemble, aggregator=rule, pessimism="paper")
-            np.testing.assert_allclose(drawn.get_xdata(), r.kl)
-            np.testing.assert_allclose(drawn.get_ydata(), r.gold)
+            np.testing.assert_allclose(plotted.get_xdata(), r.kl)
+            np.testing.assert_allclose(plotted.get_ydata(), r.gold)
             assert peak.get_ydata()[0] == r.gold.max() and peak.get_xdata()[0] == r.kl[r.gold.idxmax()]
             edges = band.get_paths()[0].vertices[:, 1]
             assert edges.min() == r.gold_low.min() and edges.max() == r.gold_high.max()

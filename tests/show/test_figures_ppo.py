@@ -278,11 +278,11 @@ def test_runs_under_two_penalties_end_in_dots_with_intervals(penalised, panels):
     for ax, judge in zip(panels, judges, strict=False):
         runs = [(who, beta) for who in (("single", "mean"), judge) for beta in (0.05, 0.1)]
         dots = [x for x in ax.lines if len(x.get_xdata()) == 1]
-        for drawn, dot, bar, (who, beta) in zip(lines(ax), dots, ax.collections, runs, strict=True):
+        for plotted, dot, bar, (who, beta) in zip(lines(ax), dots, ax.collections, runs, strict=True):
             keys = {"ensemble": who[0], "aggregator": who[1], "optimiser": "ppo", "kl_coef": beta}
             r = pick(curves, **keys)
-            np.testing.assert_allclose(drawn.get_ydata(), r.gold)
-            np.testing.assert_allclose(drawn.get_xdata(), np.sqrt(r.kl.clip(lower=0)))
+            np.testing.assert_allclose(plotted.get_ydata(), r.gold)
+            np.testing.assert_allclose(plotted.get_xdata(), np.sqrt(r.kl.clip(lower=0)))
             end = r.iloc[-1]
             assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (np.sqrt(end.kl), end.gold)
             np.testing.assert_allclose(bar.get_paths()[0].vertices[:, 1], [end.gold_low, end.gold_high])
@@ -297,11 +297,11 @@ def test_penalties_show_what_was_run_and_name_all_of_it(penalised, panels):
     _, ends = penalised
     figure = figures.penalties(ends, ["finetune5", "pretrain5", "heads5"])
     assert [ax.get_xlabel().split("\n")[0] for ax in panels] == ["mean", "min"]
-    drawn = [[x.get_label() for x in ax.lines if not x.get_label().startswith("_")] for ax in panels]
-    assert drawn[0] == ["one model", "5 finetuning seeds"]
-    assert drawn[1] == ["one model", "5 finetuning seeds", "5 pretraining seeds", "5 linear heads"]
+    plotted = [[x.get_label() for x in ax.lines if not x.get_label().startswith("_")] for ax in panels]
+    assert plotted[0] == ["one model", "5 finetuning seeds"]
+    assert plotted[1] == ["one model", "5 finetuning seeds", "5 pretraining seeds", "5 linear heads"]
     named = [t.get_text() for t in panels[0].figure.legends[0].get_texts()]
-    assert named == drawn[1]
+    assert named == plotted[1]
     r = pick(ends, ensemble="heads5")
     assert f"5 linear heads, min {', '.join(f'{e:.2f}' for e in r.end)}" in figure.alt
 

@@ -67,8 +67,8 @@ def test_intervals_are_the_rows(tables, panels):
         (left, at.gold_low, at.gold_high),
         (right, fall.fall_from_peak_low, fall.fall_from_peak_high),
     ):
-        drawn = [p.vertices[:, 1] for p in ax.collections[0].get_paths()]
-        np.testing.assert_allclose(drawn, np.stack([low, high], 1))
+        plotted = [p.vertices[:, 1] for p in ax.collections[0].get_paths()]
+        np.testing.assert_allclose(plotted, np.stack([low, high], 1))
 
 
 def test_members_stand_on_their_number(tables, panels):
@@ -80,10 +80,10 @@ def test_members_stand_on_their_number(tables, panels):
         ("finetune3", ("finetune2", "finetune3", "finetune10")),
         ("heads3", ("heads3", "heads16")),
     ):
-        drawn = dots(ax, ensemble)
+        plotted = dots(ax, ensemble)
         keys = {"axis": "members", "aggregator": "min", "pressure": 64}
         golds = [pick(curves, ensemble=x, **keys).gold.iloc[0] for x in names]
-        np.testing.assert_allclose(drawn.get_ydata(), golds)
+        np.testing.assert_allclose(plotted.get_ydata(), golds)
     np.testing.assert_allclose(np.round(dots(ax, "heads3").get_xdata()), [2, 4])
 
 
@@ -118,12 +118,12 @@ def test_the_dial_shows_reaction_accuracy_and_gold(tables, panels):
     figure = figures.dial(tables[0], probes, accuracy)
     upper, middle, lower = panels
     expected = mean_reactions(probes)
-    drawn = next(x for x in upper.lines if x.get_color() == LOOKS["single"].color)
-    np.testing.assert_allclose(drawn.get_ydata(), expected.reaction)
+    plotted = next(x for x in upper.lines if x.get_color() == LOOKS["single"].color)
+    np.testing.assert_allclose(plotted.get_ydata(), expected.reaction)
     ends = [p.vertices[:, 1] for p in upper.collections[0].get_paths()]
     np.testing.assert_allclose(ends, expected[["low", "high"]])
-    drawn = next(x for x in middle.lines if x.get_color() == LOOKS["single"].color)
-    np.testing.assert_allclose(drawn.get_ydata(), [0.56, 0.64, 0.72])
+    plotted = next(x for x in middle.lines if x.get_color() == LOOKS["single"].color)
+    np.testing.assert_allclose(plotted.get_ydata(), [0.56, 0.64, 0.72])
     single = pick(tables[0], axis="sight", ensemble="single")
     gold = single.groupby("value", sort=False).gold
     series = [x.get_ydata() for x in lower.lines]
