@@ -6,6 +6,7 @@ says with numbers what is seen.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -124,11 +125,16 @@ def used(axes: np.ndarray, count: int) -> np.ndarray:
     return axes[:count]
 
 
-def n_axis(ax: Axes, ns: pd.Series | np.ndarray, fontsize: float = 10) -> None:
-    """n along the top edge of an axis whose bottom is best-of-n's KL."""
+def n_axis(
+    ax: Axes,
+    ns: pd.Series | np.ndarray,
+    fontsize: float = 10,
+    marked: Sequence[int] = (1, 4, 16, 64, 256, 1024, 4096),
+) -> None:
+    """n along the top edge of an axis whose bottom is best-of-n's KL; of `marked` those that the rows have."""
     from rmlab.optimise.best_of_n import kl_bound
 
-    shown = [int(n) for n in ns if n in {1, 4, 16, 64, 256, 1024, 4096}]
+    shown = [int(n) for n in ns if n in marked]
     top = ax.secondary_xaxis("top")
     top.set_xticks([float(kl_bound(n)) for n in shown], [f"{n:,}" for n in shown])
     top.set_xlabel("n", fontsize=fontsize)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,8 @@ MARKERS = {
 SIGNS = {"greater": ">", "less": "<", "equivalent": "≈"}
 WHERE = {"best_of_n": "blind", "ppo": "PPO", "ppo_free": "PPO"}  # what a study's claims are marked with
 GROUPS = {"family", "source"}
-LINE = 0.42  # inches a claim
+WIDTH = 56  # letters a line of a claim
+LINE = 0.17  # inches
 
 
 def statement(claim: Claim) -> str:
@@ -76,16 +78,16 @@ def verdicts(claims: Iterable[Claim], table: pd.DataFrame, by: str = "source") -
     for row in table.itertuples():
         claim = claims[row.claim]
         panels.setdefault((getattr(row, by).split(",")[0], _unit(claim)), []).append((claim, row))
-    counts = [len(rows) for rows in panels.values()]
-    height = LINE * sum(counts) + 0.62 * len(panels)
-    heights = {"height_ratios": [n + 0.2 for n in counts]}
-    fig, axes = canvas(1, 4.7, height, rows=len(panels), squeeze=False, gridspec_kw=heights)
+    feet = [np.cumsum([len(_lines(claim)) + 1.5 for claim, _ in rows]) for rows in panels.values()]
+    heights = [foot[-1] + 0.5 for foot in feet]
+    size = (3.9, LINE * sum(heights) + 0.55 * len(panels))
+    fig, axes = canvas(1, *size, rows=len(panels), squeeze=False, gridspec_kw={"height_ratios": heights})
     last = {unit: heading for heading, unit in panels}
-    for ax, ((heading, unit), rows) in zip(axes[:, 0], panels.items(), strict=True):
+    for ax, foot, ((heading, unit), rows) in zip(axes[:, 0], feet, panels.items(), strict=True):
         ax.set_xlim(*_reach([pair for (_, other), some in panels.items() if other == unit for pair in some]))
-        for y, (claim, row) in enumerate(rows):
-            _claim_line(ax, -y, claim, row)
-        ax.set_ylim(0.55 - len(rows), 0.6)
+        for y, (claim, row) in zip(foot, rows, strict=True):
+            _claim_line(ax, 0.75 - y, claim, row)
+        ax.set_ylim(-0.3 - foot[-1], 0.2)
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
         ax.set_title(heading, loc="left", fontsize=10, weight="bold")
@@ -206,14 +208,19 @@ def _reach(pairs: list[tuple[Claim, tuple]]) -> tuple[float, float]:
     return float(low - 0.06 * (high - low)), float(high + 0.06 * (high - low))
 
 
-def _claim_line(ax: Axes, y: float, claim: Claim, row: tuple) -> None:
-    """A claim as text, and below it its interval, its dot and its verdict."""
+def _lines(claim: Claim) -> list[str]:
+    """A claim's relation, broken into lines of a phone."""
+    return textwrap.wrap(statement(claim), WIDTH)
+
+
+def _claim_line(ax: Axes, at: float, claim: Claim, row: tuple) -> None:
+    """A claim's interval, dot and verdict at a height, and above it the claim in words; heights in lines."""
     wide = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
-    ax.annotate(statement(claim), (0, y + 0.12), (0, 0), fontsize=9, va="bottom", **wide)
-    at, (left, right) = y - 0.14, ax.get_xlim()
+    ax.annotate("\n".join(_lines(claim)), (0, at + 0.6), (0, 0), fontsize=9, va="bottom", **wide)
+    left, right = ax.get_xlim()
     ax.annotate(row.verdict, (1, at), (8, 0), fontsize=9, va="center", **wide)
-    ax.fill_between([-claim.margin, claim.margin], at - 0.2, at + 0.2, color=NEUTRAL, alpha=0.22, lw=0)
-    ax.plot([0, 0], [at - 0.2, at + 0.2], color=INK, lw=0.8)
+    ax.fill_between([-claim.margin, claim.margin], at - 0.5, at + 0.5, color=NEUTRAL, alpha=0.22, lw=0)
+    ax.plot([0, 0], [at - 0.5, at + 0.5], color=INK, lw=0.8)
     if row.verdict == "not run":
         return
     color, (marker, fill) = _color(claim), MARKERS[row.verdict]

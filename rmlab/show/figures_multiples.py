@@ -48,7 +48,7 @@ def small_multiples(
     keys : whatever else tells a curve from another, such as pessimism="matched" or optimiser="best_of_n"
     """
     rows = -(-len(panels) // columns)
-    size = (columns, 2.75 * columns, 0.9 + 1.9 * rows)
+    size = (columns, 2.2 * columns, 0.9 + 1.6 * rows)
     fig, grid = canvas(*size, rows=rows, sharex=True, sharey=True)
     axes, ends, said = used(grid, len(panels)), [], []
     for ax, (_, judges) in zip(axes, panels, strict=True):
@@ -63,12 +63,12 @@ def small_multiples(
             end_label(ax, label, kl, height, (5, -3), fontsize=8.5)
         ax.set_title(title, loc="left", fontsize=9.5, weight="bold")
         if i + columns >= len(panels):
-            ax.set_xlabel("KL, upper bound (nats)", fontsize=9)
+            ax.set_xlabel("KL, upper bound", fontsize=9)
             ax.tick_params(labelbottom=True)
         if i % columns == 0:
             ax.set_ylabel("gold", fontsize=9)
         if i < columns:
-            n_axis(ax, curves.pressure.unique(), fontsize=8)
+            n_axis(ax, curves.pressure.unique(), 8, (1, 16, 256, 2048))
     return Figure(fig, f"Gold against KL. {'; '.join(dict.fromkeys(said))}.", "multi")
 
 
@@ -86,14 +86,14 @@ def gains_dots(
         require(len(at) == 1, "n", n, f"one of {', '.join(f'{p:g}' for p in curve.pressure)}")
         rows.append(at.iloc[0])
     rows.sort(key=lambda r: r.gain)
-    fig, ax = canvas(width=5.2, height=0.8 + 0.25 * len(rows))
+    fig, ax = canvas(width=4.6, height=0.8 + 0.25 * len(rows))
     margin(ax, MARGIN)
     for y, r in enumerate(rows):
         low, high = limits(r, "gain")
         interval(ax, y, low, r.gain, high, look_of(r.ensemble, r.method))
     ax.set_yticks(range(len(rows)), [called(r.ensemble, r.aggregator) for r in rows], fontsize=9)
     ax.set_ylim(-0.6, len(rows) - 0.4)
-    ax.set_xlabel(f"gold gained over one model at n = {n:,}")
+    ax.set_xlabel(f"gold gained, n = {n:,}", fontsize=9)
     said = "; ".join(
         f"{called(r.ensemble, r.aggregator)} {r.gain:+.2f} [{r.low:+.2f}, {r.high:+.2f}]"
         for r in reversed(rows)

@@ -157,7 +157,7 @@ def at_penalties(
     columns : panels side by side; two can be read on a phone
     """
     rows = -(-len(judges) // columns)
-    fig, grid = canvas(columns, 2.75 * columns, 1.0 + 1.9 * rows, rows=rows, sharex=True, sharey=True)
+    fig, grid = canvas(columns, 2.2 * columns, 1.0 + 1.6 * rows, rows=rows, sharex=True, sharey=True)
     axes, said = used(grid, len(judges)), []
     for i, (ax, judge) in enumerate(zip(axes, judges, strict=True)):
         for who in (("single", "mean"), judge):

@@ -93,8 +93,8 @@ def sweeps(
     shown = list(axes) if axes is not None else list(dict.fromkeys(curves["axis"]))
     at, start = pick(curves, pressure=n), pick(curves, pressure=curves.pressure.min())
     require(len(at) > 0, "n", n, f"one of {', '.join(str(p) for p in sorted(curves.pressure.unique()))}")
-    height = 0.9 + 1.35 * len(shown)
-    fig, grid = canvas(2, 5.6, height, rows=len(shown), sharey="col", squeeze=False)
+    height = 0.9 + 1.3 * len(shown)
+    fig, grid = canvas(2, 4.6, height, rows=len(shown), sharey="col", squeeze=False)
     said = []
     for row, axis in zip(grid, shown, strict=True):
         for ax, table, column in zip(row, (at, ends), ("gold", "fall_from_peak"), strict=True):
@@ -137,7 +137,7 @@ def dial(
         [_marks(one_curve(curves, axis=axis, value=v, ensemble="single")) for v in reactions.value]
     )
     fig, (upper, middle, lower) = canvas(
-        1, 5.2, 5.6, rows=3, sharex=True, gridspec_kw={"height_ratios": [1, 0.8, 1.2]}
+        1, 4.2, 5.0, rows=3, sharex=True, gridspec_kw={"height_ratios": [1, 0.8, 1.2]}
     )
     x = np.arange(len(reactions))
     for ax, table, column in ((upper, reactions, "reaction"), (middle, right, "accuracy")):
@@ -202,7 +202,7 @@ def _dots(
     style = {"ls": look.dash, "lw": 1.2, "ms": 5, **look.mark}
     ax.plot(x[there], rows[column][there], label=called(*judges[i]), **style)
     ax.set_xlim(-0.5, len(points.labels) - 0.5)
-    ax.set_xticks(range(len(points.labels)), points.labels, fontsize=8.5)
+    ax.set_xticks(range(len(points.labels)), points.labels, fontsize=8)
 
 
 def _start_levels(ax: Axes, points: Points) -> None:
