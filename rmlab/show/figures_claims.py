@@ -210,7 +210,10 @@ def _reach(pairs: list[tuple[Claim, tuple]]) -> tuple[float, float]:
 
 def _lines(claim: Claim) -> list[str]:
     """A claim's relation, broken into lines of a phone."""
-    return textwrap.wrap(statement(claim), WIDTH)
+    text = statement(claim)
+    for unit in (" = ", " − "):  # what is not broken
+        text = text.replace(unit, unit.replace(" ", "\xa0"))
+    return [line.replace("\xa0", " ") for line in textwrap.wrap(text, WIDTH)]
 
 
 def _claim_line(ax: Axes, at: float, claim: Claim, row: tuple) -> None:

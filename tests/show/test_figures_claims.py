@@ -121,6 +121,10 @@ def test_long_claims_take_two_lines_and_push_the_next_down(panels):
         for i, text in enumerate(ax.texts[::2]):
             assert max(map(len, text.get_text().split("\n"))) <= figures.WIDTH
             assert ax.texts[2 * i + 1].xy[1] == pytest.approx(text.xy[1] - 0.6)  # the verdict, at its dot
+    assert figures._lines(BY_ID["ppo-penalty-beats-ensemble"]) == [
+        "PPO: one model at β = 0.1 > 5 finetuning seeds, min at",
+        "β = 0.05",
+    ]
     heights = [t.xy[1] for ax in panels for t in ax.texts[::2]]
     assert len(heights) == 3 and sum("\n" in t.get_text() for ax in panels for t in ax.texts[::2]) == 1
 
