@@ -5,7 +5,6 @@ Both take claims and the ledger's table, `rmlab.measure.claims.ledger(claims, da
 
 from __future__ import annotations
 
-import html
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from rmlab.reward.methods import METHODS
 from rmlab.show.figures import INK
 from rmlab.show.figures_members import called, name
 from rmlab.show.figures_sweeps import value_words
+from rmlab.show.folded import Page, html_table
 from rmlab.show.style import LOOKS, NEUTRAL, Figure, canvas
 
 if TYPE_CHECKING:
@@ -97,19 +97,9 @@ def verdicts(claims: Iterable[Claim], table: pd.DataFrame, by: str = "source") -
     return Figure(fig, f"{len(table)} claims and what the rows say. {said}.", "claims")
 
 
-class LedgerTable:
-    """A ledger as a table of HTML: claim, they, we, verdict; its numbers folded below it."""
-
-    def __init__(self, html: str):
-        self.html = html
-
-    def _repr_html_(self) -> str:
-        return self.html
-
-
 def ledger_table(
     claims: Iterable[Claim], table: pd.DataFrame, papers: Mapping[str, str] | None = None
-) -> LedgerTable:
+) -> Page:
     """The papers and us: each claim, what its source says, our effect with its interval, and the verdict.
 
     Parameters
@@ -127,16 +117,17 @@ def ledger_table(
         found = f"{papers[row.claim]} ({claim.source})" if row.claim in papers else claim.source
         ran = row.verdict != "not run"
         we = f"{row.effect:+.2f} [{row.low:+.2f}, {row.high:+.2f}]" if ran else "–"
-        rows.append([claim.text, found, we, f"<b>{_verdict_words(row)}</b>"])
+        we += f", {_unit(claim)}" if ran and _unit(claim) != "gold" else ""
+        rows.append([claim.text, found, we, _verdict_words(row)])
         p = "p" if row.family == DESCRIPTIVE else "p, Holm"
         numbers = f"{row.replicates:.0f} replicates, {p} = {row.p_adjusted:.2g}" if ran else "–"
         folded.append([statement(claim), _read_words(claim), f"{claim.margin:g}", numbers])
-    shown = _html_table(["claim", "they", "we", "verdict"], rows)
+    shown = html_table(["claim", "they", "we", "verdict"], rows)
     units = sorted({_axis_words(_unit(claims[x])) for x in table.claim})
     head = ["as a relation", "read", "margin", "evidence"]
     details = f"<details><summary>The numbers</summary><p>Effects: {'; '.join(units)}, the left side minus the right.</p>"
-    details += f"{_html_table(head, folded)}</details>"
-    return LedgerTable(f'<div class="ink ledger">{shown}{details}</div>')
+    details += f"{html_table(head, folded)}</details>"
+    return Page(f'<div class="ink ledger">{shown}{details}</div>')
 
 
 def _side(keys: dict[str, object], claim: Claim) -> str:
@@ -232,13 +223,3 @@ def _claim_line(ax: Axes, at: float, claim: Claim, row: tuple) -> None:
         if beyond:
             ax.plot([end], [at], arrow, color=color, ms=5, clip_on=False)
     ax.plot([row.effect], [at], marker, color=color, ms=7, fillstyle=fill, mew=1.4, zorder=3)
-
-
-def _html_table(head: list[str], rows: list[list[str]]) -> str:
-    """A table of HTML; cells that begin with <b> are kept as they are, and each names its column, for narrow pages."""
-    body = ""
-    for row in rows:
-        cells = (c if c.startswith("<b>") else html.escape(c) for c in row)
-        pairs = zip(head, cells, strict=True)
-        body += f"<tr>{''.join(f'<td data-head={h!r}>{c}</td>' for h, c in pairs)}</tr>"
-    return f"<table><thead><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr></thead><tbody>{body}</tbody></table>"

@@ -153,13 +153,10 @@ def test_the_table_says_claim_they_we_and_verdict_and_folds_the_numbers():
     assert "it &lt;helps&gt; (Coste et al. 2310.02743, section 5.1)" in row
     r = table.set_index("claim").loc["seeds-min-helps"]
     assert f"{r.effect:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" in row
-    assert r.verdict == "undecided" and "<b>undecided (needs 37 replicates)</b>" in row
-    assert (
-        shown.count("<b>")
-        == len(table)
-        == shown.count("<b>not run</b>") + shown.count("[")
-        == folded.count("<tr>") - 1
-    )
+    assert r.verdict == "undecided" and ">undecided (needs 37 replicates)</td>" in row
+    ran = shown.count("[")
+    assert shown.count('"verdict"') == len(table) == ran + shown.count(">not run<")
+    assert folded.count("<tr>") == len(table) + 1
     assert "10 replicates, p, Holm = 0.04" in folded and "best_of_n_sighted at 256" in folded
     assert "5 finetuning seeds, min &gt; one model" in folded and "whole curve" in folded
 
@@ -169,7 +166,13 @@ def test_descriptive_p_is_not_called_adjusted_and_endless_needs_are_not_numbers(
     table = ledger(claims)
     table.loc[2, "needed"] = np.inf
     page = figures.ledger_table(CLAIMS, table).html
-    assert "p = 0.04" in page and "Holm" not in page and "<b>undecided</b>" in page
+    assert "p = 0.04" in page and "Holm" not in page and ">undecided</td>" in page
+
+
+def test_what_is_not_gold_says_what_it_is():
+    claims = [BY_ID["heads-are-copies"], BY_ID["heads-help"], BY_ID["lora-helps"]]
+    page = figures.ledger_table(CLAIMS, ledger(claims)).html.split("<details>")[0]
+    assert page.count("], correlation of errors</td>") == 1 and page.count("]</td>") == 1
 
 
 def test_a_paper_on_a_claim_that_is_not_there_is_named():
