@@ -119,8 +119,9 @@ def ledger_table(
         we = f"{row.effect:+.2f} [{row.low:+.2f}, {row.high:+.2f}]" if ran else "–"
         we += f", {_unit(claim)}" if ran and _unit(claim) != "gold" else ""
         rows.append([claim.text, found, we, _verdict_words(row)])
-        p = "p" if row.family == DESCRIPTIVE else "p, Holm"
-        numbers = f"{row.replicates:.0f} replicates, {p} = {row.p_adjusted:.2g}" if ran else "–"
+        p = "p" if row.family == DESCRIPTIVE else "Holm's p"
+        p += " < 0.001" if row.p_adjusted < 0.001 else f" = {row.p_adjusted:.2g}"
+        numbers = f"{row.replicates:.0f} replicates, {p}" if ran else "–"
         folded.append([statement(claim), _read_words(claim), f"{claim.margin:g}", numbers])
     shown = html_table(["claim", "they", "we", "verdict"], rows)
     units = sorted({_axis_words(_unit(claims[x])) for x in table.claim})
@@ -187,16 +188,17 @@ def _color(claim: Claim) -> str:
 
 
 def _reach(pairs: list[tuple[Claim, tuple]]) -> tuple[float, float]:
-    """Limits that hold every effect and margin, and the intervals of all but the widest seventh."""
+    """Limits that hold every effect, margin and interval; but the widest seventh may leave where they would halve the rest."""
     most = max(claim.margin for claim, _ in pairs)
     rows = [row for _, row in pairs if row.verdict != "not run"]
-    low, high = (
-        np.quantile([getattr(row, end) for row in rows] or [0.0], q)
-        for end, q in (("low", 0.15), ("high", 0.85))
-    )
-    effects = [row.effect for row in rows]
-    low, high = min([low, -most, *effects]), max([high, most, *effects])
-    return float(low - 0.06 * (high - low)), float(high + 0.06 * (high - low))
+    effects, lows, highs = ([getattr(row, c) for row in rows] for c in ("effect", "low", "high"))
+    low, high = min([-most, *lows]), max([most, *highs])
+    if rows:
+        left, right = (np.quantile(lows, 0.15), np.quantile(highs, 0.85))
+        left, right = min([left, -most, *effects]), max([right, most, *effects])
+        low, high = (left, right) if high - low > 2 * (right - left) else (low, high)
+    room = 0.06 * (high - low)
+    return float(low - room), float(high + room)
 
 
 def _lines(claim: Claim) -> list[str]:

@@ -106,6 +106,14 @@ def test_an_interval_beyond_the_panel_ends_in_arrows_and_the_margin_is_the_claim
     assert (box[:, 0].min(), box[:, 0].max()) == (-PRIMARY[0].margin, PRIMARY[0].margin)
 
 
+def test_no_interval_is_cut_where_none_is_far_wider(panels):
+    table = ledger(PRIMARY[2:8]).drop(index=1)
+    figures.verdicts(CLAIMS, table)
+    left, right = panels[0].get_xlim()
+    ran = table[table.verdict != "not run"]
+    assert left < ran.low.min() and right > ran.high.max()
+
+
 def test_units_have_axes_of_their_own(panels):
     figures.verdicts(CLAIMS, ledger(CLAIMS), by="family")
     assert [ax.get_title(loc="left") for ax in panels] == ["primary", "descriptive", "descriptive"]
@@ -157,15 +165,16 @@ def test_the_table_says_claim_they_we_and_verdict_and_folds_the_numbers():
     ran = shown.count("[")
     assert shown.count('"verdict"') == len(table) == ran + shown.count(">not run<")
     assert folded.count("<tr>") == len(table) + 1
-    assert "10 replicates, p, Holm = 0.04" in folded and "best_of_n_sighted at 256" in folded
+    assert "10 replicates, Holm&#x27;s p = 0.04" in folded and "best_of_n_sighted at 256" in folded
     assert "5 finetuning seeds, min &gt; one model" in folded and "whole curve" in folded
 
 
 def test_descriptive_p_is_not_called_adjusted_and_endless_needs_are_not_numbers():
     claims = [claim for claim in CLAIMS if claim.family == "descriptive"][:4]
     table = ledger(claims)
-    table.loc[2, "needed"] = np.inf
+    table.loc[2, "needed"], table.loc[1, "p_adjusted"] = np.inf, 1e-9
     page = figures.ledger_table(CLAIMS, table).html
+    assert "10 replicates, p &lt; 0.001" in page
     assert "p = 0.04" in page and "Holm" not in page and ">undecided</td>" in page
 
 
