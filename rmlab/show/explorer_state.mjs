@@ -204,15 +204,18 @@ export function sentence(d, s, now, point) {
   const { ensemble, members, aggregator, strength, tilt, at } = s, n = (x) => num(x, d.digits);
   const one = aggregator === "gold" || members.length === 1, all = members.length === ensemble.members.length;
   const rule = AGGREGATORS[aggregator][0].replace("λ", num(strength));
-  const who = aggregator === "gold" ? "Gold itself" : one ? `One judge (${d.columns[members[0]]})`
+  const who = aggregator === "gold" ? "Gold itself" : one ? `One judge${study ? "" : ` (${d.columns[members[0]]})`}`
     : `${all ? "The" : `${members.length} of ${ensemble.members.length}`} judges (${ensemble.label}), by ${rule}`;
   const does = tilt ? `, the tilt at ${called(tilt, at).replace("β", "beta")}: KL ${num(kl)} nats, `
     : `${one ? " chooses" : ", choose"} from ${at === 1 ? "1 answer" : whole(at) + " answers"}: `;
   const few = ess < FEW && `${num(ess, 1)} effective answers: the pool cannot represent this policy.`;
   if (study) {
-    return `${who}${does}gold is ${n(study.worth)} over ${row.of} (95% interval ${n(study.low)} to ${n(study.high)}), `
+    const about = study.exact ? "" : "about ", here = one && aggregator !== "gold" ? ` (${d.columns[members[0]]})` : "";
+    const interval = `95% interval ${n(study.low)} to ${n(study.high)}`;
+    return `${who}${does}gold is ${about}${n(study.worth)} over ${row.of} (${interval}), `
       + `${beside(d, study.worth, row.worth[0])}; the proxy is ${n(study.proxy)}. `
-      + `${past(d, s, row, study.worth, kl, "its")} In this corner gold is ${n(worth)} and the proxy ${n(proxy)}.`;
+      + past(d, s, row, study.worth, kl, "its")
+      + ` In this corner${here} gold is ${n(worth)} and the proxy ${n(proxy)}.`;
   }
   if (d.gold) {
     const only = row ? ` The study's rows end at n = ${whole(d.study.end)}.` : why ? ` Only this corner: ${why}.` : "";
@@ -239,7 +242,7 @@ const alone = (d) => (d.C === 1 ? "No other member is there to be held out."
 export function caption(d, s, now, { row, why }) {
   const { members, aggregator, tilt } = s, judged = aggregator !== "gold", whose = d.gold ? "gold's" : "their";
   if (row) return ofStudy(d, row, judged && members.length > 1);
-  if (why) return `Only this corner: ${why}. ${corner(d)}` + rest(d, s, now);
+  if (why) return `This corner: ${corner(d)}.` + rest(d, s, now);
   const band = `band: ± 1 standard error of ${whose} difference to ${called(tilt, now.grid[0])}`;
   const over = d.P === 1 ? "One request: no band." : `Averages over ${d.P} requests${now.worth ? `; ${band}` : ""}.`;
   return (d.gold ? "" : "This pool has no gold: what is shown is what reward models say"
@@ -255,10 +258,10 @@ function rest(d, { members, aggregator, tilt }, now) { // of the pool's lines
       + "win and a weighted sample of the others.");
 }
 
-const corner = (d) => `This corner: this page's ${d.P === 1 ? "request" : `${d.P} requests`} and reward models.`;
+const corner = (d) => `the ${d.P === 1 ? "request" : `${d.P} requests`} and the reward models of this page`;
 function ofStudy(d, row, several) { // what the picture of a study's row says
   const has = (name) => d.study.rows.some((r) => r.ensemble === name);
-  return `Solid: the study's mean over ${row.of}; band: its 95% interval. Thin: this corner. ${corner(d)}`
+  return `Solid: the study's mean over ${row.of}; band: its 95% interval. Thin: this corner, ${corner(d)}.`
     + (has("oracle") && row.ensemble !== "oracle" ? " Oracle: gold itself chooses." : "")
     + (several && has("single") ? " One alone: the study's single models." : "");
 }

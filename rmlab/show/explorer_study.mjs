@@ -26,7 +26,7 @@ export function rowOf({ study, columns }, { ensemble, members, aggregator, stren
     return row ? { row, why: null } : none("the study has no rows of gold itself as the judge");
   }
   const single = ensemble.name === "single", K = ensemble.members.length;
-  if (single && !study.singles.includes(members[0])) return none(`${columns[members[0]]} is no single model of its own`);
+  if (single && !study.singles.includes(members[0])) return none(`${columns[members[0]]} is no single model`);
   if (!single && members.length < K) return none(`the study's rows are of all ${K} members`);
   if (!study.rows.some((r) => r.ensemble === ensemble.name)) return none(`the study has no rows of ${ensemble.label}`);
   const row = find(study, ensemble.name, members.length === 1 ? "mean" : aggregator);

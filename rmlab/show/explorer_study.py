@@ -1,14 +1,15 @@
 """What the explorer shows of a study beside its pool: mean curves with their intervals, small enough for a page.
 
 A pool holds one replicate's answers to a few prompts; the rows of `curves` are means over a study's replicates and all
-of its prompts. Of these a page carries those that its pool's ensembles stand for, as 16-bit numbers; `explorer_study.mjs`
-reads them, a test holding its numbers equal to `StudyCurves.at`.
+of its prompts. Of these a page carries those that its pool's ensembles stand for, as 16-bit numbers, and
+`explorer_study.mjs` reads them: a test holds its numbers equal to those of `StudyCurves.at`.
 
 Letters: R rows, L values of n.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ class StudyCurves:
     keys : R of (the ensemble's name in the pool, or "single" or "oracle"; aggregator; strength or None; how many
         replicates the mean is of)
     ns : (L,) rising; values : (R, 4, L) int16, `QUANTITIES` in units of `steps`: that of gold, that of the proxy
-    singles : the pool's columns that are single models; over : "replicates", or of older tables "ensembles"
+    singles : the pool's columns that are single models; over : "replicates", or of older tables "instances"
     """
 
     keys: list[tuple[str, str, float | None, int]]
@@ -51,7 +52,7 @@ class StudyCurves:
     def nbytes_in_page(self) -> int:
         """Bytes of the values as base64, and of what the page's meta says of them."""
         about, data = self.packed()
-        return len(data) * 4 // 3 + len(str(about))
+        return -(-len(data) // 3) * 4 + len(json.dumps(about))
 
     def at(self, ensemble: str, aggregator: str, n: int) -> dict[str, float] | None:
         """`QUANTITIES` as the page shows them at n; None where there is no such row, or n is beyond its end.
@@ -76,8 +77,8 @@ def study_curves(pool: CompactPool, curves: pd.DataFrame) -> StudyCurves:
 
     Raises
     ------
-    ValueError : a pool without gold; a table without the columns or the rows that are needed, with two rows for one point,
-        or whose curves do not have the same n
+    ValueError : a pool without gold; a table without the columns or the rows that are needed, with two rows for one
+        point, or whose curves do not have the same n
     """
     require(pool.gold is not None, "gold of the pool", None, "a pool with gold, or no curves")
     lacking = [name for name in NEEDED if name not in curves]
@@ -86,15 +87,13 @@ def study_curves(pool: CompactPool, curves: pd.DataFrame) -> StudyCurves:
     groups = {key: rows for key, rows in curves[fits].groupby(["ensemble", "aggregator"], sort=False)}
     singles = _singles(pool)
     named = {SINGLE: SINGLE} | {e["name"]: _row_name(e, pool, singles, groups) for e in pool.ensembles}
-    wanted = [(name, row, aggregator) for name, row in named.items() for aggregator in AGGREGATORS]
-    wanted = [(name, aggregator, (row, aggregator)) for name, row, aggregator in wanted]
-    wanted.append((ORACLE, "gold", (ORACLE, "mean")))
-    wanted = [x for x in wanted if x[2] in groups]
+    wanted = [(name, rule, (row, rule)) for name, row in named.items() for rule in AGGREGATORS]
+    wanted = [x for x in [*wanted, (ORACLE, "gold", (ORACLE, "mean"))] if x[2] in groups]
     of_pool = sum(name != ORACLE for name, _, _ in wanted)
     mend = "a study's `curves` with best-of-n rows of the pool's ensembles"
     require(of_pool > 0, "rows of the pool's ensembles", of_pool, mend)
     table = {row: groups[row].sort_values("pressure") for _, _, row in wanted}
-    ns = [int(n) for n in next(iter(table.values())).pressure]
+    ns = sorted({int(n) for lines in table.values() for n in lines.pressure})
     for row, lines in table.items():
         require(list(lines.pressure) == ns, f"n of {' '.join(row)}", list(lines.pressure), f"{ns}, each once")
     values = np.stack([table[row][list(QUANTITIES)].to_numpy(np.float64).T for _, _, row in wanted])
@@ -105,7 +104,7 @@ def study_curves(pool: CompactPool, curves: pd.DataFrame) -> StudyCurves:
     keys = [
         (name, rule, _strength(rule, table[row]), int(table[row].units.iloc[0])) for name, rule, row in wanted
     ]
-    over = "replicates" if "covers" in curves else "ensembles"
+    over = "replicates" if "covers" in curves else "instances"
     return StudyCurves(keys, ns, values.round().astype(np.int16), steps, singles, over)
 
 
