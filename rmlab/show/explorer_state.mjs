@@ -261,7 +261,7 @@ function rest(d, { members, aggregator, tilt }, now) { // of the pool's lines
 const corner = (d) => `the ${d.P === 1 ? "request" : `${d.P} requests`} and the reward models of this page`;
 function ofStudy(d, row, several) { // what the picture of a study's row says
   const has = (name) => d.study.rows.some((r) => r.ensemble === name);
-  return `Solid: the study's mean over ${row.of}; band: its 95% interval. Thin: this corner, ${corner(d)}.`
+  return `Thick: the study's mean over ${row.of}; band: its 95% interval. Thin: this corner, ${corner(d)}.`
     + (has("oracle") && row.ensemble !== "oracle" ? " Oracle: gold itself chooses." : "")
     + (several && has("single") ? " One alone: the study's single models." : "");
 }
