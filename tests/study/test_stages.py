@@ -104,7 +104,7 @@ def test_a_backbones_counts_are_its_own_guesses(tmp_path, inputs, monkeypatch):
 
     shared, store = inputs
     settings = stages.ReadChecks(Sandbox(), seed=0, rows=60)
-    ids, counts = checks.unchecked_answers(60, stream(0, "checks"))
+    _, counts = checks.unchecked_answers(60, stream(0, "checks"))
     truth = torch.zeros(60, 16)
     truth[torch.arange(60), torch.tensor(counts[:, 0] * 4 + counts[:, 1])] = 1
     nothing = torch.eye(16)[:1].repeat(60, 1)
