@@ -87,22 +87,22 @@ def study_curves(pool: CompactPool, curves: pd.DataFrame) -> StudyCurves:
     groups = {key: rows for key, rows in curves[fits].groupby(["ensemble", "aggregator"], sort=False)}
     singles = _singles(pool)
     named = {SINGLE: SINGLE} | {e["name"]: _row_name(e, pool, singles, groups) for e in pool.ensembles}
-    wanted = [(name, rule, (row, rule)) for name, row in named.items() for rule in AGGREGATORS]
-    wanted = [x for x in [*wanted, (ORACLE, "gold", (ORACLE, "mean"))] if x[2] in groups]
-    of_pool = sum(name != ORACLE for name, _, _ in wanted)
+    chosen = [(name, rule, (row, rule)) for name, row in named.items() for rule in AGGREGATORS]
+    chosen = [x for x in [*chosen, (ORACLE, "gold", (ORACLE, "mean"))] if x[2] in groups]
+    of_pool = sum(name != ORACLE for name, _, _ in chosen)
     mend = "a study's `curves` with best-of-n rows of the pool's ensembles"
     require(of_pool > 0, "rows of the pool's ensembles", of_pool, mend)
-    table = {row: groups[row].sort_values("pressure") for _, _, row in wanted}
+    table = {row: groups[row].sort_values("pressure") for _, _, row in chosen}
     ns = sorted({int(n) for lines in table.values() for n in lines.pressure})
     for row, lines in table.items():
         require(list(lines.pressure) == ns, f"n of {' '.join(row)}", list(lines.pressure), f"{ns}, each once")
-    values = np.stack([table[row][list(QUANTITIES)].to_numpy(np.float64).T for _, _, row in wanted])
+    values = np.stack([table[row][list(QUANTITIES)].to_numpy(np.float64).T for _, _, row in chosen])
     require(np.isfinite(values).all(), "rows of curves", "not finite", "numbers with their intervals")
     steps = tuple(float(np.abs(part).max()) / HIGHEST or 1.0 for part in (values[:, :3], values[:, 3]))
     values[:, :3] /= steps[0]
     values[:, 3] /= steps[1]
     keys = [
-        (name, rule, _strength(rule, table[row]), int(table[row].units.iloc[0])) for name, rule, row in wanted
+        (name, rule, _strength(rule, table[row]), int(table[row].units.iloc[0])) for name, rule, row in chosen
     ]
     over = "replicates" if "covers" in curves else "instances"
     return StudyCurves(keys, ns, values.round().astype(np.int16), steps, singles, over)
@@ -126,5 +126,9 @@ def _row_name(e: dict, pool: CompactPool, singles: list[int], groups: dict) -> s
 
 def _strength(aggregator: str, rows: pd.DataFrame) -> float | None:
     """The strength that a reader must choose for these rows; None where the aggregator has none."""
-    used = aggregator in AGGREGATORS and AGGREGATORS[aggregator].strength is not None
-    return float(rows.strength.iloc[0]) if used else None
+    if aggregator not in AGGREGATORS or AGGREGATORS[aggregator].strength is None:
+        return None
+    strengths = sorted(set(rows.strength))
+    one = len(strengths) == 1 and np.isfinite(strengths[0])
+    require(one, f"strength of {aggregator} in curves", strengths, "one number an ensemble")
+    return float(strengths[0])

@@ -135,6 +135,7 @@ def test_longer_curves_end_with_the_pool(pool):
         (lambda t: pd.concat([t, t]), "n of single mean"),
         (lambda t: t.drop(index=t.index[-4 * len(NS)]), "n of pretrain3 min"),
         (lambda t: t.assign(gold_high=np.nan), "not finite"),
+        (lambda t: t.assign(strength=np.nan), "strength of mean_std"),
     ],
 )
 def test_what_does_not_fit_is_named(pool, change, named):
