@@ -87,9 +87,9 @@ def test_scores_of_another_shape_are_refused(tiny_lm, monkeypatch, shape):
         ([], [], "answers = 0: give one for each of the 0 prompts"),
         (PROMPTS[:2], [[5], []], r"answers = 'no token in \[1\]': give at least one token"),
         ([[], [5]], ANSWERS[:2], r"prompts = 'no token in \[0\]': give at least one token"),
-        (PROMPTS[:1], [[5, 152]], r"token ids of the answers = \[152\]: give ids .*0 to 151"),
+        (PROMPTS[:1], [[5, 167]], r"token ids of the answers = \[167\]: give ids .*0 to 166"),
         (PROMPTS[:1], [[5, -100]], r"token ids of the answers = \[-100\]"),
-        ([[152, 5]], ANSWERS[:1], r"token ids of the prompts = \[152\]"),
+        ([[167, 5]], ANSWERS[:1], r"token ids of the prompts = \[167\]"),
     ],
 )
 def test_bad_input_is_named(heads, prompts, answers, message):

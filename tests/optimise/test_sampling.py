@@ -259,8 +259,8 @@ def test_what_is_no_plain_policy_is_refused(tiny_lm):
     [
         ({"prompts": [[5], []]}, "empty: .1."),
         ({"prompts": []}, "prompts"),
-        ({"prompts": [[5, -1, 7]]}, r"prompts' ids = \[-1\]: give ids from 0 to 151"),
-        ({"prompts": [[5], [152]]}, r"prompts' ids = \[152\]"),
+        ({"prompts": [[5, -1, 7]]}, r"prompts' ids = \[-1\]: give ids from 0 to 166"),
+        ({"prompts": [[5], [167]]}, r"prompts' ids = \[167\]"),
         ({"answers_per_prompt": 0}, "answers_per_prompt = 0"),
         ({"max_new_tokens": 0}, "max_new_tokens = 0"),
     ],

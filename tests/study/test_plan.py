@@ -21,7 +21,9 @@ from rmlab.study.plan import plan
 from rmlab.study.presets import constructions, tiny, tiny_ppo
 
 PACKAGE = Path(store.__file__).parent
-MEASURED = {"measure": 7}  # of tiny: comparison, transfer, agreement, accuracy, diversity, costs, probes
+MEASURED = {
+    "measure": 8
+}  # of tiny: comparison, transfer, agreement, accuracy, diversity, costs, probes, checks
 KEYS = """
 import json
 from rmlab.study.executor import all_tasks

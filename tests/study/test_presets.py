@@ -14,8 +14,11 @@ from rmlab.study.presets import (
     EVERY,
     PRESETS,
     SHIPPED,
+    best_of_n,
+    best_of_n_sighted,
     constructions,
     ppo,
+    ppo_free,
     tiny,
     tiny_constructions,
     tiny_ppo,
@@ -57,7 +60,17 @@ def test_the_shipped_ppo_recipe_covers_what_the_papers_optimise():
     recipe = ppo()
     assert {e.method for e in recipe.ensembles} == {"single", "finetune", "pretrain", "heads", "lora"}
     study = recipe.ppo_study
-    assert 0.0 in study.kl_coefs and len(study.kl_coefs) >= 4 and recipe.replicates.draws >= 3
+    assert min(study.kl_coefs) > 0 and recipe.replicates.draws >= 10 and study.rivals == 3
+    free = ppo_free()
+    assert free.ppo_study.kl_coefs == (0.0,) and free.replicates.draws == 3 and len(free.ppo_study.long) == 3
+
+
+def test_regimes_differ_in_sight_and_labels_alone():
+    one, other = best_of_n(), best_of_n_sighted()
+    assert (one.pretraining.sight, other.pretraining.sight) == (0, 1)
+    same = {"name": "x", "labels": other.labels, "pretraining": other.pretraining}
+    assert dataclasses.replace(one, **same) == dataclasses.replace(other, name="x")
+    assert one.replicates.draws == other.replicates.draws == 10 and one.matched
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def test_which_measurements_a_recipe_has():
         "diversity",
         "costs",
         "probes",
+        "checks",
         "explorer",
     }
     one = dataclasses.replace(tiny_ppo(), replicates=Replicates(2, 1, 1), ensembles=tiny_ppo().ensembles[:1])
@@ -65,5 +66,13 @@ def test_a_measurement_writes_tables_led_by_the_study(tiny_studies, tmp_path):
 
 @pytest.mark.parametrize("name", MEASUREMENTS)
 def test_every_measurement_says_what_it_reads(name):
-    assert set(MEASUREMENTS[name].reads) <= {"scores", "pool", "probes", "prompts", "sensitivity", "runs"}
+    assert set(MEASUREMENTS[name].reads) <= {
+        "scores",
+        "pool",
+        "probes",
+        "prompts",
+        "sensitivity",
+        "runs",
+        "checks",
+    }
     assert MEASUREMENTS[name].function.__doc__
