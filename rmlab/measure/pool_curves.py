@@ -20,7 +20,7 @@ from rmlab.measure.compare import Curve, Setting, Unit, curve_of, reference_of, 
 from rmlab.measure.ensembles import ORACLE, SINGLE, EnsembleResult, StudyScores, by_name
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, ess, kl_bound, n_grid
 from rmlab.optimise.tilt import KL_NAME as EXACT_KL
-from rmlab.optimise.tilt import Frontier, best_of_n_weights, beta_for_kl, frontier, tilt
+from rmlab.optimise.tilt import Frontier, best_of_n_policies, beta_for_kl, frontier, tilt
 from rmlab.recipe import require
 from rmlab.reward.aggregate import AGGREGATORS, aggregate, usual_strength
 
@@ -155,7 +155,7 @@ def _exact_frontiers(proxy: np.ndarray, scores: StudyScores) -> dict[str, Fronti
     reachable = [k for k in KLS if low < k < high] or [float((low + np.log(gold.shape[1])) / 2)]
     both = np.stack([gold, proxy], -1)
     betas = [beta_for_kl(proxy, k, ended) for k in reachable]
-    weights = (best_of_n_weights(proxy, n, ended) for n in ns)
+    weights = best_of_n_policies(proxy, ns, ended)
     return {
         "tilt": tilt(proxy, both, betas, ended, floor=0),
         "best_of_n": frontier(weights, both, ns, floor=0),
