@@ -204,11 +204,12 @@ def judged(finding: Finding, p_adjusted: float) -> dict[str, object]:
 class Rows:
     """The rows of one study that claims read: `by_prompt.npz`, and tables by name."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: str | Path, by_prompt: ByPrompt | None = None):
+        """by_prompt : instead of the one in the folder, so that the folder need not be there."""
+        self.folder = Path(folder)
         self.tables: dict[str, pd.DataFrame] = {}
-        path = folder / "by_prompt.npz"
-        self.by_prompt = ByPrompt.load(path) if path.is_file() else None
+        path = self.folder / "by_prompt.npz"
+        self.by_prompt = ByPrompt.load(path) if by_prompt is None and path.is_file() else by_prompt
 
     def values(self, claim: Claim, keys: dict[str, object]) -> np.ndarray:
         """The quantity of one setting, (D, P), rows of NaN where there is no such replicate; P = 1 from a table."""

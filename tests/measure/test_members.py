@@ -94,7 +94,11 @@ def test_numbers_are_means_over_replicates_with_their_standard_error(scores, div
 
 def test_a_replicates_instances_are_averaged_before_the_error_is_taken():
     scores = grid()
-    row = diversity_of_ensembles(only(scores, "single", "heads2"), 16, 16)["diversity"].set_index("ensemble").loc["heads2"]
+    row = (
+        diversity_of_ensembles(only(scores, "single", "heads2"), 16, 16)["diversity"]
+        .set_index("ensemble")
+        .loc["heads2"]
+    )
     groups = [[e for e in scores.ensembles if e.name == "heads2" and e.replicate == d] for d in range(2)]
     shares = [
         np.mean([(e.heldout[:, 0].mean(-1) > e.heldout[:, 1].mean(-1)).mean() for e in g]) for g in groups
@@ -121,7 +125,9 @@ def test_one_replicate_has_no_standard_error():
 
 def test_the_order_of_replicates_changes_no_number(scores, diversity):
     few = only(scores, "lora2", "heads2")
-    table = diversity_of_ensembles(replace(few, ensembles=few.ensembles[::-1]), 16, 16)["diversity"].set_index("ensemble")
+    table = diversity_of_ensembles(replace(few, ensembles=few.ensembles[::-1]), 16, 16)[
+        "diversity"
+    ].set_index("ensemble")
     pd.testing.assert_frame_equal(table, diversity.loc[table.index], rtol=1e-12)
 
 
