@@ -29,7 +29,7 @@ from rmlab.measure.inference import (
     verdict,
 )
 from rmlab.measure.intervals import two_way_interval
-from rmlab.recipe import require
+from rmlab.recipe import digest, require
 
 DESCRIPTIVE = "descriptive"  # the family whose p-values are not adjusted, and which proves nothing
 DIRECTIONS = ("greater", "less", "equivalent")
@@ -129,6 +129,15 @@ def read_claims(path: str | Path) -> list[Claim]:
     twice = sorted({n for n in names if names.count(n) > 1})
     require(not twice, "ids of claims", twice, "every claim an id of its own")
     return claims
+
+
+def claims_digest(text: str, study: str) -> str | None:
+    """SHA-256 of the claims about one study, every word of them, whatever else the file says of others.
+
+    text : of a claims' file. Returns None without a claim about the study; comments and the order count for nothing.
+    """
+    tables = [table for table in tomllib.loads(text).get("claim", []) if table.get("study") == study]
+    return digest(sorted(tables, key=lambda table: table["id"])) if tables else None
 
 
 def ledger(claims: Iterable[Claim], data: str | Path) -> pd.DataFrame:
