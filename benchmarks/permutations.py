@@ -100,7 +100,7 @@ def stored(name: str, store: Store) -> StudyScores:
     if missing:
         print(f"skipped: {missing} of {len(tasks)} artifacts of {name} are not in {store.root}")
         sys.exit()
-    return read_scores(recipe, **{group: [store.path(t) for t in made] for group, made in inputs.items()})
+    return read_scores(recipe, **{name: [store.path(t) for t in group] for name, group in inputs.items()})
 
 
 def check(claims: list[Claim], rows: Rows, own: Rows) -> None:
