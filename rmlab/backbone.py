@@ -258,6 +258,23 @@ def _loss(logits: torch.Tensor, next_ids: torch.Tensor, pad: int, groups: list[t
     return loss
 
 
+@torch.no_grad()
+def next_token_shares(
+    model: nn.Module, rows: Sequence[Sequence[int]], ids: Sequence[int], pad: int
+) -> torch.Tensor:
+    """How a model divides its belief among some ids as the next token after each row, (B, len(ids)) summing to 1.
+
+    rows : ids of B rows of any length
+    """
+    shares, device = [], next(model.parameters()).device
+    for start in range(0, len(rows), 128):
+        padded, mask = (torch.from_numpy(x).to(device) for x in pad_right(rows[start : start + 128], pad))
+        logits = model(input_ids=padded, attention_mask=mask, use_cache=False).logits
+        last = logits[torch.arange(len(padded), device=device), mask.sum(1) - 1]
+        shares.append(last[:, list(ids)].float().softmax(-1).cpu())
+    return torch.cat(shares)
+
+
 def schedule(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     """The learning rate of every training here: `lr_factor` of the optimiser's own at each step."""
     return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: lr_factor(step, steps))

@@ -21,6 +21,7 @@ from rmlab.backbone import (
     fit_language_model,
     load,
     lr_factor,
+    next_token_shares,
     pretrain,
     schedule,
     tune,
@@ -253,3 +254,12 @@ def test_where_a_study_runs(monkeypatch):
         device_of("banana")
     with pytest.raises(ValueError, match="device = 'cuda:64': give auto or cpu: this machine has"):
         device_of("cuda:64")
+
+
+def test_belief_in_the_next_token_is_the_models_own_whatever_stands_beside_a_row():
+    model = build(SIZE, 120, SPECIAL_TOKENS, seed=0).eval()
+    rows, ids = [[1, 8, 9], [1, 12, 7, 7, 30], [5]], [3, 40, 41]
+    shares = next_token_shares(model, rows, ids, 0)
+    for row, share in zip(rows, shares, strict=True):
+        logits = model(input_ids=torch.tensor([row])).logits[0, -1, ids]
+        torch.testing.assert_close(share, logits.softmax(-1), atol=1e-6, rtol=1e-5)

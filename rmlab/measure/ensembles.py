@@ -127,6 +127,7 @@ class StudyScores:
     gold : (P, N) float64, gold units; ended : (P, N) bool, False where an answer never ends
     probe_names : (C,) "base" first; probe_labels : what each of the others changes, in words; probe_gold : (P, C)
     sensitivity : the members of the side study of sizes and pairs
+    checks : how well each backbone counts facts, replicate by replicate
 
     Raises
     ------
@@ -143,6 +144,7 @@ class StudyScores:
     probe_gold: np.ndarray | None = None
     sensitivity: list[MemberScores] = field(default_factory=list)
     ppo_runs: list[RunResult] = field(default_factory=list)
+    checks: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self):
         for name, group in by_name(self.ensembles).items():

@@ -95,6 +95,16 @@ def fact_sensitivity(scores: StudyScores) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def checks(scores: StudyScores) -> pd.DataFrame:
+    """How well every backbone counts right and wrong facts, as a language model: shares of answers, and the commonest count's."""
+    per_replicate = scores.recipe.replicates.backbones
+    rows = [
+        {"replicate": i // per_replicate, "backbone": i % per_replicate, **shares}
+        for i, shares in enumerate(scores.checks)
+    ]
+    return pd.DataFrame(rows)
+
+
 def reaction(scores: np.ndarray) -> np.ndarray:
     """Mean change against the good answer, scores (P, C, ...) with "base" first -> (C - 1, ...)."""
     return (scores[:, 1:] - scores[:, :1]).mean(0)

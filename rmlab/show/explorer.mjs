@@ -2,6 +2,7 @@
 // Colab and a page without a kernel run: no library, no network.
 
 import { unpack } from "./explorer_math.mjs";
+import { studyOf, viewOf } from "./explorer_study.mjs";
 import {
   TRAITS, called, caption, choicesOf, curvesOf, fromAddress, pointOf, readout, resultOf, rivalsOf, sentence, sound,
   storeOf, toAddress,
@@ -9,9 +10,15 @@ import {
 import { drawPlot, rulerIn } from "./explorer_plot.mjs";
 import { alikePanel, answerPanel, controls, drawAlike, drawAnswer, drawControls, h } from "./explorer_panels.mjs";
 
+function bytesOf(model, name) {
+  const raw = model.get(name);
+  return raw.buffer ? new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength) : raw;
+}
+
 async function render({ model, el: root }) {
-  const raw = model.get("data"), bytes = raw.buffer ? new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength) : raw;
-  const d = await unpack(JSON.parse(model.get("meta")), bytes), choices = choicesOf(d), store = storeOf(d, choices);
+  const d = await unpack(JSON.parse(model.get("meta")), bytesOf(model, "data"));
+  d.study = d.study ? studyOf(d.study, bytesOf(model, "study")) : null;
+  const choices = choicesOf(d), store = storeOf(d, choices);
   const id = `rmx${Math.random().toString(36).slice(2, 10)}-`;
   const ui = { d, choices, id, width: 0, touched: false, dirty: false };
   let frame = 0;
@@ -73,10 +80,11 @@ function drawFrame(ui, store, parts, model, voice) {
   const point = pointOf(store, now, s), rivals = rivalsOf(store, s, performance.now() + 5);
   if (rivals.waiting) ui.later();
   // the plot first: it measures words, which is quick while nothing on the page has changed
-  parts.natsAt = drawPlot({ d, id, width, ...parts }, s, { ...now, ...rivals, range: store.range }, point);
+  const view = viewOf(d, point, now, rivals, s.members.length);
+  parts.natsAt = drawPlot({ d, id, width, ...parts }, s, { ...view, range: store.range }, point);
   drawControls(parts.controls, ui, s, now, point);
   parts.readings.replaceChildren(h("b", {}, called(s.tilt, s.at)), readout(d, s, now, point));
-  parts.note.textContent = caption(d, s, now);
+  parts.note.textContent = caption(d, s, now, point);
   voice.say([sentence(d, s, now, point), drawAlike(parts.alike, ui, s)]);
   drawAnswer(parts.answer, ui, s, now);
   save(ui, model, s, resultOf(d, s, now, point));

@@ -1,13 +1,14 @@
 """The explorer: one widget that computes in the browser, in a notebook and on a page with no kernel.
 
     from rmlab.show.explorer import Explorer
-    from rmlab.show.rows import pool
+    from rmlab.show.rows import pool, rows
 
     Explorer(pool(), ensemble="finetune", aggregator="min")
+    Explorer(pool(), curves=rows("curves"))  # beside the study's means over its replicates
     Explorer(CompactPool.from_text(prompts, answers, member_scores, gold))
 
-The page carries a compact pool: words or text, gold as a bill, as a number or not at all. Five JavaScript modules, joined into one, do the rest: `explorer_math.mjs`
-aggregates and sorts, a test holding its numbers equal to `CompactPool`'s; `explorer_state.mjs` makes the
+The page carries a compact pool: words or text, gold as a bill, as a number or not at all. Six JavaScript modules, joined into one, do the rest: `explorer_math.mjs`
+aggregates and sorts, a test holding its numbers equal to `CompactPool`'s; `explorer_study.mjs` reads a study's rows; `explorer_state.mjs` makes the
 traits sound and computes the curves; `explorer_plot.mjs` and `explorer_panels.mjs` draw; `explorer.mjs`
 wires them.
 """
@@ -26,14 +27,18 @@ import traitlets
 from rmlab.optimise.compact import PAGE_BYTES, CompactPool
 from rmlab.recipe import require
 from rmlab.reward.aggregate import AGGREGATORS, aggregate
+from rmlab.show.explorer_study import study_curves
 from rmlab.show.style import LOOKS
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from rmlab.workbench.pool import Pool
 
 HERE = Path(__file__).parent
 MODULES = (
     "explorer_math",
+    "explorer_study",
     "explorer_state",
     "explorer_plot",
     "explorer_panels",
@@ -70,22 +75,27 @@ class Explorer(anywidget.AnyWidget):
     optimiser : "best_of_n", or "tilt": the exact KL-regularised optimum on the pool, `CompactPool.tilted`
     beta : the tilt's price of a nat, in the proxy's unit; the browser keeps it where the pool's KL goes from
         about 0 to about log N - 1
+    curves : the table `curves` of the study that the pool is a corner of. Where the state is one of its best-of-n rows
+        (every member, the paper's strength), the study's mean gold leads, with its 95% interval as a band, and the
+        pool's own is a thin line; where it is none, the page says so
 
-    Every parameter but the pool is a trait, synced both ways: set it and the picture follows, move a control
+    Every parameter but the pool and the curves is a trait, synced both ways: set it and the picture follows, move a control
     and it changes; what the pool does not have, the browser sets right. `result` is what the browser
     computed: gold and proxy at n, peak_n and peak_gold, all means over prompts; of the tilt also kl, and ess
     (harmonic mean), with peak_beta (None: no tilt is best) among what at least 10 effective answers
-    represent. Without gold it has held_out and peak_held_out in their place, or the proxy alone.
+    represent; of a study's row study_gold, study_low, study_high and study_proxy. Without gold it has held_out and
+    peak_held_out in their place, or the proxy alone.
 
     Raises
     ------
-    ValueError : a pool too large for a page, or a state that the pool does not have
+    ValueError : a pool too large for a page, a state that the pool does not have, or curves that are not the pool's
     """
 
     _esm = script()
     _css = HERE / "explorer.css"
     meta = traitlets.Dict().tag(sync=True, to_json=_escaped, from_json=lambda text, widget: json.loads(text))
     data = traitlets.Bytes().tag(sync=True)
+    study = traitlets.Bytes().tag(sync=True)
     ensemble = traitlets.Unicode("single").tag(sync=True)
     members = traitlets.List(traitlets.Int()).tag(sync=True)
     aggregator = traitlets.Unicode("mean").tag(sync=True)
@@ -107,9 +117,11 @@ class Explorer(anywidget.AnyWidget):
         prompt: int = 0,
         optimiser: str = "best_of_n",
         beta: float = 0.25,
+        curves: pd.DataFrame | None = None,
     ):
         pool = pool.compact() if hasattr(pool, "compact") else pool
-        size = pool.nbytes_in_page()
+        study = None if curves is None else study_curves(pool, curves)
+        size = pool.nbytes_in_page() + (study.nbytes_in_page() if study else 0)
         mend = f"at most {PAGE_BYTES}: fewer prompts, or a smaller keep"
         require(size <= PAGE_BYTES, "bytes of pool", size, mend)
         known = aggregator != "gold" or pool.gold is not None
@@ -122,9 +134,11 @@ class Explorer(anywidget.AnyWidget):
         meta, data = pool.packed()
         meta["looks"] = {"single": _look("single")}
         meta["looks"] |= {e["name"]: _look(e["name"], e.get("series")) for e in pool.ensembles}
+        meta["study"], numbers = study.packed() if study else (None, b"")
         super().__init__(
             meta=meta,
             data=data,
+            study=numbers,
             ensemble=ensemble,
             members=_members(pool, ensemble, members),
             aggregator=aggregator,

@@ -81,20 +81,21 @@ function apart(labels, low, high) { // blocks `h` high at `y`, moved between low
 
 // ---- where things are
 
-function levels({ range, worth, se, proxy, peak }, { grain }) { // what the panels show, the upper one only of a worth
+function levels(view, { grain }) { // what the panels show, the upper one only of a worth
+  const { range, worth, low, high, peak, corner } = view, proxy = [...view.proxy, ...(corner?.proxy ?? [])];
   const plo = Math.min(...proxy), lower = { plo, phi: Math.max(...proxy, plo + 0.5 * grain) };
   if (!worth) return lower;
-  const all = [...range, ...worth.flatMap((x, k) => [x - se[k], x + se[k]])];
+  const all = [...range, ...low, ...high, ...(corner?.worth ?? [])];
   const lo = Math.min(...all), hi = Math.max(...all), pad = Math.max(0.3 * grain, hi - lo);
   return { ...lower, lo: lo - 0.06 * pad, hi: hi + 0.14 * pad, top: worth[peak] };
 }
 
 // The labels at the lines' right ends: of the upper panel, and of the lower one.
-function endings(ruler, W, d, { worth, proxy, oracle, alone }, { hi }) {
+function endings(ruler, W, d, { worth, proxy, oracle, alone, of, corner, thin }, { hi }) {
   const most = 0.26 * W, name = { level: proxy.at(-1), lines: ["proxy"], strong: true };
   const uniform = (level) => ({ level, lines: fitting(ruler, ["uniform pick"], most) });
   if (!worth) return { ends: [], low: [name, uniform(proxy[0])] };
-  const lines = fitting(ruler, [d.gold ? "gold" : "held out"], most, true);
+  const lines = fitting(ruler, [thin ? "this corner" : of ?? (d.gold ? "gold" : "held out")], most, true);
   const ends = [{ level: worth.at(-1), lines, strong: true }, uniform(worth[0])];
   const add = (level, ...forms) => ends.push({ level, lines: fitting(ruler, forms, most) });
   if (oracle) {
@@ -103,6 +104,7 @@ function endings(ruler, W, d, { worth, proxy, oracle, alone }, { hi }) {
     else add(Infinity, `oracle, to\u00a0${far}\u00a0↑`, `oracle ↑\u00a0${far}`);
   }
   if (alone) add(alone.at(-1), "one alone");
+  if (corner) add(corner.worth.at(-1), "this corner");
   return { ends, low: [name] };
 }
 
@@ -192,20 +194,22 @@ function axes(g, s, curves, N) {
 }
 
 function lines({ x, y, z, left, wide }, id, curves, c) { // `c`: the class of the worth's
-  const { kl, worth, proxy, se, last, at, oracle, alone } = curves;
+  const { kl, worth, proxy, low, high, last, at, oracle, alone, corner, thin } = curves;
   const points = (ys, f, xs) => ys.map((v, k) => `${x(xs[k]).toFixed(1)} ${f(v).toFixed(1)}`);
   const path = (ys, f, c, xs) =>
     svg("path", { d: "M" + points(ys, f, xs).join("L"), class: c, "clip-path": `url(#${id}clip)` });
   const main = (ys, f, name) => [path(ys.slice(0, last + 1), f, name, kl),
     last < ys.length - 1 && path(ys.slice(last), f, name + " rmx-thin", kl.slice(last))];
+  const thinly = (name) => `${name} rmx-corner`;
   const start = (level) => rule(left, level, left + wide, level, "rmx-start");
   if (!worth) return [start(z(proxy[0])), main(proxy, z, "rmx-proxy")];
-  const edge = (by) => points(worth.slice(0, last + 1).map((g, k) => g + by * se[k]), y, kl);
+  const edge = (line) => points(line.slice(0, last + 1), y, kl);
   return [
-    svg("path", { d: `M${[...edge(1), ...edge(-1).reverse()].join("L")}Z`, class: "rmx-band" }),
+    !thin && svg("path", { d: `M${[...edge(high), ...edge(low).reverse()].join("L")}Z`, class: "rmx-band" }),
     start(y(worth[0])),
     oracle && path(oracle, y, "rmx-oracle", at), alone && path(alone, y, "rmx-alone", at),
-    main(worth, y, c), main(proxy, z, "rmx-proxy"),
+    corner && [path(corner.worth, y, thinly(c), corner.kl), path(corner.proxy, z, thinly("rmx-proxy"), corner.kl)],
+    main(worth, y, thin ? thinly(c) : c), main(proxy, z, thin ? thinly("rmx-proxy") : "rmx-proxy"),
   ];
 }
 
@@ -224,21 +228,26 @@ function names(g, curves) { // of the lines, at their right ends, and of the pea
   ];
 }
 
-function handle({ x, y, z, t, end, upper }, { kl, worth, proxy }) {
-  const at = x(kl);
+function handle({ x, y, z, t, end, upper }, { kl, worth, proxy, study }) {
+  const at = x(kl), lead = study ?? { worth, proxy };
+  const dot = (cy, r, more = "") => svg("circle", { cx: at, cy, r, class: `rmx-at${more}` });
   return svg("g", { class: "rmx-handle", "aria-hidden": "true" }, rule(at, t - 3, at, end, "rmx-cursor"),
-    upper ? svg("circle", { cx: at, cy: y(worth), r: 5, class: "rmx-at" }) : [],
-    svg("circle", { cx: at, cy: z(proxy), r: 4, class: "rmx-at rmx-at-proxy" }),
+    study && [dot(y(worth), 3), dot(z(proxy), 2.5, " rmx-at-proxy")],
+    upper && dot(y(lead.worth), 5), dot(z(lead.proxy), 4, " rmx-at-proxy"),
     svg("rect", { x: at - 8, y: end - 12, width: 16, height: 20, rx: 5, class: "rmx-grip" }),
     [-2.5, 2.5].map((dx) => rule(at + dx, end - 7, at + dx, end + 3, "rmx-ridge")));
 }
 
-function described(d, { tilt }, { grid, worth, proxy, peak, summit }) { // the picture in words
+function described(d, { tilt }, { grid, worth, proxy, peak, summit, of, corner, thin }) { // the picture in words
   const name = (k) => called(tilt, grid.at(k)), n = (x) => num(x, d.digits);
   const rises = `from ${n(proxy[0])} to ${n(proxy.at(-1))}`;
   if (!worth) return `The proxy rises ${rises} between ${name(0)} and ${name(-1)}; nothing is compared with it.`;
-  return `${d.gold ? "Gold" : "The held-out members' mean"} goes from ${n(worth[0])} at ${name(0)} to its ${summit}, `
-    + `${n(worth[peak])}, at ${name(peak)}, and is ${n(worth.at(-1))} at ${name(-1)}; the proxy rises ${rises}.`;
+  const lead = of ? `Gold, over ${of}, with its 95% interval` : thin ? "Gold in this corner" : "Gold";
+  const beside = corner ? ` A thin line, this corner's gold, goes from ${n(corner.worth[0])} to `
+    + `${n(corner.worth.at(-1))}.` : "";
+  return `${d.gold ? lead : "The held-out members' mean"} goes from ${n(worth[0])} at ${name(0)} to its ${summit}, `
+    + `${n(worth[peak])}, at ${name(peak)}, and is ${n(worth.at(-1))} at ${name(-1)}; the proxy rises ${rises}.`
+    + beside;
 }
 
 // Draws `curves` and the handle at `here`; returns the nats under a pointer's clientX.

@@ -4,6 +4,7 @@
 import {
   AGGREGATORS, along, average, bestOf, curve, harmonic, heldOut, klBound, ladders, prices, standardError, tilts,
 } from "./explorer_math.mjs";
+import { rangeOf, rowAt, rowOf } from "./explorer_study.mjs";
 
 const FEW = 10; // effective answers: with fewer, the luck of one answer's gold decides; as in tilt.py
 export const TRAITS = ["ensemble", "members", "aggregator", "strength", "n", "prompt", "optimiser", "beta"];
@@ -101,7 +102,8 @@ export function storeOf(d, choices) {
   const { presets, grid } = choices, judged = presets.map(([, to]) => to).filter((to) => to.aggregator !== "gold");
   return {
     d, choices, key: "", now: null, known: {},
-    range: judged.flatMap((to) => mean(curve(d, to.members, to.aggregator, 1, grid).worth ?? [])),
+    range: judged.flatMap((to) => mean(curve(d, to.members, to.aggregator, 1, grid).worth ?? []))
+      .concat(rangeOf(d.study, judged.map((to) => to.ensemble))),
   };
 }
 
@@ -153,16 +155,20 @@ export function rivalsOf(store, { ensemble, members, aggregator, tilt }, until =
   return { at, oracle, alone: at.map((_, k) => average(lines.map((line) => line[k]))) };
 }
 
-export function pointOf({ d }, now, { tilt, at }) { // at n or at beta: means over prompts, ess harmonic
-  const { worth, proxy, kl, ess } = tilt ? tilts(d, now.rows, [at]) : bestOf(now.rows, [at]);
+// At n or at beta: means over prompts, ess harmonic; the study's row there, and `row` and `why` of rowOf.
+export function pointOf({ d }, now, s) {
+  const { tilt, at } = s, { worth, proxy, kl, ess } = tilt ? tilts(d, now.rows, [at]) : bestOf(now.rows, [at]);
+  const found = rowOf(d, s);
   return {
     worth: worth && average(worth[0]), proxy: average(proxy[0]), kl: tilt ? average(kl[0]) : klBound(at),
-    ess: tilt ? harmonic(ess[0]) : Infinity,
+    ess: tilt ? harmonic(ess[0]) : Infinity, ...found, study: rowAt(found.row, at),
   };
 }
 
-export function resultOf(d, { tilt }, now, { worth, proxy, kl, ess }) { // the trait `result`
-  const name = d.gold ? "gold" : "held_out", at = { proxy, ...(tilt ? { kl, ess } : {}) };
+export function resultOf(d, { tilt }, now, { worth, proxy, kl, ess, study }) { // the trait `result`
+  const rows = study && { study_gold: study.worth, study_low: study.low, study_high: study.high,
+    study_proxy: study.proxy };
+  const name = d.gold ? "gold" : "held_out", at = { proxy, ...(tilt ? { kl, ess } : {}), ...rows };
   if (!now.worth) return at;
   const best = now.grid[now.peak], where = tilt ? { peak_beta: isFinite(best) ? best : null } : { peak_n: best };
   return { [name]: worth, ...at, ...where, [`peak_${name}`]: now.worth[now.peak] };
@@ -180,26 +186,41 @@ const overOrUnder = (d, x, start) => // a uniform pick
 const beside = (d, x, start) =>
   `${num(Math.abs(x - start), d.digits)} ${x >= start ? "above" : "below"} a uniform pick`;
 
-export function readout(d, { tilt }, now, { worth, proxy, kl }) {
+export function readout(d, { tilt }, now, { worth, proxy, kl, row, study, why }) {
   const n = (x) => num(x, d.digits), reached = tilt ? ` · KL ${num(kl)}` : "";
+  if (study) {
+    const top = `best was ${called(tilt, row.grid[row.peak])}: ${n(row.worth[row.peak])}`;
+    const about = study.exact ? "" : "≈ ", interval = `95%: ${n(study.low)} to ${n(study.high)}`;
+    return ` · gold ${about}${n(study.worth)} (${interval}), ${row.of} · this corner ${n(worth)} · ${top}`;
+  }
   if (!now.worth) return `${reached} · proxy ${n(proxy)} (${overOrUnder(d, proxy, now.proxy[0])})`;
   const best = `best was ${called(tilt, now.grid[now.peak])}: ${n(now.worth[now.peak])}`;
-  const name = d.gold ? "gold" : `proxy ${n(proxy)} · held-out members`;
+  const name = row || why ? "this corner: gold" : d.gold ? "gold" : `proxy ${n(proxy)} · held-out members`;
   return `${reached} · ${name} ${n(worth)} (${overOrUnder(d, worth, now.worth[0])}) · ${best}`;
 }
 
-export function sentence(d, s, now, { worth, proxy, kl, ess }) {
+export function sentence(d, s, now, point) {
+  const { worth, proxy, kl, ess, row, study, why } = point;
   const { ensemble, members, aggregator, strength, tilt, at } = s, n = (x) => num(x, d.digits);
   const one = aggregator === "gold" || members.length === 1, all = members.length === ensemble.members.length;
   const rule = AGGREGATORS[aggregator][0].replace("λ", num(strength));
-  const who = aggregator === "gold" ? "Gold itself" : one ? `One judge (${d.columns[members[0]]})`
+  const who = aggregator === "gold" ? "Gold itself" : one ? `One judge${study ? "" : ` (${d.columns[members[0]]})`}`
     : `${all ? "The" : `${members.length} of ${ensemble.members.length}`} judges (${ensemble.label}), by ${rule}`;
   const does = tilt ? `, the tilt at ${called(tilt, at).replace("β", "beta")}: KL ${num(kl)} nats, `
     : `${one ? " chooses" : ", choose"} from ${at === 1 ? "1 answer" : whole(at) + " answers"}: `;
   const few = ess < FEW && `${num(ess, 1)} effective answers: the pool cannot represent this policy.`;
+  if (study) {
+    const about = study.exact ? "" : "about ", here = one && aggregator !== "gold" ? ` (${d.columns[members[0]]})` : "";
+    const interval = `95% interval ${n(study.low)} to ${n(study.high)}`;
+    return `${who}${does}gold is ${about}${n(study.worth)} over ${row.of} (${interval}), `
+      + `${beside(d, study.worth, row.worth[0])}; the proxy is ${n(study.proxy)}. `
+      + past(d, s, row, study.worth, kl, "its")
+      + ` In this corner${here} gold is ${n(worth)} and the proxy ${n(proxy)}.`;
+  }
   if (d.gold) {
+    const only = row ? ` The study's rows end at n = ${whole(d.study.end)}.` : why ? ` Only this corner: ${why}.` : "";
     return `${who}${does}gold is ${n(worth)}, ${beside(d, worth, now.worth[0])}; the proxy is ${n(proxy)}. `
-      + (few || past(d, s, now, worth, kl, "its"));
+      + (few || past(d, s, now, worth, kl, "its")) + only;
   }
   const others = heldOut(d, members), says = others.length === 1 ? `${d.columns[others[0]]}, held out, says`
     : `the ${others.length} members held out say`;
@@ -218,17 +239,31 @@ function past(d, { tilt, at }, now, worth, kl, whose) { // where the worth stand
 const alone = (d) => (d.C === 1 ? "No other member is there to be held out."
   : "All members judge: untick one to hold it out.");
 
-export function caption(d, { members, aggregator, tilt }, now) {
-  const judged = aggregator !== "gold", whose = d.gold ? "gold's" : "their";
+export function caption(d, s, now, { row, why }) {
+  const { members, aggregator, tilt } = s, judged = aggregator !== "gold", whose = d.gold ? "gold's" : "their";
+  if (row) return ofStudy(d, row, judged && members.length > 1);
+  if (why) return `This corner: ${corner(d)}.` + rest(d, s, now);
   const band = `band: ± 1 standard error of ${whose} difference to ${called(tilt, now.grid[0])}`;
   const over = d.P === 1 ? "One request: no band." : `Averages over ${d.P} requests${now.worth ? `; ${band}` : ""}.`;
   return (d.gold ? "" : "This pool has no gold: what is shown is what reward models say"
       + `${now.worth ? ", those that judge and those held out (their mean)" : ""}, not what is true. `)
-    + over + (judged && d.gold ? ` Oracle: gold itself ${tilt ? "is the proxy" : "chooses"}.` : "")
+    + over + rest(d, s, now);
+}
+function rest(d, { members, aggregator, tilt }, now) { // of the pool's lines
+  const judged = aggregator !== "gold";
+  return (judged && d.gold ? ` Oracle: gold itself ${tilt ? "is the proxy" : "chooses"}.` : "")
     + (judged && d.gold && members.length > 1 ? " One alone: the members judging singly, averaged." : "")
     + (now.last < now.grid.length - 1 ? ` Dotted: fewer than ${FEW} effective answers a request (harmonic mean).` : "")
     + (d.vocab || d.M === d.N ? "" : ` Carried: ${whole(d.M)} of each request's ${whole(d.N)} answers, those that can `
       + "win and a weighted sample of the others.");
+}
+
+const corner = (d) => `the ${d.P === 1 ? "request" : `${d.P} requests`} and the reward models of this page`;
+function ofStudy(d, row, several) { // what the picture of a study's row says
+  const has = (name) => d.study.rows.some((r) => r.ensemble === name);
+  return `Thick: the study's mean over ${row.of}; band: its 95% interval. Thin: this corner, ${corner(d)}.`
+    + (has("oracle") && row.ensemble !== "oracle" ? " Oracle: gold itself chooses." : "")
+    + (several && has("single") ? " One alone: the study's single models." : "");
 }
 
 export function hint(d, choices, { ensemble, members, aggregator }) {

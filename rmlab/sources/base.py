@@ -75,6 +75,15 @@ class Source(ABC):
         """Groups of ids that say which facts are right; each group is a loss term of its own in pretraining."""
         return ()
 
+    def unchecked_answers(self, rows: int, rng: np.random.Generator) -> tuple[Ids, np.ndarray] | None:
+        """Prompts with answers up to their EOS, and what of the last group of `checking_ids` would follow in truth.
+
+        Returns
+        -------
+        (ids of B rows, (B, 2) int64: the place in that group as a square table, row and column), or None
+        """
+        return None
+
     def gold(self, prompts: Sequence[Prompt], answers: np.ndarray) -> np.ndarray | None:
         """The true reward of an answer to each of B prompts, (B,) float64, gold units; None where unknown.
 

@@ -64,6 +64,7 @@ def plan(recipe: Recipe) -> dict[str, Task]:
         "scores": [_score_task(recipe, shared, spec, trained[spec]) for spec in specs],
         "probes": [_probe_task(recipe, shared, trained[spec]) for spec in specs],
         "sensitivity": _sensitivity_tasks(recipe, shared),
+        "checks": _check_tasks(recipe, shared),
         "runs": _ppo_tasks(recipe, shared, trained) if recipe.ppo_study else [],
     }
     last = {}
@@ -267,6 +268,14 @@ def _pairs_task(recipe: Recipe, policy: Task, name: str, count: int, labels: Lab
     return Task(
         stages.label, settings, read, code=_source_code(recipe, "gold", "gold_terms"), cost=count / 2000
     )
+
+
+def _check_tasks(recipe: Recipe, shared: SharedInputs) -> list[Task]:
+    """How well each backbone counts facts, of a source that can say."""
+    if not recipe.source.checking_ids:
+        return []
+    settings, code = stages.ReadChecks(recipe.source, recipe.seed), _source_code(recipe, "unchecked_answers")
+    return [Task(stages.read_checks, settings, {"backbone": b}, code=code, cost=1) for b in shared.backbones]
 
 
 def _sensitivity_tasks(recipe: Recipe, shared: SharedInputs) -> list[Task]:

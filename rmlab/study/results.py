@@ -31,7 +31,7 @@ KEYS = ["study", "recipe", "seed"]
 class Measurement:
     """One line of the table: a function of scores, what it reads beside the members, and which recipes it is for.
 
-    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs"
+    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs", "checks"
     """
 
     function: Callable[[StudyScores], pd.DataFrame | dict[str, pd.DataFrame | ByPrompt]]
@@ -71,6 +71,9 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
         underspecification.probes,
         ("probes", "prompts"),
         lambda recipe: type(recipe.source).probes is not Source.probes,
+    ),
+    checks=Measurement(
+        underspecification.checks, ("checks",), lambda recipe: bool(recipe.source.checking_ids)
     ),
     fact_sensitivity=Measurement(
         underspecification.fact_sensitivity,
@@ -141,6 +144,7 @@ def read_scores(
     prompts: list[Path] = (),
     sensitivity: list[Path] = (),
     runs: list[Path] = (),
+    checks: list[Path] = (),
 ) -> StudyScores:
     """What stages wrote, as measurements read it: folders in the order of `trained_of(recipe)`; empty where not read."""
     specs = trained_of(recipe)
@@ -164,6 +168,7 @@ def read_scores(
         probe_gold=probed.gold if probed else None,
         sensitivity=side,
         ppo_runs=[ppo_curves.read_run(folder) for folder in runs],
+        checks=[json.loads((folder / "checks.json").read_text()) for folder in checks],
     )
 
 

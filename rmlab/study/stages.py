@@ -1,7 +1,7 @@
 """The stages of a study, each a function of typed settings and input folders that writes files into the folder `out`.
 
 A stage does one thing. It runs in a process of its own; what decides its bytes is its settings, its inputs and its code.
-In the order of the flow: draw_prompts, pretrain, tune, sample_answers, label, score_gold, train_member, score_pool,
+In the order of the flow: draw_prompts, pretrain, read_checks, tune, sample_answers, label, score_gold, train_member, score_pool,
 score_probes, ppo_run. What is measured on their results is in `results.py`.
 """
 
@@ -52,6 +52,34 @@ def pretrain(out: Path, settings: Pretrain) -> None:
 
     s = settings
     backbone.pretrain(s.source, s.size, s.pretraining, s.seed, s.index).save_pretrained(out)
+
+
+@dataclass(frozen=True)
+class ReadChecks:
+    """How well a backbone counts the right and the wrong facts of `rows` answers that nobody checked."""
+
+    source: Source
+    seed: int
+    rows: int = 1000
+
+
+def read_checks(out: Path, settings: ReadChecks, backbone: Path) -> None:
+    """Write `checks.json`: the share of rows whose count of right and of wrong values is the model's first guess, and the
+    share that the commonest count has.
+    """
+    from rmlab.backbone import load, next_token_shares
+
+    s = settings
+    rows, counts = s.source.unchecked_answers(s.rows, stream(s.seed, "checks"))
+    group = s.source.checking_ids[-1]
+    side = round(len(group) ** 0.5)
+    shares = next_token_shares(load(backbone), rows, group, s.source.special.pad).reshape(-1, side, side)
+    found = {}
+    for name, column, other in (("right", 0, 2), ("wrong", 1, 1)):
+        guess = shares.sum(other).argmax(1).numpy()
+        found[name] = float((guess == counts[:, column]).mean())
+        found[f"{name}_commonest"] = float(np.bincount(counts[:, column]).max() / len(counts))
+    (out / "checks.json").write_text(json.dumps(found))
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from rmlab.measure.intervals import two_way_interval
-from rmlab.measure.underspecification import agreement, fact_sensitivity, probes, reaction, transfer
+from rmlab.measure.underspecification import agreement, checks, fact_sensitivity, probes, reaction, transfer
 from rmlab.optimise.best_of_n import best_of_n, kl_bound
-from tests.measure.fake_scores import PROBES, P, grid
+from rmlab.recipe import Replicates
+from tests.measure.fake_scores import PROBES, P, grid, in_step
 
 NS = np.array([1, 2, 4, 8, 16, 32, 64])
 
@@ -121,3 +122,12 @@ def test_a_source_may_have_other_probes(scores):
     other = replace(scores, probe_names=("base", "wrong", "rude", "late"))
     assert list(fact_sensitivity(other))[5:] == ["accuracy", "wrong"]
     assert set(probes(other).probe) == {"wrong", "rude", "late"}
+
+
+def test_checks_are_a_row_a_backbone_of_its_replicate(monkeypatch):
+    scores = in_step(2)
+    recipe = replace(scores.recipe, replicates=Replicates(draws=2, backbones=3, finetune=1))
+    shares = [{"right": i / 10, "wrong": i / 20} for i in range(6)]
+    table = checks(replace(scores, recipe=recipe, checks=shares))
+    assert table.replicate.tolist() == [0, 0, 0, 1, 1, 1] and table.backbone.tolist() == [0, 1, 2] * 2
+    assert table.right.tolist() == [row["right"] for row in shares]

@@ -58,7 +58,7 @@ def test_readable(words, text):
 
 def test_the_bill_adds_up_to_gold():
     bill = Bill(SANDBOX, PROMPT, "the price is fair . the wifi is fast !")
-    assert bill.total == pytest.approx(1.0 + 2.3 - 0.6 + 0.2)
+    assert bill.total == pytest.approx(1.0 + 1.3 - 0.6 + 0.2)
     assert bill.total == pytest.approx(SANDBOX.gold([PROMPT], np.array([SANDBOX.ids(bill.answer)]))[0])
     assert [line[:2] for line in bill.lines] == [
         ("asked facts stated right", 3),
@@ -71,7 +71,7 @@ def test_the_bill_adds_up_to_gold():
 def test_the_bill_as_text():
     lines = repr(Bill(SANDBOX, PROMPT, "the price is fair . the wifi is fast !")).split("\n")
     assert lines[0] == "The price is fair. The wifi is fast!"
-    assert lines[1:3] == [" +1.00  asked facts stated right", " +2.30  facts stated"]
+    assert lines[1:3] == [" +1.00  asked facts stated right", " +1.30  right facts, each once"]
     assert lines[3] == " −0.60  facts the record does not hold" and lines[-1] == "  2.90  gold"
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rmlab.optimise.pool import Pool
+from rmlab.recipe import stream
 from rmlab.reward.ensemble import load
 from rmlab.reward.training import PairIds, score_pairs
 from rmlab.sources.base import load_prompts
@@ -91,3 +93,32 @@ def test_probes_are_scored_with_the_unchanged_answer_first(inputs, tiny_studies)
     ensemble = load(store.path(task.inputs["member"]) / "model")
     again = ensemble.score(np.array(prompts[0].ids), expected.ids[0], expected.lengths[0])
     np.testing.assert_allclose(probes[0], again, atol=1e-5)
+
+
+def test_a_backbones_counts_are_its_own_guesses(tmp_path, inputs, monkeypatch):
+    """One that always knows, one that always says "none right, none wrong"."""
+    import torch
+
+    from rmlab import backbone
+    from rmlab.sources.sandbox import checks
+
+    shared, store = inputs
+    settings = stages.ReadChecks(Sandbox(), seed=0, rows=60)
+    _, counts = checks.unchecked_answers(60, stream(0, "checks"))
+    truth = torch.zeros(60, 16)
+    truth[torch.arange(60), torch.tensor(counts[:, 0] * 4 + counts[:, 1])] = 1
+    nothing = torch.eye(16)[:1].repeat(60, 1)
+    for name, shares, expected in (("knows", truth, (1.0, 1.0)), ("none", nothing, (counts == 0).mean(0))):
+        monkeypatch.setattr(backbone, "next_token_shares", lambda *_, shares=shares: shares)
+        (tmp_path / name).mkdir()
+        stages.read_checks(tmp_path / name, settings, store.path(shared.backbones[0]))
+        found = json.loads((tmp_path / name / "checks.json").read_text())
+        assert (found["right"], found["wrong"]) == pytest.approx(tuple(expected))
+        commonest = [np.bincount(column).max() / 60 for column in counts.T]
+        assert [found["right_commonest"], found["wrong_commonest"]] == pytest.approx(commonest)
+
+
+def test_every_backbones_counts_are_a_row(tiny_studies):
+    table = pd.read_csv(tiny_studies["tiny_constructions"] / "checks.csv")
+    assert table[["replicate", "backbone"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert table[["right", "wrong"]].to_numpy().min() >= 0 and table.right_commonest.nunique() == 1

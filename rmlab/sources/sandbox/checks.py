@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rmlab.sources.sandbox.authors import answer, fact_sentence
+from rmlab.sources.sandbox.authors import POLICY_SKILL, answer, fact_sentence, skills
 from rmlab.sources.sandbox.vocabulary import EOS
 from rmlab.sources.sandbox.world import ATTRIBUTE_NAMES, COUNTS, ID, MOST_COUNTED, TAGS, VALUES, Request
+from rmlab.sources.sandbox.world import requests as draw_requests
 
 TAG_IDS = tuple(ID[x] for x in TAGS)
 COUNT_IDS = tuple(ID[x] for x in COUNTS)
@@ -46,6 +47,24 @@ def checked_answer(
         tags = rng.random() < 0.5
     shown = tagged(request, words) if tags else words
     return [*request.ids(), *(ID[w] for w in shown), EOS, ID[count(request, words)]]
+
+
+def unchecked_answers(rows: int, rng: np.random.Generator) -> tuple[list[list[int]], np.ndarray]:
+    """Requests with answers of the policy's authors, half of them misquoted, up to `<eos>`: ids, and what follows in truth.
+
+    Returns
+    -------
+    (ids of B rows, (B, 2) int64 right and wrong values, at most `MOST_COUNTED` of each)
+    """
+    requests = draw_requests(rows, rng)
+    ids, counts = [], np.empty((rows, 2), np.int64)
+    for i, (request, skill) in enumerate(zip(requests, skills(rows, POLICY_SKILL, rng), strict=True)):
+        words = answer(request, skill, rng)
+        if rng.random() < 0.5:
+            words = misquoted(words, 0.6, rng)
+        ids.append([*request.ids(), *(ID[w] for w in words), EOS])
+        counts[i] = divmod(COUNTS.index(count(request, words)), MOST_COUNTED + 1)
+    return ids, counts
 
 
 def tagged(request: Request, words: Sequence[str]) -> list[str]:

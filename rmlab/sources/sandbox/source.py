@@ -67,6 +67,10 @@ class Sandbox(Source):
         """The tags after values, and the counts after `<eos>`: each a loss term of its own in pretraining."""
         return (checks.TAG_IDS, checks.COUNT_IDS)
 
+    def unchecked_answers(self, rows: int, rng: np.random.Generator) -> tuple[Ids, np.ndarray]:
+        """Requests with answers up to `<eos>`, half of them misquoted, and how many values are right and wrong, (B, 2)."""
+        return checks.unchecked_answers(rows, rng)
+
     def gold(self, prompts: Sequence[Prompt], answers: np.ndarray) -> np.ndarray:
         """The true reward of an answer to each of B prompts, (B,) float64, gold units; see `gold_terms`."""
         return gold.total(self.gold_terms(prompts, answers))

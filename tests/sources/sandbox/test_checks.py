@@ -83,3 +83,13 @@ def test_misquoting_keeps_words_and_attributes():
     assert {row[8] for row in rows} == set(w.ATTRIBUTES["view"])
     assert all([*row[:3], *row[4:8], row[9]] == [*words[:3], *words[4:8], words[9]] for row in rows)
     assert 0.18 < np.mean([row[3] == "fair" for row in rows]) < 0.32
+
+
+def test_unchecked_answers_come_with_the_counts_that_would_follow():
+    ids, counts = checks.unchecked_answers(200, stream(3, "checked"))
+    assert len(ids) == 200 and counts.shape == (200, 2) and all(row[-1] == EOS for row in ids)
+    for row, (right, wrong) in zip(ids, counts, strict=True):
+        text = " ".join(w.VOCAB[i] for i in row[1 : row.index(SEP)])
+        words = said(row)[:-1]
+        assert checks.count(w.Request.of(text), words) == f"r{right}w{wrong}" and not set(words) & set(w.TAGS)
+    assert 0.2 < (counts[:, 1] == 0).mean() < 0.7
