@@ -62,7 +62,7 @@ def test_the_bill_adds_up_to_gold():
     assert bill.total == pytest.approx(SANDBOX.gold([PROMPT], np.array([SANDBOX.ids(bill.answer)]))[0])
     assert [line[:2] for line in bill.lines] == [
         ("asked facts stated right", 3),
-        ("facts stated", 2),
+        ("right facts, each once", 1),
         ("facts the record does not hold", 1),
         ("exclamation marks", 1),
     ]
@@ -72,7 +72,7 @@ def test_the_bill_as_text():
     lines = repr(Bill(SANDBOX, PROMPT, "the price is fair . the wifi is fast !")).split("\n")
     assert lines[0] == "The price is fair. The wifi is fast!"
     assert lines[1:3] == [" +1.00  asked facts stated right", " +1.30  right facts, each once"]
-    assert lines[3] == " −0.60  facts the record does not hold" and lines[-1] == "  2.90  gold"
+    assert lines[3] == " −0.60  facts the record does not hold" and lines[-1] == "  1.90  gold"
 
 
 def test_the_bill_as_bars_says_the_same_as_its_text():
