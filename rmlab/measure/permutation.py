@@ -8,7 +8,8 @@ each claim of "greater" or "less" about these is false. All answers are permuted
 ended alone, n = 1 would keep the disqualified ones' gold and larger n would not, a change that is true.
 
 What is tested is the whole way from weights to verdict, with the dependence that claims really have on each other: shared
-members, prompts and gold. Not tested is how replicates differ in what they learnt of gold: under the null they do not.
+members, prompts and gold. Not tested is how replicates differ in what they learnt of gold: under the null they do not, and
+there `two_way_interval` is too wide by design, so that rates lie at the nominal ones or below.
 
 Letters: B permutations, D replicates, P prompts, N answers a prompt, L values of n, S settings.
 """
