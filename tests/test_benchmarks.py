@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+
+from rmlab.measure.by_prompt import ByPrompt
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
@@ -120,3 +123,54 @@ def test_the_spread_is_that_of_the_rounds(against):
     pairs[0][1]["b"] = results(1.0)["a"]
     ours, alternative, claim = "1.000 (0.500-1.500)", "1.000 (1.000-1.000)", "1.000 (0.667-2.000)"
     assert against.ratios(pairs) == [f"a: ours {ours} in s; alternative {alternative}; claim {claim}"]
+
+
+CLAIM = """
+[[claim]]
+id = "{id}"
+text = "A sentence."
+source = "rmlab"
+study = "tiny_constructions"
+family = "primary"
+margin = 0.1
+left = {{ensemble = "{left}"}}
+{rest}
+"""
+
+
+@pytest.fixture
+def permutations(monkeypatch, tiny_studies, tmp_path):
+    """The script on the tiny study's artifacts and two claims: flags -> its table."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = importlib.import_module("permutations")
+    several, rest = 'finetune2", aggregator = "min", pessimism = "matched', 'quantity = "gain"\nat = 16\n'
+    fall = 'quantity = "fall"\npeak_at_most = 4\ndirection = "less"'
+    text = CLAIM.format(id="min", left=several, rest=rest + 'direction = "greater"')
+    (tmp_path / "claims.toml").write_text(text + CLAIM.format(id="fall", left="single", rest=fall))
+
+    def run(rows=tiny_studies["tiny_constructions"].parent, artifacts=tiny_studies["artifacts"].root):
+        flags = ["--quick", "--studies", "tiny_constructions", "--claims", tmp_path / "claims.toml"]
+        flags += ["--rows", rows, "--artifacts", artifacts, "--out", tmp_path / "out"]
+        script.main([str(x) for x in flags])
+        return pd.read_csv(tmp_path / "out" / "permutations.csv").set_index("claim")
+
+    return run
+
+
+def test_claims_are_read_again_under_permuted_gold(permutations, capsys):
+    table = permutations()
+    assert list(table.index) == ["min", "fall", "any claim"] and (table.permutations == 20).all()
+    assert ((table.holds_low <= table.holds) & (table.holds <= table.holds_high)).all()
+    assert table.holds["any claim"] <= table.alone["any claim"]
+    assert "tiny_constructions: 2 claims have the values of its rows" in capsys.readouterr().out
+
+
+def test_rows_that_are_not_those_of_the_artifacts_are_found_out(permutations, tiny_studies, tmp_path):
+    stored = ByPrompt.load(tiny_studies["tiny_constructions"] / "by_prompt.npz")
+    (tmp_path / "tiny_constructions").mkdir()
+    stored.gold[..., 2] += 0.01
+    stored.save(tmp_path / "tiny_constructions" / "by_prompt.npz")
+    with pytest.raises(SystemExit, match="min: not the values of"):
+        permutations(rows=tmp_path)
+    with pytest.raises(SystemExit):
+        permutations(artifacts=tmp_path)

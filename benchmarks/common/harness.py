@@ -235,7 +235,7 @@ def _circumstances(run: Run) -> dict:
     return {
         "machine": {**machine, "load_start": run.load, "load_end": load_averages()},
         "versions": _versions(),
-        "commit": _commit(),
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 
@@ -261,7 +261,7 @@ def _versions() -> dict[str, str]:
     return out
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit that ran, and whether the tree differed from it; results of benchmarks are no difference."""
 
     def git(*words: str) -> str:

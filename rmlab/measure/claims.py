@@ -29,7 +29,7 @@ from rmlab.measure.inference import (
     verdict,
 )
 from rmlab.measure.intervals import two_way_interval
-from rmlab.recipe import require
+from rmlab.recipe import digest, require
 
 DESCRIPTIVE = "descriptive"  # the family whose p-values are not adjusted, and which proves nothing
 DIRECTIONS = ("greater", "less", "equivalent")
@@ -131,6 +131,15 @@ def read_claims(path: str | Path) -> list[Claim]:
     return claims
 
 
+def claims_digest(text: str, study: str) -> str | None:
+    """SHA-256 of the claims about one study, every word of them, whatever else the file says of others.
+
+    text : of a claims' file. Returns None without a claim about the study; comments and the order count for nothing.
+    """
+    tables = [table for table in tomllib.loads(text).get("claim", []) if table.get("study") == study]
+    return digest(sorted(tables, key=lambda table: table["id"])) if tables else None
+
+
 def ledger(claims: Iterable[Claim], data: str | Path) -> pd.DataFrame:
     """A row a claim, in the order they came: effect, 95% interval, p, adjusted p, replicates, verdict, replicates needed.
 
@@ -204,11 +213,12 @@ def judged(finding: Finding, p_adjusted: float) -> dict[str, object]:
 class Rows:
     """The rows of one study that claims read: `by_prompt.npz`, and tables by name."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: str | Path, by_prompt: ByPrompt | None = None):
+        """by_prompt : instead of the one in the folder, so that the folder need not be there."""
+        self.folder = Path(folder)
         self.tables: dict[str, pd.DataFrame] = {}
-        path = folder / "by_prompt.npz"
-        self.by_prompt = ByPrompt.load(path) if path.is_file() else None
+        path = self.folder / "by_prompt.npz"
+        self.by_prompt = ByPrompt.load(path) if by_prompt is None and path.is_file() else by_prompt
 
     def values(self, claim: Claim, keys: dict[str, object]) -> np.ndarray:
         """The quantity of one setting, (D, P), rows of NaN where there is no such replicate; P = 1 from a table."""

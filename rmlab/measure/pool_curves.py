@@ -10,7 +10,7 @@ Letters: P prompts, N answers a prompt, K members, D replicates, U units (instan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from rmlab.measure.compare import Curve, Setting, Unit, curve_of, reference_of, 
 from rmlab.measure.ensembles import ORACLE, SINGLE, EnsembleResult, StudyScores, by_name
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, ess, kl_bound, n_grid
 from rmlab.optimise.tilt import KL_NAME as EXACT_KL
-from rmlab.optimise.tilt import Frontier, best_of_n_weights, beta_for_kl, frontier, tilt
+from rmlab.optimise.tilt import Frontier, best_of_n_policies, beta_for_kl, frontier, tilt
 from rmlab.recipe import require
 from rmlab.reward.aggregate import AGGREGATORS, aggregate, usual_strength
 
@@ -54,26 +54,32 @@ def best_of_n_curves(scores: StudyScores) -> tuple[list[Curve], pd.DataFrame]:
 
     alone = {m.id: winners(m.pool[..., 0]) for m in scores.rivals}
     target = matched_penalty(scores) if scores.recipe.matched else None
-    curves, left_out = [], []
-    for name, group in by_name(scores.ensembles).items():
-        copies = [e.replicate for e in group if target is not None and _are_copies(e, scores.ended)]
-        if copies:
-            reason = f"members are copies (replicates {', '.join(map(str, dict.fromkeys(copies)))})"
-            rules = [a for a in scores.recipe.aggregators if a in PENALTIES]
-            left_out += [(name, aggregator, "matched", np.nan, reason) for aggregator in rules]
-        by_rule: dict[tuple[str, str], list[tuple]] = {}
-        for e in group:
-            rival = np.mean([alone[m.id][..., 0] for m in e.rivals], 0)
-            for x in _aggregated(e, scores, None if copies else target):
-                best = alone[e.parts[0].id] if name == SINGLE else winners(x.score)
-                numbers = (best[..., 0], best[..., 1], best[..., 0] - rival, x.strength, x.penalty)
-                by_rule.setdefault((x.aggregator, x.pessimism), []).append(numbers)
-        for rule, by_unit in by_rule.items():
-            setting = Setting(name, group[0].method, group[0].k, *rule)
-            curves.append(_curve(setting, units_of(group), by_unit, *axis))
+    by_setting: dict[Setting, list[tuple[Unit, tuple]]] = {}
+    for setting, e, x in scored_settings(scores, target):
+        rival = np.mean([alone[m.id][..., 0] for m in e.rivals], 0)
+        best = alone[e.parts[0].id] if setting.ensemble == SINGLE else winners(x.score)
+        numbers = (best[..., 0], best[..., 1], best[..., 0] - rival, x.strength, x.penalty)
+        by_setting.setdefault(setting, []).append((*units_of([e]), numbers))
+    curves = []
+    for setting, rows in by_setting.items():
+        units, by_unit = zip(*rows, strict=True)
+        curves.append(_curve(setting, list(units), list(by_unit), *axis))
     curves.append(_oracle(scores, winners(gold), axis))
-    columns = ["ensemble", "aggregator", "pessimism", "strength", "reason"]
-    return curves, pd.DataFrame(left_out, columns=columns)
+    return curves, _left_out(scores, target, by_setting)
+
+
+def scored_settings(
+    scores: StudyScores, target: float | None
+) -> Iterator[tuple[Setting, EnsembleResult, Aggregated]]:
+    """Every ensemble under every aggregator and pessimism, an instance at a time: the setting, the instance, its score.
+
+    target : the penalty that every ensemble is matched to, `matched_penalty`; None: no "matched" ones
+    """
+    for name, group in by_name(scores.ensembles).items():
+        copies = target is not None and any(_are_copies(e, scores.ended) for e in group)
+        for e in group:
+            for x in _aggregated(e, scores, None if copies else target):
+                yield Setting(name, e.method, e.k, x.aggregator, x.pessimism), e, x
 
 
 def exact_curves(scores: StudyScores, aggregators: tuple[str, ...]) -> list[Curve]:
@@ -141,6 +147,18 @@ def _aggregated(e: EnsembleResult, scores: StudyScores, target: float | None) ->
             yield Aggregated(aggregator, "matched", strength * target / penalty, cost(matched), matched)
 
 
+def _left_out(scores: StudyScores, target: float | None, settings: Iterable[Setting]) -> pd.DataFrame:
+    """The matched settings that there are not: members that are copies have no penalty."""
+    matched = {s.ensemble for s in settings if s.pessimism == "matched"}
+    rules, rows = [a for a in scores.recipe.aggregators if a in PENALTIES], []
+    for name, group in by_name(scores.ensembles).items() if target is not None else ():
+        if name not in matched and group[0].k > 1:
+            copies = dict.fromkeys(e.replicate for e in group if _are_copies(e, scores.ended))
+            reason = f"members are copies (replicates {', '.join(map(str, copies))})"
+            rows += [(name, aggregator, "matched", np.nan, reason) for aggregator in rules]
+    return pd.DataFrame(rows, columns=["ensemble", "aggregator", "pessimism", "strength", "reason"])
+
+
 def _are_copies(e: EnsembleResult, ended: np.ndarray) -> bool:
     """Whether the members' mean standard deviation is no more than rounding next to the spread of their mean."""
     members = e.pool[ended].astype(np.float64)  # (answers, K)
@@ -155,7 +173,7 @@ def _exact_frontiers(proxy: np.ndarray, scores: StudyScores) -> dict[str, Fronti
     reachable = [k for k in KLS if low < k < high] or [float((low + np.log(gold.shape[1])) / 2)]
     both = np.stack([gold, proxy], -1)
     betas = [beta_for_kl(proxy, k, ended) for k in reachable]
-    weights = (best_of_n_weights(proxy, n, ended) for n in ns)
+    weights = best_of_n_policies(proxy, ns, ended)
     return {
         "tilt": tilt(proxy, both, betas, ended, floor=0),
         "best_of_n": frontier(weights, both, ns, floor=0),

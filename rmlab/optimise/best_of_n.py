@@ -78,6 +78,32 @@ def best_of_n(
     return out[..., 0] if values.ndim == 2 else out
 
 
+def winner_chances(proxy: ArrayLike, ns: ArrayLike, mask: ArrayLike | None = None) -> np.ndarray:
+    """The chance of every answer to be the one that best-of-n keeps: `best_of_n` as weights, whatever the values.
+
+    Parameters as in `best_of_n`, of which `einsum("pnl,pn->pl", chances, values)` is the result.
+
+    Returns
+    -------
+    (P, N, L) float64, in the pool's order; sums to 1 over answers
+    """
+    proxy = as_floats(proxy, "proxy")
+    require(proxy.ndim == 2, "proxy's shape", proxy.shape, "scores (P, N)")
+    require(not np.isnan(proxy).any(), "proxy", "NaN", "a score for every answer, or mask it and score it 0")
+    if mask is not None:
+        mask = np.asarray(mask)
+        fits = mask.shape == proxy.shape and mask.dtype == bool
+        require(fits, "mask", (mask.shape, mask.dtype), f"bool {proxy.shape}")
+        proxy = _rank_below(proxy, mask)
+    order = np.argsort(proxy, axis=1)
+    weights = winner_weights(proxy.shape[1], ns)
+    ranked = np.broadcast_to(weights, (len(proxy), *weights.shape))
+    ranked = _average_ties(ranked, np.take_along_axis(proxy, order, axis=1))
+    chances = np.empty(ranked.shape)
+    np.put_along_axis(chances, order[..., None], ranked, axis=1)
+    return chances
+
+
 def winner_weights(N: int, ns: ArrayLike) -> np.ndarray:
     """Chance that the i-th lowest of N answers is the best of n drawn without replacement.
 

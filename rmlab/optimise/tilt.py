@@ -18,7 +18,7 @@ read a point beside its effective sample size. Letters: P prompts, N answers a p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,7 +137,8 @@ def beta_for_kl(
 ) -> float | np.ndarray:
     """The beta at which the tilted policy has a given KL, so that aggregators are compared at equal KL.
 
-    The KL falls in beta, since dKL/d(1/beta) = Var(r) / beta >= 0; bisection on log beta.
+    The KL falls in beta, since dKL/d(log beta) = -Var(r / beta) <= 0; Newton's method on log beta, with bisection
+    where that leaves the bracket or stalls.
 
     Parameters
     ----------
@@ -151,25 +152,38 @@ def beta_for_kl(
     float, or (P,) if `per_prompt`, in the proxy's unit; a KL that the pool cannot represent is a ValueError
     """
     gaps = _gaps(_scores(proxy, ended))
-
-    def price(beta: np.ndarray) -> np.ndarray:  # (P, 1) or (1, 1), as beta is
-        each = kl(_gibbs(gaps, beta))[:, None]
-        return each if per_prompt else each.mean(keepdims=True)
-
-    shape = (len(gaps) if per_prompt else 1, 1)
-    low, high = price(np.full(shape, np.inf)).max(), price(np.zeros(shape)).min()
-    pool = "every prompt of this pool" if per_prompt else "this pool"
-    mend = f"a number above {low:.6g} and below {high:.6g} nats, what {pool} can represent"
-    require(bool(low < kl_target < high), "kl_target", kl_target, mend)
-    steps = np.where(np.isfinite(gaps) & (gaps < 0), -gaps, np.nan)  # what separates an answer from the best
     over = {"axis": 1, "keepdims": True} if per_prompt else {"keepdims": True}
+    low, high = (kl(_gibbs(gaps, np.full((1, 1), b)))[:, None].mean(**over) for b in (np.inf, 0.0))
+    pool = "every prompt of this pool" if per_prompt else "this pool"
+    mend = f"a number above {low.max():.6g} and below {high.min():.6g} nats, what {pool} can represent"
+    require(bool(low.max() < kl_target < high.min()), "kl_target", kl_target, mend)
+    steps = np.where(np.isfinite(gaps) & (gaps < 0), -gaps, np.nan)  # what separates an answer from the best
     cold, hot = np.log(np.nanmin(steps, **over) / 100), np.log(np.nanmax(steps, **over) * 1e8)
-    for _ in range(64):
-        middle = (cold + hot) / 2
-        above = price(np.exp(middle)) > kl_target
-        cold, hot = np.where(above, middle, cold), np.where(above, hot, middle)
-    beta = np.exp((cold + hot) / 2)[:, 0]
+    at = np.clip(np.log(np.nanstd(steps, **over).clip(1e-300) / np.sqrt(2 * kl_target)), cold, hot)
+    before = hot - cold
+    for _ in range(200):
+        value, slope = (x.mean(**over) for x in _kl_and_slope(gaps, np.exp(at)))
+        cold, hot = np.where(value > kl_target, at, cold), np.where(value > kl_target, hot, at)
+        step = np.divide(value - kl_target, slope, out=np.full_like(at, np.inf), where=slope > 0)
+        newton = (cold <= at + step) & (at + step <= hot) & (2 * abs(step) <= abs(before))
+        at, before = np.where(newton, at + step, (cold + hot) / 2), np.where(newton, step, hot - cold)
+        if (abs(before) <= 1e-13 * abs(at).clip(1)).all():
+            break
+    beta = np.exp(at)[:, 0]
     return beta if per_prompt else float(beta[0])
+
+
+def _kl_and_slope(gaps: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """KL of the tilted policies (P, 1), and how fast it falls in log beta: the variance of gap / beta under the policy."""
+    alive = np.isfinite(gaps)
+    x = np.maximum(np.where(alive, gaps, 0.0) / beta, -700.0)
+    w = np.exp(x) * alive
+    total = w.sum(1, keepdims=True)
+    w *= x
+    mean = w.sum(1, keepdims=True) / total
+    w *= x
+    variance = w.sum(1, keepdims=True) / total - mean**2
+    return np.log(gaps.shape[1] / total) + mean, variance
 
 
 def best_of_n_weights(
@@ -183,9 +197,9 @@ def best_of_n_weights(
     the pool it is the single best answer at n = N, and its KL passes the bound up to log n.
     """
     require(n >= 1 and float(n).is_integer(), "n", n, "a whole number of answers, 1 or more")
-    below, upto, total = _ranks(_scores(proxy, ended))
     if replace:
-        return _by_rank(below, upto, total, lambda u: u**n)
+        return next(best_of_n_policies(proxy, [n], ended))
+    below, upto, total = _ranks(_scores(proxy, ended))
     fewest = int(total.min())
     require(
         n <= fewest, "n", n, f"at most {fewest}, the fewest answers of a prompt that ended, or replace=True"
@@ -193,6 +207,15 @@ def best_of_n_weights(
     chance = {m: np.append(0.0, np.cumsum(winner_weights(m, n))) for m in set(total[:, 0].tolist())}
     rows = [(chance[m][u] - chance[m][b]) for m, u, b in zip(total[:, 0].tolist(), upto, below, strict=True)]
     return _normal(np.stack(rows) / np.maximum(upto - below, 1))
+
+
+def best_of_n_policies(
+    proxy: ArrayLike, ns: Iterable[int], ended: ArrayLike | None = None
+) -> Iterator[np.ndarray]:
+    """`best_of_n_weights` with replacement at every n in turn, (P, N) each: the answers are ranked once."""
+    ranks = _ranks(_scores(proxy, ended))
+    for n in ns:
+        yield _by_rank(*ranks, lambda u, n=n: u**n)
 
 
 def poisson_weights(proxy: ArrayLike, mu: float, ended: ArrayLike | None = None) -> np.ndarray:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from rmlab.measure.by_prompt import ByPrompt
 from rmlab.store import Store, Task, write_atomic
+from rmlab.study.checkout import claims_in_force, commit_of
 from rmlab.study.executor import all_tasks, execute
 from rmlab.study.plan import plan
 from rmlab.study.sweep import Study, Sweep, base_of, parts_of
@@ -50,6 +51,7 @@ def run(
     planned = plans(study)
     folder = Path(out) / study.name
     store = Store(artifacts or Path("_build") / "artifacts")
+    code = {"commit": commit_of(), "claims": claims_in_force(study.name)}  # before anything is known
     started = time.perf_counter()
     execute(last_tasks(planned), store, workers, quiet)
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +61,7 @@ def run(
         for task in planned[0][1].values():
             for file in _results(store, task):
                 write_atomic(folder / file.name, file.read_bytes())
-    about = provenance(study, planned, store, round(time.perf_counter() - started))
+    about = provenance(study, planned, store, round(time.perf_counter() - started), code)
     write_atomic(folder / "provenance.json", json.dumps(about, indent=1))
     return folder
 
@@ -80,10 +82,11 @@ def last_tasks(planned: Plans) -> list[Task]:
     return [task for _, last in planned for task in last.values()]
 
 
-def provenance(study: Study, planned: Plans, store: Store, seconds: int) -> dict:
+def provenance(study: Study, planned: Plans, store: Store, seconds: int, code: dict[str, object]) -> dict:
     """Where tables come from: the recipe, the keys of their tasks, the versions that made them, and the time it took.
 
-    The keys are one a table; of a sweep a list, a recipe each.
+    The keys are one a table; of a sweep a list, a recipe each. `code` is the commit of the package and the claims about the
+    study when it was started (`rmlab.study.checkout`); what it took from the cache may be older.
     """
     tasks = all_tasks(last_tasks(planned))
     cards = [facts for facts in map(store.facts, tasks) if facts]
@@ -93,6 +96,7 @@ def provenance(study: Study, planned: Plans, store: Store, seconds: int) -> dict
         "study": study.name,
         "recipe": study.id,
         "source": type(base_of(study).source).__name__,
+        **code,
         "settings": dataclasses.asdict(study),
         "tables": keys if isinstance(study, Sweep) else {name: key for name, (key,) in keys.items()},
         "versions": [json.loads(x) for x in made_with],

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from rmlab.optimise.best_of_n import KL_NAME, best_of_n, ess, kl_bound, n_grid, winner_weights
+from rmlab.optimise.best_of_n import KL_NAME, best_of_n, ess, kl_bound, n_grid, winner_chances, winner_weights
 
 quick = settings(max_examples=50, deadline=None, derandomize=True)
 
@@ -178,3 +178,22 @@ def test_bad_input_is_named(change, words):
     args = dict(proxy=np.zeros((2, 4)), values=np.zeros((2, 4)), ns=[1, 2]) | change
     with pytest.raises(ValueError, match=words):
         best_of_n(**args)
+
+
+def test_chances_are_the_estimator_as_weights():
+    rng = np.random.default_rng(5)
+    proxy, mask = rng.integers(0, 9, (5, 40)), rng.random((5, 40)) < 0.7
+    mask[0] = False
+    values = rng.normal(size=(5, 40))
+    for one in (None, mask):
+        chances = winner_chances(proxy, n_grid(40), one)
+        assert (chances >= 0).all() and np.allclose(chances.sum(1), 1)
+        direct = best_of_n(proxy, values, n_grid(40), one)
+        np.testing.assert_allclose(np.einsum("pnl,pn->pl", chances, values), direct, atol=1e-12)
+    for arguments, match in [
+        (([1.0, 2.0], [1]), "proxy's shape"),
+        (([[np.nan, 2.0]], [1]), "proxy"),
+        (([[1.0, 2.0]], [1], [[1, 0]]), "mask"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            winner_chances(*arguments)

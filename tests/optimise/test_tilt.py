@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from rmlab.optimise import best_of_n as bon
 from rmlab.optimise.tilt import (
     Frontier,
+    best_of_n_policies,
     best_of_n_weights,
     beta_for_kl,
     chi_square_weights,
@@ -142,6 +143,18 @@ def test_beta_for_kl_inverts(seed, share):
     np.testing.assert_allclose(beta_for_kl(1000 * proxy, target, ended, True), 1000 * each, rtol=1e-6)
 
 
+@pytest.mark.parametrize("share", [1e-4, 0.5, 0.9999])
+@pytest.mark.parametrize("each", [False, True])
+def test_beta_for_kl_finds_its_way_through_scores_of_any_shape(share, each):
+    rng = np.random.default_rng(0)
+    apart = rng.normal(size=(3, 40)) * 1e-6 + 1e4
+    for proxy in (rng.standard_cauchy((3, 40)) * 1e3, np.exp(5 * rng.normal(size=(3, 40))), apart):
+        high = kl(tilted_weights(proxy, 0.0))
+        target = share * (high.min() if each else high.mean())
+        found = kl(tilted_weights(proxy, beta_for_kl(proxy, target, per_prompt=each)))
+        np.testing.assert_allclose(found if each else found.mean(), target, rtol=1e-9)
+
+
 def test_beta_for_kl_survives_prompts_of_one_score_unless_each_must_reach_it():
     proxy, *_ = pool(5)
     proxy[2] = 7.0
@@ -210,6 +223,19 @@ def test_without_replacement_it_is_the_estimator_and_its_kl_passes_the_bound():
     assert kl(best_of_n_weights(line, 25, replace=False))[0] <= np.log(25)
     with pytest.raises(ValueError, match=r"n = 50: give at most \d\d"):
         best_of_n_weights(proxy, 50, ended, replace=False)
+
+
+def test_every_n_in_turn_is_each_alone():
+    proxy, _, ended = pool(6)
+    ns = [1, 3, 64]
+    for n, w in zip(ns, best_of_n_policies(proxy, ns, ended), strict=True):
+        np.testing.assert_array_equal(w, best_of_n_weights(proxy, n, ended))
+        chosen = np.where(ended, proxy, -np.inf)
+        below = (chosen[:, None] < chosen[..., None]).sum(2) - (~ended).sum(1, keepdims=True)
+        alive = ended.sum(1, keepdims=True)
+        ties = (chosen[:, None] == chosen[..., None]).sum(2)
+        direct = (((below + ties) / alive) ** n - (below / alive) ** n) / ties * ended
+        np.testing.assert_allclose(w, direct, atol=1e-12)
 
 
 def test_both_draws_agree_while_n_is_small_beside_the_pool():

@@ -12,6 +12,7 @@ import pytest
 from rmlab.measure.by_prompt import ByPrompt
 from rmlab.measure.intervals import two_way_interval
 from rmlab.optimise.compact import CompactPool
+from rmlab.study.checkout import commit_of
 from rmlab.study.executor import all_tasks
 from rmlab.study.plan import plan
 from rmlab.study.presets import PRESETS, tiny_constructions, tiny_ppo
@@ -177,6 +178,8 @@ def test_provenance_says_what_made_the_rows(tiny_studies):
     recipe = PRESETS["tiny"]()
     assert (about["study"], about["recipe"], about["source"]) == ("tiny", recipe.id, "Sandbox")
     assert about["tables"] == {name: t.key for name, t in plan(recipe).items()}
+    assert about["claims"] is None  # nothing is claimed of it
+    assert about["commit"] == commit_of() or about["commit"].removesuffix("+changes") == commit_of()[:40]
     assert len(about["versions"]) == 1 and {"torch", "transformers", "numpy"} <= set(about["versions"][0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -119,12 +120,17 @@ def test_a_second_run_makes_nothing_and_writes_the_same_bytes(swept, tiny_studie
     assert {f.name for f in root.iterdir()} == kept
 
 
-def test_provenance_verification_and_summary(swept, tiny_studies):
+def test_provenance_verification_and_summary(swept, tiny_studies, tmp_path):
     about, sweep = json.loads((swept / "provenance.json").read_text()), tiny_sweeps()
     assert (about["study"], about["recipe"], about["source"]) == ("tiny_sweeps", sweep.id, "Sandbox")
     assert about["tables"]["accuracy"] == [last["accuracy"].key for _, last in plans(sweep)]
     verdict = verify_study(swept, tiny_studies["artifacts"].root)
     assert verdict.text.endswith("holds") and not verdict.differs
+    older = shutil.copytree(swept, tmp_path / "tiny_sweeps")
+    about["tables"]["accuracy"][0] = "0" * 20
+    (older / "provenance.json").write_text(json.dumps(about))
+    verdict = verify_study(older, tiny_studies["artifacts"].root)
+    assert "holds (made by older code" in verdict.text and not verdict.differs
     lines = summary(swept).splitlines()
     assert len(lines) == 2 + len(pd.read_csv(swept / "ends.csv")) and lines[1].startswith(
         "flips 0.0: single mean"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from rmlab.study.presets import SHIPPED
+from rmlab.study import verify as module
+from rmlab.study.executor import all_tasks
+from rmlab.study.presets import PRESETS, SHIPPED
 from rmlab.study.verify import verify_study
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -40,6 +43,25 @@ def test_rows_of_older_code_are_said_to_be(tiny_studies, tmp_path):
     assert "made by older code" in verify_study(folder, tiny_studies["artifacts"].root).text
     (folder / "provenance.json").write_text(json.dumps({**about, "numbers_of": "994a5e7"}))
     assert "made by older code (994a5e7)" in verify_study(folder, tmp_path / "none").text
+
+
+@pytest.mark.parametrize("name", ["best_of_n", "best_of_n_sighted", "sweeps", "ppo"])
+def test_a_cell_of_a_large_study_is_a_model_and_what_it_stands_on(name, tmp_path, monkeypatch):
+    """Two pretrainings, the policy's tuning and one model: two minutes, whatever the study takes."""
+    study, ran = PRESETS[name](), []
+
+    def note(tasks, store, workers, quiet):
+        ran.extend(all_tasks(tasks))
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "execute", note)
+    about = {"study": name, "recipe": study.id, "tables": {"accuracy": ["0"] if name == "sweeps" else "0"}}
+    (tmp_path / "provenance.json").write_text(json.dumps(about))
+    with pytest.raises(InterruptedError):
+        verify_study(tmp_path, tmp_path / "artifacts")
+    stages = Counter(task.stage.__name__ for task in ran)
+    pairs = {"draw_prompts": 2, "sample_answers": 2, "label": 2}  # of training and held out
+    assert stages == {"pretrain": 2, "tune": 1, **pairs, "train_member": 1}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
