@@ -31,8 +31,7 @@ HIGHEST = np.iinfo(np.int16).max
 class StudyCurves:
     """A study's mean best-of-n curves of the ensembles in a pool.
 
-    keys : R of (the ensemble's name in the pool, or "single" or "oracle"; aggregator; strength or None; how many
-        replicates the mean is of)
+    keys : R of (the ensemble's name in the pool, or "single" or "oracle"; aggregator; strength or None; replicates)
     ns : (L,) rising; values : (R, 4, L) int16, `QUANTITIES` in units of `steps`: that of gold, that of the proxy
     singles : the pool's columns that are single models; over : "replicates", or of older tables "instances"
     """
