@@ -11,21 +11,28 @@ ROOT = Path(__file__).resolve().parents[2]  # of the checkout, where the package
 CLAIMS = ("data/claims.toml", "rmlab/data/claims.toml")  # in a checkout; in an installed package
 
 
-def commit_of(root: str | Path = ROOT) -> str | None:
-    """The commit of a checkout, "+changes" behind it if tracked files differ; None where it is none or git cannot say."""
+def commit_of(root: str | Path | None = None) -> str | None:
+    """The commit of a checkout, "+changes" behind it if tracked files differ; None where it is none or git cannot say.
+
+    root : the checkout's top; that of the package unless said
+    """
+    root = root or ROOT
     head = _git(root, "rev-parse", "HEAD")
     changes = _git(root, "status", "--porcelain", "--untracked-files=no")
     return None if head is None or changes is None else head + ("+changes" if changes else "")
 
 
-def claims_in_force(study: str, root: str | Path = ROOT) -> dict[str, str | None] | None:
+def claims_in_force(study: str, root: str | Path | None = None) -> dict[str, str | None] | None:
     """The claims about a study: their `claims_digest`, and the commit in which their file was last changed.
+
+    root : the checkout's top; that of the package unless said
 
     Returns
     -------
     {"sha256", "commit"}; None where there is no file or no claim about the study. The commit is None where it is unknown,
     as outside a checkout, or where the file is not as it was committed.
     """
+    root = root or ROOT
     name = next((name for name in CLAIMS if (Path(root) / name).is_file()), None)
     sha256 = claims_digest((Path(root) / name).read_text("utf-8"), study) if name else None
     if sha256 is None:
