@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 PAGE   := _build/html/index.html
 
-LOWEST := $(addprefix tests/,test_recipe.py test_tokens.py test_text.py test_tables.py test_preferences.py test_cli.py fast \
+LOWEST := $(addprefix tests/,test_recipe.py test_tokens.py test_text.py test_tables.py test_preferences.py test_cli.py test_backbone.py fast \
             reward/test_model.py reward/test_classifier.py reward/test_lora.py optimise/test_sampling.py \
             measure/test_baselines.py show/test_rows.py show/test_figures.py show/test_figures_best_of_n.py show/test_explorer.py)
 
