@@ -106,7 +106,9 @@ def test_labels_are_moved_apart_from_below_and_keep_their_order():
 def test_a_margin_is_a_band_about_a_dotted_zero(ax):
     figures.margin(ax, 0.1)
     (band,), (zero,) = ax.patches, ax.lines
-    ends = ax.transData.inverted().transform(band.get_extents())[:, 0]  # a rectangle, before Matplotlib 3.9 a polygon
+    ends = ax.transData.inverted().transform(band.get_extents())[
+        :, 0
+    ]  # a rectangle, before Matplotlib 3.9 a polygon
     assert ends == pytest.approx([-0.1, 0.1]) and set(zero.get_xdata()) == {0}
 
 
