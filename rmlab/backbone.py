@@ -112,9 +112,8 @@ def build(size: Size, vocab_size: int, special: SpecialTokens, seed: int) -> nn.
             if weight.ndim == 2:
                 nn.init.normal_(weight, 0.0, 0.08 if "embed" in name else size.hidden**-0.5)
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                weight.data.mul_(
-                    0.1
-                )  # layers begin near the identity: Muon then learns to compare in 100 steps
+                # layers begin near the identity: Muon then learns to compare in 100 steps
+                weight.data.mul_(0.1)
     model.generation_config.suppress_tokens = list(special.never_sampled)
     return model
 

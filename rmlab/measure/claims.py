@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +59,7 @@ class Claim:
     ----------
     id : what the ledger calls it; text : the claim, a sentence; source : paper and section, or "rmlab"
     study : the folder with its rows
-    quantity : "gold", "proxy" or "gain" at the pressure `at`; "change" or "fall" of gold over a whole curve; or
+    quantity : "gold", "proxy" or "gain" at the pressure `at`; "change" or "fall" of gold up to it, or over a whole curve; or
         "table.column", a number a replicate of a table of the study, such as "diversity_replicates.corr_error"
     left, right : the keys that tell each setting, or each table's rows, from all others; no `right`: the difference is from
         `null`
@@ -90,11 +90,9 @@ class Claim:
         known = self.quantity in (*READ_AT_A_POINT, *CURVES) or self.quantity.count(".") == 1
         mend = f"one of {', '.join(READ_AT_A_POINT + CURVES)}, or table.column"
         require(known, f"{where}: quantity", self.quantity, mend)
-        read = self.quantity in READ_AT_A_POINT
-        mend = (
-            "the pressure at which the quantity is read" if read else "none: the quantity is of a whole curve"
-        )
-        require(read == (self.at is not None), f"{where}: at", self.at, mend)
+        read, tables = self.quantity in READ_AT_A_POINT, "." in self.quantity
+        mend = "none: a table has no pressure" if tables else "the pressure at which the quantity is read"
+        require(not ((tables and self.at) or (read and self.at is None)), f"{where}: at", self.at, mend)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +102,11 @@ class Finding:
     claim: Claim
     values: np.ndarray
     p: float
-    replicates: int = field(init=False)
 
-    def __post_init__(self):
-        object.__setattr__(self, "replicates", len(self.values))
+    @property
+    def replicates(self) -> int:
+        """D."""
+        return len(self.values)
 
 
 def read_claims(path: str | Path) -> list[Claim]:
@@ -230,6 +229,10 @@ class Rows:
         if claim.quantity in READ_AT_A_POINT:
             return self.by_prompt.values(claim.at, claim.quantity, **keys)
         pressure, gold = self.by_prompt.curve(**keys)
+        if claim.at is not None:
+            mend = f"one of {', '.join(f'{x:g}' for x in pressure)}"
+            require(claim.at in pressure, f"claim {claim.id}: at", claim.at, mend)
+            pressure, gold = pressure[pressure <= claim.at], gold[..., pressure <= claim.at]
         kept = ~np.isnan(gold).any((1, 2))
         values = np.full(gold.shape[:2], np.nan)
         if claim.quantity == "change":

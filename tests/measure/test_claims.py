@@ -11,10 +11,12 @@ import pytest
 
 from rmlab.measure.by_prompt import ByPrompt
 from rmlab.measure.claims import Claim, ledger, read_claims
+from rmlab.optimise.best_of_n import ess
 from rmlab.reward.methods import members_of
 from rmlab.study.presets import PRESETS
-from rmlab.study.sweep import parts_of
+from rmlab.study.sweep import base_of, parts_of
 
+CLAIMS_FILE = Path(__file__).parents[2] / "data" / "claims.toml"
 D, P = 6, 20
 NS = (1.0, 64.0, 2048.0)
 
@@ -114,6 +116,24 @@ def test_falls_and_changes_are_of_a_whole_curve(tmp_path):
     assert table.verdict[1] == "fails" and abs(table.effect[2]) < 0.2
 
 
+def test_a_fall_is_read_at_its_pressure_and_not_at_the_rough_end(tmp_path):
+    late = noise(1)
+    late[..., 2] -= 2.0  # only at the last point, where one answer a prompt decides
+    write_study(tmp_path / "s", {"single": late})
+    about = {"quantity": "fall", "left": {"ensemble": "single"}, "right": None, "direction": "less"}
+    whole, read = claim(at=None, **about), claim(id="b", at=64, peak_at_most=1, **about)
+    table = ledger([whole, read], tmp_path)
+    assert table.effect[0] < -1.5 and table.verdict[0] == "holds" and abs(table.effect[1]) < 0.3
+    with pytest.raises(ValueError, match=r"claim a: at = 65: give one of 1, 64, 2048"):
+        ledger([claim(at=65, **about)], tmp_path)
+
+
+def test_the_shipped_falls_are_read_where_ten_answers_count():
+    for c in (c for c in read_claims(CLAIMS_FILE) if c.quantity == "fall"):
+        N = base_of(PRESETS[c.study]()).pool.answers
+        assert c.at is not None and ess(N, [c.at])[0] >= 10 and c.peak_at_most < c.at
+
+
 def test_tables_by_replicate(data):
     rows = pd.DataFrame(
         {"ensemble": ["heads5"] * 4, "replicate": [0, 1, 2, 3], "corr": [0.99, 0.98, 0.995, 0.97]}
@@ -152,7 +172,7 @@ def test_claims_are_read_from_toml_and_odd_ones_are_named(tmp_path, data):
         ("margin", "margn", r"keys of claim a = \['margn'\]"),
         ('direction = "greater"', 'direction = "up"', r"claim a: direction = 'up'"),
         ("at = 64", "", r"claim a: at = None: give the pressure"),
-        ('quantity = "gold"', 'quantity = "fall"', r"claim a: at = 64: give none"),
+        ('quantity = "gold"', 'quantity = "table.column"', r"claim a: at = 64: give none"),
         ('quantity = "gold"', 'quantity = "joy"', r"claim a: quantity = 'joy'"),
         ("margin = 0.1", "margin = 0", r"claim a: margin = 0: give a difference above 0"),
         ('text = "A is better."', "", r"claim a: .*text"),
@@ -173,7 +193,7 @@ def test_rows_without_gold_by_prompt_say_so(tmp_path):
         ledger([claim()], tmp_path)
 
 
-CLAIMS = read_claims(Path(__file__).parents[2] / "data" / "claims.toml")
+CLAIMS = read_claims(CLAIMS_FILE)
 
 
 def keys_there_are(study: str) -> set[tuple]:
