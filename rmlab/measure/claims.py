@@ -10,6 +10,7 @@ Letters: D replicates, P prompts, L points of a curve, M claims.
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -142,17 +143,19 @@ def claims_digest(text: str, study: str) -> str | None:
 def ledger(claims: Iterable[Claim], data: str | Path) -> pd.DataFrame:
     """A row a claim, in the order they came: effect, 95% interval, p, adjusted p, replicates, verdict, replicates needed.
 
-    data : the folder that holds the studies' folders. A claim whose study is not there has the verdict "not run".
+    data : the folder that holds the studies' folders. A claim whose study is not there, or has older code's rows, has the
+    verdict "not run"; a family is adjusted as a whole, with a p of 1 for such a claim, so that no verdict hangs on what
+    has been run.
     """
     claims, data = list(claims), Path(data)
-    studies = {s: Rows(data / s) for s in dict.fromkeys(c.study for c in claims) if (data / s).is_dir()}
+    studies = {s: Rows(data / s) for s in dict.fromkeys(c.study for c in claims) if _was_run(data / s)}
     findings = {c.id: find(c, studies[c.study]) for c in claims if c.study in studies}
     adjusted = {}
     for family in dict.fromkeys(c.family for c in claims):
-        members = [findings[c.id] for c in claims if c.family == family and c.id in findings]
-        p = [f.p for f in members]
-        p = p if family == DESCRIPTIVE or not p else holm(p)
-        adjusted |= {f.claim.id: float(x) for f, x in zip(members, p, strict=True)}
+        members = [c.id for c in claims if c.family == family]
+        p = [findings[m].p if m in findings else 1.0 for m in members]  # what was not run counts as well
+        p = p if family == DESCRIPTIVE else holm(p)
+        adjusted |= dict(zip(members, map(float, p), strict=True))
     rows = []
     for claim in claims:
         about = {"claim": claim.id, "source": claim.source, "study": claim.study, "family": claim.family}
@@ -161,6 +164,12 @@ def ledger(claims: Iterable[Claim], data: str | Path) -> pd.DataFrame:
         else:
             rows.append({**about, "verdict": "not run"})
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _was_run(folder: Path) -> bool:
+    """Whether a study's rows are there, and no older code's from before any claim was fixed."""
+    about = folder / "provenance.json"
+    return folder.is_dir() and not (about.is_file() and "numbers_of" in json.loads(about.read_text()))
 
 
 def ledger_text(claims: Iterable[Claim], table: pd.DataFrame) -> str:

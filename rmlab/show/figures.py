@@ -48,6 +48,12 @@ def limits(table: pd.DataFrame | pd.Series, column: str) -> tuple:
     return table[f"{stem}low"], table[f"{stem}high"]
 
 
+def with_interval(row: pd.Series, column: str, digits: int = 2, sign: bool = False) -> str:
+    """A number with its 95% interval, as prose has it: "-0.62 [-1.11, -0.13]"; with `sign`, "+" before what is above 0."""
+    value, low, high = (f"{x:{'+' if sign else ''}.{digits}f}" for x in (row[column], *limits(row, column)))
+    return f"{value} [{low}, {high}]"
+
+
 def line(ax: Axes, curve: pd.DataFrame, column: str, look: Look, label: str = "") -> None:
     """A curve over KL, with its label at its end where it has one."""
     ax.plot(curve.kl, curve[column], color=look.color, ls=look.dash, label=label)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from rmlab.recipe import require
-from rmlab.show.figures import limits
+from rmlab.show.figures import with_interval
 
 
 class Page:
@@ -54,10 +54,6 @@ def folded(
     cells = []
     for _, row in rows.iterrows():
         words = [str(row[key]).replace("_", " − ") if key == "aggregator" else str(row[key]) for key in keys]
-        for quantity in quantities:
-            numbers = (row[quantity], *limits(row, quantity))
-            value, low, high = (f"{x:.{digits}f}" for x in numbers)
-            words.append(f"{value} [{low}, {high}]")
-        cells.append(words)
+        cells.append([*words, *(with_interval(row, quantity, digits) for quantity in quantities)])
     inside = html_table([*keys, *quantities], cells)
     return Page(f'<details class="ink ledger"><summary>{html.escape(summary)}</summary>{inside}</details>')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from importlib import resources
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+
+from rmlab.measure import claims
+from rmlab.recipe import require
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -43,6 +47,26 @@ def rows(table: str, study: str = "full") -> pd.DataFrame:
 def provenance(study: str = "full") -> dict:
     """The shipped rows' recipe, versions, seeds and times, and the commit that made them."""
     return json.loads((data_folder() / study / "provenance.json").read_text("utf-8"))
+
+
+def ledger(*ids: str) -> tuple[list[claims.Claim], pd.DataFrame]:
+    """The shipped claims of these ids, in their order, and what the shipped rows say of each; of no id, of all claims.
+
+    Returns the claims and the table of `rmlab.measure.claims.ledger`, adjusted over the whole of each family.
+    """
+    known, table = _ledger(str(data_folder()))
+    names = [claim.id for claim in known]
+    unknown = [x for x in ids if x not in names]
+    require(not unknown, "ids of claims", unknown, "some of those in data/claims.toml")
+    at = [names.index(x) for x in ids or names]
+    return [known[i] for i in at], table.iloc[at].reset_index(drop=True)
+
+
+@functools.cache
+def _ledger(folder: str) -> tuple[list[claims.Claim], pd.DataFrame]:
+    """All claims of a data folder and their ledger, read once a process."""
+    known = claims.read_claims(Path(folder) / "claims.toml")
+    return known, claims.ledger(known, folder)
 
 
 def own(table: str) -> pd.DataFrame | None:

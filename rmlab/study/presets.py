@@ -50,8 +50,8 @@ def full() -> Recipe:
 
 
 def quick() -> Recipe:
-    """Minutes on two cores: one replicate, three pretraining x three finetuning seeds, 32 prompts."""
-    return Recipe(
+    """Minutes on two cores, where judges read facts: one replicate, three pretraining x three finetuning seeds, 32 prompts."""
+    recipe = Recipe(
         name="quick",
         source=Sandbox(),
         replicates=Replicates(draws=1, backbones=3, finetune=3),
@@ -59,6 +59,7 @@ def quick() -> Recipe:
         ensembles=_seeds(3, 3, (3,)),
         aggregators=EVERY,
     )
+    return sighted(recipe)
 
 
 def tiny() -> Recipe:

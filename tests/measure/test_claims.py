@@ -102,6 +102,12 @@ def test_holm_is_by_family_and_descriptive_claims_are_not_adjusted(data):
     assert table.p.nunique() == 1
 
 
+def test_a_family_is_adjusted_as_a_whole_whatever_of_it_has_been_run(data):
+    whole = ledger([claim(id=str(i), study="s" if i < 2 else "other") for i in range(4)], data)
+    alone = ledger([claim()], data)
+    assert np.allclose(whole.p_adjusted[:2], 4 * alone.p[0]) and whole.p_adjusted[2:].isna().all()
+
+
 def test_falls_and_changes_are_of_a_whole_curve(tmp_path):
     falling = noise(1)
     falling[..., 1] += 1.0
@@ -148,6 +154,11 @@ def test_tables_by_replicate(data):
 
 def test_a_study_that_is_not_there_is_not_run(data):
     assert verdicts([claim(study="other"), claim(id="b")], data) == ["not run", "holds"]
+
+
+def test_rows_of_older_code_are_not_read(data):
+    (data / "s" / "provenance.json").write_text(json.dumps({"numbers_of": "994a5e7"}))
+    assert verdicts([claim()], data) == ["not run"]
 
 
 def test_claims_are_read_from_toml_and_odd_ones_are_named(tmp_path, data):

@@ -44,6 +44,12 @@ def test_limits_are_the_columns_own_or_the_tables():
     assert list(low) == [0.5, 1.0, 0.5] and list(high) == [1.5, 3.0, 2.5]
 
 
+def test_a_number_stands_with_its_interval():
+    row = pd.Series({"gain": 0.254, "low": -0.1, "high": 0.3, "gold": 1.0, "gold_low": 0.5, "gold_high": 2.0})
+    assert figures.with_interval(row, "gain", sign=True) == "+0.25 [-0.10, +0.30]"
+    assert figures.with_interval(row, "gold", digits=1) == "1.0 [0.5, 2.0]"
+
+
 @pytest.mark.parametrize("at_end", [True, False])
 def test_a_band_holds_its_curve_and_is_labelled_at_its_end_or_in_a_legend(ax, at_end):
     figures.band(ax, CURVE, "gold", LOOKS["heads"], "five heads", at_end)

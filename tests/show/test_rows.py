@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from rmlab.show import rows as module
-from rmlab.show.rows import own, provenance, rows
+from rmlab.show.rows import ledger, own, provenance, rows
 
 TABLES = {
     "full": [
@@ -103,3 +103,15 @@ def test_a_readers_own_quick_study_is_read_where_there_is_one(tmp_path, monkeypa
     folder.mkdir(parents=True)
     pd.DataFrame({"gold": [2.5]}).to_csv(folder / "curves.csv", index=False)
     assert list(own("curves").gold) == [2.5]
+
+
+def test_the_ledger_of_a_few_claims_is_that_of_all():
+    claims, table = ledger("min-beats-mean", "lora-helps")
+    assert [c.id for c in claims] == list(table.claim) == ["min-beats-mean", "lora-helps"]
+    every, whole = ledger()
+    assert len(every) == len(whole) > 40
+    pd.testing.assert_frame_equal(
+        table, whole.set_index("claim").loc[list(table.claim)].reset_index()[list(table)]
+    )
+    with pytest.raises(ValueError, match="no-such-claim"):
+        ledger("no-such-claim")
