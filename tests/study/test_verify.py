@@ -70,7 +70,6 @@ def artifacts(tmp_path_factory):
     return tmp_path_factory.mktemp("verify")
 
 
-@pytest.mark.xdist_group("verify")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_study_is_older_code_or_holds(name, artifacts):
     assert json.loads((DATA / name / "provenance.json").read_text())["study"] == name
