@@ -49,6 +49,20 @@ def provenance(study: str = "full") -> dict:
     return json.loads((data_folder() / study / "provenance.json").read_text("utf-8"))
 
 
+def made_by(study: str) -> str:
+    """What made a study's rows, as a sentence in Markdown: the command, recipe, seed, size, time and commit."""
+    about = provenance(study)
+    settings = about["settings"]
+    recipe = settings.get("base", settings)  # of a sweep, the one that its axes vary
+    replicates, pool = recipe["replicates"], recipe["pool"]
+    commit = f", commit `{about['commit'][:7]}`" if about.get("commit") else ""
+    return (
+        f"`rmlab study {study}`: recipe `{about['recipe']}`, seed {recipe['seed']}, {replicates['draws']} replicates "
+        f"(labels and {replicates['backbones']} pretrained backbones of its own each), {pool['prompts']} prompts of "
+        f"{pool['answers']:,} answers; {about['tasks']:,} tasks, {about['core_seconds'] / 3600:.1f} core hours{commit}."
+    )
+
+
 def ledger(*ids: str) -> tuple[list[claims.Claim], pd.DataFrame]:
     """The shipped claims of these ids, in their order, and what the shipped rows say of each; of no id, of all claims.
 

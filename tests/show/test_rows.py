@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import pytest
 
 from rmlab.show import rows as module
-from rmlab.show.rows import ledger, own, provenance, rows
+from rmlab.show.rows import ledger, made_by, own, provenance, rows
 
 TABLES = {
     "full": [
@@ -103,6 +105,18 @@ def test_a_readers_own_quick_study_is_read_where_there_is_one(tmp_path, monkeypa
     folder.mkdir(parents=True)
     pd.DataFrame({"gold": [2.5]}).to_csv(folder / "curves.csv", index=False)
     assert list(own("curves").gold) == [2.5]
+
+
+def test_what_made_the_rows_is_a_sentence(tiny_studies, tmp_path, monkeypatch):
+    about = json.loads((tiny_studies["tiny"] / "provenance.json").read_text())
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.setenv("RMLAB_DATA", str(tmp_path))
+    for settings in (about["settings"], {"base": about["settings"], "axes": []}):
+        changed = {**about, "settings": settings, "commit": "0123456789"}
+        (tmp_path / "tiny" / "provenance.json").write_text(json.dumps(changed))
+        text = made_by("tiny")
+        assert "rmlab study tiny" in text and about["recipe"] in text and "3 prompts of 32 answers" in text
+        assert f"{about['tasks']:,} tasks" in text and text.endswith("core hours, commit `0123456`.")
 
 
 def test_the_ledger_of_a_few_claims_is_that_of_all():
