@@ -26,7 +26,7 @@ from rmlab.measure.inference import (
     fall,
     holm,
     p_value,
-    replicates_needed,
+    replicates_to_decide,
     verdict,
 )
 from rmlab.measure.intervals import two_way_interval
@@ -150,17 +150,18 @@ def ledger(claims: Iterable[Claim], data: str | Path) -> pd.DataFrame:
     claims, data = list(claims), Path(data)
     studies = {s: Rows(data / s) for s in dict.fromkeys(c.study for c in claims) if _was_run(data / s)}
     findings = {c.id: find(c, studies[c.study]) for c in claims if c.study in studies}
-    adjusted = {}
+    adjusted, factors = {}, {}
     for family in dict.fromkeys(c.family for c in claims):
         members = [c.id for c in claims if c.family == family]
         p = [findings[m].p if m in findings else 1.0 for m in members]  # what was not run counts as well
-        p = p if family == DESCRIPTIVE else holm(p)
-        adjusted |= dict(zip(members, map(float, p), strict=True))
+        steps = [1.0 if family == DESCRIPTIVE else float(sum(other >= own for other in p)) for own in p]
+        adjusted |= dict(zip(members, map(float, p if family == DESCRIPTIVE else holm(p)), strict=True))
+        factors |= dict(zip(members, steps, strict=True))
     rows = []
     for claim in claims:
         about = {"claim": claim.id, "source": claim.source, "study": claim.study, "family": claim.family}
         if claim.id in findings:
-            rows.append({**about, **judged(findings[claim.id], adjusted[claim.id])})
+            rows.append({**about, **judged(findings[claim.id], adjusted[claim.id], factors[claim.id])})
         else:
             rows.append({**about, "verdict": "not run"})
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -203,14 +204,14 @@ def find(claim: Claim, rows: Rows) -> Finding:
     return Finding(claim, values, float(p_value(two_way_interval(values))))
 
 
-def judged(finding: Finding, p_adjusted: float) -> dict[str, object]:
-    """The rest of a finding's row in the ledger; an undecided one says how many replicates would decide at its margin."""
+def judged(finding: Finding, p_adjusted: float, factor: float = 1.0) -> dict[str, object]:
+    """The rest of a finding's row in the ledger; an undecided one says how many replicates would decide.
+
+    factor : what p is multiplied by before its family is looked at as a whole: Holm's step
+    """
     claim, x = finding.claim, finding.values
     interval = two_way_interval(x)
-    needed = np.nan
-    if min(x.shape) > 1:
-        test = "equivalence" if claim.direction == "equivalent" else "difference"
-        needed = replicates_needed(claim.margin, x, test=test)
+    needed = replicates_to_decide(claim.direction, x, claim.margin, factor)
     word, needed = verdict(claim.direction, interval, p_adjusted, claim.margin, needed)
     numbers = {"effect": interval.mean, "low": interval.low, "high": interval.high}
     numbers = {name: float(value) for name, value in numbers.items()}

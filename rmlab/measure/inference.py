@@ -178,6 +178,48 @@ def replicates_needed(
     return float(high)
 
 
+def replicates_to_decide(
+    claim: Claim, x: np.ndarray, margin: float, factor: float = 1.0, alpha: float = ALPHA
+) -> float:
+    """The fewest replicates, more than x has, at which `verdict` would decide a claim, if mean and variances stayed as x has them.
+
+    A projection and no promise: the mean that is seen moves with every new replicate. It says more than power does for an
+    effect of the size of the margin, `replicates_needed`: a difference of half the margin takes long to tell from 0 and
+    from the margin, however many replicates would show the whole margin.
+
+    Parameters
+    ----------
+    claim, margin, alpha : as in `verdict`
+    x : (D, P) paired differences, at least two replicates
+    factor : what p is multiplied by before it is compared with alpha, as by `holm`
+
+    Returns
+    -------
+    A whole number above D; np.inf where prompts stand in the way, or where it would take more than a million.
+    """
+    require(claim in {"greater", "less", "equivalent"}, "claim", claim, "'greater', 'less' or 'equivalent'")
+    require(margin > 0, "margin", margin, "a difference above 0")
+    require(factor >= 1, "factor", factor, "1 or more")
+    parts, mean = _components(x), abs(float(np.mean(x)))
+
+    def decides(D: float) -> bool:
+        se, df = _standard_error(parts, D)
+        wide = student.ppf(1 - ALPHA / 2, df) * se  # half of the 95% interval
+        if claim == "equivalent":
+            return mean + student.ppf(1 - alpha / factor, df) * se < margin or mean - wide >= margin
+        return mean > student.ppf(1 - alpha / factor / 2, df) * se or mean + wide < margin
+
+    low, high = len(x), len(x) + 1
+    while not decides(high):
+        low, high = high, 2 * high
+        if high > MOST:
+            return np.inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decides(middle) else (middle, high)
+    return float(high)
+
+
 def fall(gold: np.ndarray, pressure: np.ndarray | None = None, peak_at_most: float = np.inf) -> Fall:
     """How far gold ends below where it started, and below its peak, without the bias of having chosen the peak.
 
@@ -252,7 +294,7 @@ def verdict(
     interval : of the mean difference, numbers, at level 0.95
     p_adjusted : after `holm` over the family that the claim belongs to
     margin : the largest difference that does not matter, above 0
-    needed : from `replicates_needed`, for an undecided claim
+    needed : from `replicates_to_decide`, for an undecided claim
 
     Returns
     -------
@@ -289,13 +331,19 @@ def _crossed(x: np.ndarray, least: int) -> np.ndarray:
 
 
 def _components(x: np.ndarray) -> tuple[float, float, float, int]:
-    """Variances of replicates, prompts and residuals, none below 0, and the number of prompts, of x (D, P)."""
-    x = _crossed(x, 2)
+    """Variances of replicates, prompts and residuals, none below 0, and the number of prompts, of x (D, P).
+
+    A number a replicate, P = 1, has a variance of replicates alone.
+    """
+    x = _crossed(x, 1)
+    require(len(x) > 1, "x's shape", x.shape, "(replicates, prompts), at least 2 replicates")
     require(
         bool(np.isfinite(x).all()), "x", "NaN or infinity", "a finite value for every replicate and prompt"
     )
     D, P = x.shape
     replicate, prompt = x.mean(1), x.mean(0)
+    if P == 1:
+        return float(replicate.var(ddof=1)), 0.0, 0.0, 1
     residual = x - replicate[:, None] - prompt + x.mean()
     E = float(np.square(residual).sum() / ((D - 1) * (P - 1)))
     parts = (replicate.var(ddof=1) - E / P, prompt.var(ddof=1) - E / D)
@@ -304,19 +352,27 @@ def _components(x: np.ndarray) -> tuple[float, float, float, int]:
 
 def _power(effect: float, parts: tuple[float, float, float, int], D: float, alpha: float, test: str) -> float:
     """Power of a test at D replicates: over the distribution of the estimated standard error, by quantiles."""
-    replicate, prompt, E, P = parts
-    variance = prompt / P + (0.0 if np.isinf(D) else (replicate + E / P) / D)
-    if variance <= 0:
+    se, df = _standard_error(parts, D)
+    if se <= 0:
         return float(effect > 0)
-    df = P - 1.0
-    if not np.isinf(D):
-        R, Q = P * replicate + E, D * prompt + E
-        df = (R + Q - E) ** 2 / (R**2 / (D - 1) + Q**2 / (P - 1) + E**2 / ((D - 1) * (P - 1)))
     spread = np.sqrt(
         chi2.ppf((np.arange(2000) + 0.5) / 2000, df) / df
     )  # of the estimated over the true error
-    away = effect / np.sqrt(variance)
+    away = effect / se
     if test == "equivalence":
         return float(np.maximum(2 * norm.cdf(away - student.ppf(1 - alpha, df) * spread) - 1, 0).mean())
     reach = student.ppf(1 - alpha / 2, df) * spread
     return float((norm.cdf(away - reach) + norm.cdf(-away - reach)).mean())
+
+
+def _standard_error(parts: tuple[float, float, float, int], D: float) -> tuple[float, float]:
+    """Standard error of the mean and its degrees of freedom at D replicates, by the variances of `_components`."""
+    replicate, prompt, E, P = parts
+    variance = prompt / P + (0.0 if np.isinf(D) else (replicate + E / P) / D)
+    if P == 1 or variance <= 0:
+        return float(np.sqrt(variance)), D - 1.0
+    if np.isinf(D):
+        return float(np.sqrt(variance)), P - 1.0
+    R, Q = P * replicate + E, D * prompt + E
+    df = (R + Q - E) ** 2 / (R**2 / (D - 1) + Q**2 / (P - 1) + E**2 / ((D - 1) * (P - 1)))
+    return float(np.sqrt(variance)), df

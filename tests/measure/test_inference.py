@@ -13,6 +13,7 @@ from rmlab.measure.inference import (
     p_value,
     power,
     replicates_needed,
+    replicates_to_decide,
     verdict,
 )
 from rmlab.measure.intervals import Interval, two_way_interval
@@ -155,6 +156,37 @@ def test_where_the_prompts_alone_stand_in_the_way_no_number_of_replicates_is_eno
 
 def test_data_without_spread_needs_the_fewest_replicates():
     assert replicates_needed(0.1, np.full((3, 4), 0.7)) == 2 and power(0.1, np.full((3, 4), 0.7), 2) == 1
+
+
+def decided(claim, x, margin, factor):
+    interval = two_way_interval(x)
+    p = equivalence(x, margin).p if claim == "equivalent" else p_value(interval)
+    return verdict(claim, interval, min(1.0, factor * p), margin).word != "undecided"
+
+
+@pytest.mark.parametrize(
+    ("claim", "mean"),
+    [("greater", 0.06), ("greater", 0.02), ("less", -0.24), ("equivalent", 0.03), ("equivalent", 0.2)],
+)
+@pytest.mark.parametrize("factor", [1, 12])
+def test_a_claim_is_decided_with_the_replicates_that_it_is_said_to_need(claim, mean, factor):
+    def rows(D):
+        return mean + with_components(D, 64, 0.4, 0.05, 0.5)
+
+    needed = replicates_to_decide(claim, rows(10), 0.1, factor)
+    assert 10 < needed < 2000 and not decided(claim, rows(10), 0.1, factor)
+    assert decided(claim, rows(int(1.15 * needed)), 0.1, factor)
+    assert needed < 14 or not decided(claim, rows(int(0.85 * needed)), 0.1, factor)
+
+
+def test_half_the_margin_takes_longest_and_prompts_may_stand_in_the_way():
+    rows = with_components(10, 64, 0.3, 0.05, 0.5)
+    near, half, far = (replicates_to_decide("greater", m + rows, 0.1) for m in (0.01, 0.055, 0.12))
+    assert near < half > far
+    few = with_components(5, 12, 0.1, 1.0, 0.2)
+    assert replicates_to_decide("greater", 0.05 + few, 0.1) == np.inf
+    alone = np.random.default_rng(0).normal(0.0, 0.3, (6, 1))
+    assert 6 < replicates_to_decide("less", alone - alone.mean() - 0.1, 0.02) < 200
 
 
 # falls
