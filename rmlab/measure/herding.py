@@ -41,13 +41,15 @@ from rmlab.reward.aggregate import aggregate
 
 RULES = ("mean", "min")
 FEWEST = 8  # answers a prompt that a correlation of the tail needs
-COLUMNS = "ensemble method k aggregator n score gap own shared idiosyncratic stranger".split()  # of an empty table
+COLUMNS = (
+    "ensemble method k aggregator n score gap own shared idiosyncratic stranger".split()
+)  # of an empty table
 
 
 def herding(scores: StudyScores) -> pd.DataFrame:
     """The gap between proxy and gold at the winner of best-of-n, and what of it members share: a row an ensemble, rule and n.
 
-    Ensembles of K > 1 under their mean and their min; at most five instances a replicate, averaged before the intervals over
+    Ensembles of K > 1 under their mean and their min; at most three instances a replicate, averaged before the intervals over
     replicates and prompts (`_low`, `_high`). Scores and errors are in members' standard deviations, at winners that ended.
 
     Returns
@@ -71,10 +73,7 @@ def herding(scores: StudyScores) -> pd.DataFrame:
     Herding in choice: `unanimous`, the chance that all K members pick the same answer of n; with members that know nothing
         of each other n ** (1 - K).
     """
-    alone = {
-        m.id: member_errors(m.pool, scores.gold, scores.ended)[..., 0].astype(np.float32)
-        for m in scores.singles
-    }
+    alone = {m.id: member_errors(m.pool, scores.gold, scores.ended)[..., 0] for m in scores.singles}
     frames = []
     for name, group in by_name(scores.ensembles).items():
         if group[0].k == 1:
@@ -209,7 +208,7 @@ def strangers_of(
         choosing = frozenset(p.backbone for j, p in enumerate(parts) if j != i or p.k > 1)
         if choosing not in known:
             away = [errors[m.id] for m in singles if m.backbone not in choosing]
-            known[choosing] = np.mean(away, 0, dtype=np.float64) if away else None
+            known[choosing] = np.mean(away, 0) if away else None
         found += [known[choosing]] * part.k
     return found
 
@@ -243,7 +242,9 @@ def _averaged(instances: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def _columns(replicates: list[dict[str, np.ndarray]], k: int) -> dict[str, object]:
     """A column a number, L rows each, with the ends of its interval; replicates : D of `_averaged`."""
     x = {name: np.stack([numbers[name] for numbers in replicates]) for name in replicates[0]}
-    x = {name: np.round(values, 12) + 0.0 for name, values in x.items()}  # means of 0 at n = 1, without their rounding
+    x = {
+        name: np.round(values, 12) + 0.0 for name, values in x.items()
+    }  # means of 0 at n = 1, without their rounding
     x["idiosyncratic"] = x["own"] - x["shared"]
     columns: dict[str, object] = {"n": n_grid(2 ** (x["own"].shape[-1] - 1))}
     for name in ("score", "gap", "own", "shared", "idiosyncratic", "stranger"):
@@ -252,8 +253,7 @@ def _columns(replicates: list[dict[str, np.ndarray]], k: int) -> dict[str, objec
     together = interval(x["corr_error"][:, None])
     columns |= columns_of("corr_error", together)
     effective = [
-        effective_errors(Estimate(*ends, len(replicates)), k)[:3]
-        for ends in zip(*together[:3], strict=True)
+        effective_errors(Estimate(*ends, len(replicates)), k)[:3] for ends in zip(*together[:3], strict=True)
     ]
     names = ("effective_error", "effective_error_low", "effective_error_high")
     columns |= dict(zip(names, np.array(effective).T, strict=True))

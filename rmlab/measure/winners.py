@@ -18,7 +18,7 @@ from rmlab.measure.intervals import Interval, two_way_interval
 from rmlab.optimise.best_of_n import best_of_n
 from rmlab.recipe import require
 
-INSTANCES = 5  # of an ensemble on a replicate: pretraining seeds have thirty, which share their members
+INSTANCES = 3  # of an ensemble on a replicate: pretraining seeds have thirty, which share their members
 
 
 def winner_means(score: np.ndarray, values: np.ndarray, ns: np.ndarray, ended: np.ndarray) -> np.ndarray:
@@ -38,7 +38,10 @@ def winner_means(score: np.ndarray, values: np.ndarray, ns: np.ndarray, ended: n
     score, values, ended = np.asarray(score), np.asarray(values, np.float64), np.asarray(ended)
     fits = values.ndim == 3 and values.shape[:2] == score.shape == ended.shape and ended.dtype == bool
     require(
-        fits, "values' shape", values.shape, f"(P, N, V) over the score's {score.shape}, and ended bool (P, N)"
+        fits,
+        "values' shape",
+        values.shape,
+        f"(P, N, V) over the score's {score.shape}, and ended bool (P, N)",
     )
     there = ended[..., None]
     table = np.concatenate([np.where(there, values, 0.0), there], -1)
