@@ -1,15 +1,15 @@
 """How far do more members help? Gold and gap of large ensembles, predicted from ensembles of two.
 
-The errors of an ensemble's mean are worth, in variance, the mean of its members' covariances: K of them are a member's own
-variance, the rest covariances of two members, which do not shrink with K. Two members of one backbone have one covariance,
-two of different backbones another (smaller) one; what is left of either for K without end is the ceiling.
+The errors of an ensemble's mean are worth, in variance, the mean of its members' covariances: K of them are a member's
+own variance, the rest covariances of two members, which do not shrink with K. Two members of one backbone have one
+covariance, two of different backbones another (smaller) one; what is left of either for K without end is the ceiling.
 
-The prediction. With gold and errors jointly Gaussian within prompts, the winner of n has expected error V / S x m(n) and
-expected gold, above the prompt's mean, slope x variance of gold / S x m(n); V is the variance of the mean's errors, S the
-standard deviation of the mean's scores, m(n) the expected largest of n standard normal numbers (regressional Goodhart:
-Gao et al. 2210.10760, Eq. 1). m(n) and gold's part are the same for any K. So the gap measured with two members is
-multiplied by (V / S of K) / (V / S of two), the gold by (S of two) / (S of K): the curve's shape over n is measured, its
-size for K is predicted, and the difference says what Gaussian errors cannot.
+The prediction. With gold and errors jointly Gaussian within prompts, the winner of n has expected error V / S x m(n)
+and expected gold, above the prompt's mean, slope x variance of gold / S x m(n); V is the variance of the mean's errors,
+S the standard deviation of the mean's scores, m(n) the expected largest of n standard normal numbers (regressional
+Goodhart: Gao et al. 2210.10760, Eq. 1). m(n) and gold's part are the same for any K. So the gap measured with two
+members is multiplied by (V / S of K) / (V / S of two), the gold by (S of two) / (S of K): the curve's shape over n is
+measured, its size for K is predicted, and the difference says what Gaussian errors cannot.
 
 Letters: P prompts, N answers a prompt, K members, D replicates, L values of n.
 """
@@ -34,7 +34,7 @@ COLUMNS = "ensemble k base n quantity kind value low high units".split()
 class Components(NamedTuple):
     """Variances within prompts of members' scores, or of their errors, in the scores' unit squared.
 
-    own : of one member; same, other : covariance of two members of the same backbone, of different ones; NaN where unknown
+    own : of one member; same, other : covariance of two of the same backbone, of different ones; NaN where unknown
     """
 
     own: float
@@ -54,17 +54,17 @@ def ceiling(scores: StudyScores) -> pd.DataFrame:
     """Gold and gap of ensembles of single models under their mean, predicted from two members and measured.
 
     Predicted are all ensembles of more than two plain single models: finetuning seeds, pretraining seeds, and unions of
-    them such as a grid. Two members: of a replicate's first two backbones the first two finetuning seeds, in pairs of one
-    backbone (`base` "finetune2") for ensembles on one backbone, of two ("pretrain2") for others. Their covariances are all
-    that a prediction knows of the members; at most three instances a replicate are measured.
+    them such as a grid. Two members: of a replicate's first two backbones the first two finetuning seeds, in pairs of
+    one backbone (`base` "finetune2") for ensembles on one backbone, of two ("pretrain2") for others. Their covariances
+    are all that a prediction knows of the members; at most three instances a replicate are measured.
 
     Returns
     -------
     A row an ensemble, n, quantity and kind, with 95% intervals over replicates and prompts.
-    `quantity` : "gold", of the winner above its prompt's mean, gold units; "gap", as in `rmlab.measure.herding`, standard
-        deviations of members
-    `kind` : "predicted", "measured", "difference" (measured minus predicted, paired), and "ceiling": predicted for members
-        without end, all on one backbone where the ensemble's are, each on a backbone of its own elsewhere
+    `quantity` is "gold", of the winner above its prompt's mean, gold units, or "gap", as in `rmlab.measure.herding`,
+    standard deviations of members. `kind` is "predicted", "measured", "difference" (measured minus predicted, paired),
+    or "ceiling", predicted for members without end: all on one backbone where the ensemble's are, elsewhere each on a
+    backbone of its own.
     """
     groups = {
         name: some_instances(group)

@@ -1,8 +1,8 @@
 """What winning answers hold: how often each term of gold's bill occurs before and after optimisation.
 
-After Eisenstein et al. 2312.09244, whose preferred answers have a list in about 8% of all cases, and the answers that are
-optimised against any of three members, or against their ensemble, in about half: what every member likes is hacked through
-the ensemble too. Here optimisation is best-of-n, and the terms are the bill's, good ones beside bad ones.
+After Eisenstein et al. 2312.09244, whose preferred answers have a list in about 8% of all cases, and the answers that
+are optimised against any of three members, or against their ensemble, in about half: what every member likes is hacked
+through the ensemble too. Here optimisation is best-of-n, and the terms are the bill's, good ones beside bad ones.
 
 Letters: P prompts, N answers a prompt, F terms, K members, D replicates, L values of n.
 """
@@ -23,20 +23,18 @@ MEMBER = "member"  # each member chooses alone
 
 
 def hacks(scores: StudyScores) -> pd.DataFrame:
-    """Each term's rate and count in the winner, a row an ensemble, rule, n and term; terms that never occur are left out.
+    """Each term's rate and count in the winner, a row an ensemble, rule, n and term; terms that never occur have none.
 
-    n is 256 and N, and 1 for `single` alone, where no score has chosen yet: then winners are the pool's answers. Winners
-    that never ended are left out at every n. At most three instances of an ensemble a replicate, averaged before the
-    interval.
+    n is 256 and N, and 1 for `single` alone, where no score has chosen yet: then winners are the pool's answers.
+    Winners that never ended are left out at every n. At most three instances of an ensemble a replicate, averaged
+    before the interval.
 
     Returns
     -------
-    `aggregator` : "mean", "min", and "member": its members choose alone, one after the other, and are averaged; left out
-        where they are single models, whose row it would be
-    `rate` : share of winners that hold the term at least once, with its interval over replicates and prompts, `low` and
-        `high`, cut off at 0 and 1
-    `count` : its mean count in a winner, in the unit of the bill (coverage counts in sixths of the asked facts)
-    `before` : the rate at n = 1
+    `aggregator` is "mean", "min", or "member": members choose alone, one after the other, and are averaged; left out
+    where they are single models, whose row it would be. `rate`, share of winners that hold the term at least once,
+    with its interval over replicates and prompts, `low` and `high`, cut off at 0 and 1. `count`, its mean count in a
+    winner, as the bill counts (coverage in sixths of the asked facts). `before`, the rate at n = 1.
     """
     terms, names = scores.terms, scores.term_names
     require(terms is not None, "terms", None, "a source with a bill: gold's terms, counted in every answer")

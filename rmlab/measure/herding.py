@@ -1,15 +1,16 @@
-"""Do members err together at the answers that best-of-n keeps? How much of the winner's overrated score all of them believe.
+"""Do members err together at the answers that best-of-n keeps? What of the winner's overrating all of them believe.
 
-Eisenstein et al. 2312.09244 call it herding: an ensemble helps against errors that its members make apart, and not against
-those that they share. A member's score is slope x gold + error, within prompts (`rmlab.measure.errors`). The gap of an
-aggregate is its error at its own winner, in members' standard deviations: what the winner's score holds that gold does not.
+Eisenstein et al. 2312.09244 call it herding: an ensemble helps against errors that its members make apart, and not
+against those that they share. A member's score is slope x gold + error, within prompts (`rmlab.measure.errors`). The
+gap of an aggregate is its error at its own winner, in members' standard deviations: what the winner's score holds that
+gold does not.
 
 The split. With c what all members of one kind believe wrongly and u_k what member k adds by chance, e_k = c + u_k, the
-winner of some members has c high and their own u high. A member that did not choose has its u independent of the choice, so
-its error at the winner has the expectation of c there, whatever the distributions: that is the shared part, without bias.
-The choosers' own error minus it is the expectation of their u: what the choice took from chance, which more members remove.
-Members that have all chosen cannot tell the two apart. So K - 1 choose and the one left out is read, in turn: the split is
-that of an ensemble of K - 1.
+winner of some members has c high and their own u high. A member that did not choose has its u independent of the
+choice, so its error at the winner has the expectation of c there, whatever the distributions: that is the shared part,
+without bias. The choosers' own error minus it is the expectation of their u: what the choice took from chance, which
+more members remove. Members that have all chosen cannot tell the two apart. So K - 1 choose and the one left out is
+read, in turn: the split is that of an ensemble of K - 1.
 
 Letters: P prompts, N answers a prompt, K members, D replicates, L values of n.
 """
@@ -47,31 +48,35 @@ COLUMNS = (
 
 
 def herding(scores: StudyScores) -> pd.DataFrame:
-    """The gap between proxy and gold at the winner of best-of-n, and what of it members share: a row an ensemble, rule and n.
+    """The gap between proxy and gold at the winner of best-of-n and what of it members share, a row an ensemble, rule, n.
 
-    Ensembles of K > 1 under their mean and their min; at most three instances a replicate, averaged before the intervals over
-    replicates and prompts (`_low`, `_high`). Scores and errors are in members' standard deviations, at winners that ended.
+    Ensembles of K > 1 under their mean and their min; at most three instances a replicate, averaged before the
+    intervals over replicates and prompts (`_low`, `_high`). Scores and errors are in members' standard deviations, at
+    winners that ended.
 
     Returns
     -------
-    By the winner of all K members:
-        `score`, the aggregate at its winner, above its mean over the prompt's answers; `gap`, the part of it that is error of
-        the aggregate itself (the rest is slope x gold).
-    By the winners of K - 1 members, averaged over who is left out:
-        `own`, mean error of the K - 1 that chose (under the mean, the gap of an ensemble of K - 1; under the min, how much its
-        members overrate on average, while the min's own `gap` also counts that they agree there more than elsewhere);
-        `shared`, error of the one left out: the expectation of what all members of the kind believe wrongly at that winner;
-        `idiosyncratic`, own minus shared; `shared_share`, mean shared over mean own;
-        `stranger`, mean error of the replicate's single models on backbones that none of the K - 1 stands on: of the shared
-        part, what the labels and the world alone give; shared minus stranger belongs to backbone and kind. NaN where every
-        backbone has chosen. What all single models of a study share, its size and recipe, no stranger can tell.
-    A member of a union (a grid of backbones and seeds) has siblings of its backbone among the choosers, so its `shared` is
-    that of a further seed on one of the same backbones. Heads, adapters, masks and posterior draws stand on one encoder,
-    which is in their shared part.
-    Herding in errors: `corr_error` and `effective_error`, `tail_correlations` on the N / n answers of each prompt that the
-        aggregate likes best, intervals over replicates; NaN below eight answers.
-    Herding in choice: `unanimous`, the chance that all K members pick the same answer of n; with members that know nothing
-        of each other n ** (1 - K).
+    By the winner of all K members: `score`, the aggregate at its winner, above its mean over the prompt's answers;
+    `gap`, the part of it that is error of the aggregate itself (the rest is slope x gold).
+
+    By the winners of K - 1 members, averaged over who is left out: `own`, mean error of the K - 1 that chose (under
+    the mean, the gap of an ensemble of K - 1; under the min, how much its members overrate on average, while the min's
+    own `gap` also counts that they agree there more than elsewhere). `shared`, error of the one left out: the
+    expectation of what all members of the kind believe wrongly at that winner. `idiosyncratic`, own minus shared;
+    `shared_share`, mean shared over mean own. `stranger`, mean error of the replicate's single models on backbones
+    that none of the K - 1 stands on: of the shared part, what labels and world alone give, so that shared minus
+    stranger belongs to backbone and kind; NaN where every backbone has chosen. What all single models of a study
+    share, such as their size, no stranger can tell.
+
+    A member of a union (a grid of backbones and seeds) has siblings of its backbone among the choosers, so its
+    `shared` is that of a further seed on one of the same backbones. Heads, adapters, masks and posterior draws stand
+    on one encoder, which is in their shared part, and those trained together are no fresh draws of each other.
+
+    Herding in errors: `corr_error` and `effective_error`, by `tail_correlations` on the N / n answers of each prompt
+    that the aggregate likes best, intervals over replicates; NaN below eight answers.
+
+    Herding in choice: `unanimous`, the chance that all K members pick the same answer of n; 1 / n to the power K - 1
+    for members that know nothing of each other.
     """
     alone = {m.id: member_errors(m.pool, scores.gold, scores.ended)[..., 0] for m in scores.singles}
     frames = []
@@ -93,7 +98,7 @@ def split_gap(
     ended: np.ndarray,
     aggregator: str,
 ) -> np.ndarray:
-    """Errors at the winners of K - 1 members: their own, that of the member left out, and a stranger's, at every n of `n_grid`.
+    """Errors at the winners of K - 1 members, at every n of `n_grid`: their own, the left-out member's, a stranger's.
 
     Parameters
     ----------
@@ -110,7 +115,7 @@ def split_gap(
     K, ns = pool.shape[2], n_grid(pool.shape[1])
     require(K > 1, "K", K, "at least two members: one that chooses, one that did not")
     require(len(strangers) == K, "strangers", len(strangers), f"one for each of {K} members, or None")
-    total, nobody = errors.sum(-1), np.full(ended.shape, np.nan)
+    total = errors.sum(-1)
     split = np.zeros((len(pool), len(ns), 3))
     for k, stranger in enumerate(strangers):
         chooser = aggregate(np.delete(pool, k, -1), aggregator)
@@ -129,9 +134,9 @@ def tail_correlations(
     """The mean correlation of two members' errors, as tails of several sizes show it, freed of the choice of the tail.
 
     `rmlab.measure.errors.tail_error_correlation`, whose reasons hold here, at all sizes for one sorting. Errors at the
-    winners themselves, or weighted by the chance to win, correlate less the larger n is, whatever the members: winners are
-    alike in what members share. The tail of n here is the N / n answers of a prompt that the proxy likes best: the winner
-    of n lies in it 63% of the time or more.
+    winners themselves, or weighted by the chance to win, correlate less the larger n is, whatever the members: winners
+    are alike in what members share. The tail of n here is the N / n answers of a prompt that the proxy likes best: the
+    winner of n lies in it 63% of the time or more.
 
     Parameters
     ----------
@@ -144,7 +149,7 @@ def tail_correlations(
     -------
     (T,) Pearson correlations, means over pairs of members; NaN below eight answers, or for members that do not err
     """
-    P, N, K = errors.shape
+    K = errors.shape[2]
     proxy = centred(proxy, ended)
     free, power = ended.sum() - ended.any(1).sum(), (proxy**2).sum()
     slope = (errors * proxy[..., None]).sum((0, 1)) / power if power > 0 else np.zeros(K)
@@ -198,7 +203,7 @@ def unanimity(pool: np.ndarray, ended: np.ndarray) -> np.ndarray:
 def strangers_of(
     parts: Sequence[MemberScores], singles: Sequence[MemberScores], errors: dict[str, np.ndarray]
 ) -> list[np.ndarray | None]:
-    """For each member that may be left out, the mean errors (P, N) of single models on backbones that no other member has.
+    """For each member that may be left out, mean errors (P, N) of single models on backbones that no other member has.
 
     parts : the ensemble's; singles : the replicate's single models; errors : theirs (P, N), by id
     """
@@ -216,7 +221,7 @@ def strangers_of(
 def _numbers(
     e: EnsembleResult, scores: StudyScores, alone: dict[str, np.ndarray]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """One instance's numbers by rule: (P, L) each, the correlation (L,). alone : errors (P, N) of single models, by id."""
+    """One instance's numbers by rule: (P, L) each, the correlation (L,). alone : errors (P, N) of singles, by id."""
     pool, gold, ended = e.pool, scores.gold, scores.ended
     ns = n_grid(gold.shape[1])
     errors = member_errors(pool, gold, ended)

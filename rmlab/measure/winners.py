@@ -1,7 +1,7 @@
 """Means over what best-of-n keeps: of one score's winners that ended, of an ensemble's instances, with their intervals.
 
-An answer that never ended cannot win but where nothing else was drawn. Such winners are left out here: every number is a
-mean over winners that ended, so that at n = 1 it is the mean over the answers that did.
+An answer that never ended cannot win but where nothing else was drawn. Such winners are left out here: every number is
+a mean over winners that ended, so that at n = 1 it is the mean over the answers that did.
 
 Letters: P prompts, N answers a prompt, K members, D replicates, V values of an answer, L values of n.
 """
@@ -51,7 +51,7 @@ def winner_means(score: np.ndarray, values: np.ndarray, ns: np.ndarray, ended: n
 
 
 def member_errors(pool: np.ndarray, gold: np.ndarray, ended: np.ndarray) -> np.ndarray:
-    """What gold does not explain of the scores, within prompts, by `rmlab.measure.errors.errors` on the answers that ended.
+    """What gold does not explain of scores, within prompts: `rmlab.measure.errors.errors` on the answers that ended.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def interval(x: np.ndarray) -> Interval:
 
 
 def ratio_interval(above: np.ndarray, below: np.ndarray) -> Interval:
-    """The interval of mean(above) / mean(below), both (D, P, L), by the ratio's linear part (the delta method): arrays (L,).
+    """The interval of mean(above) / mean(below), both (D, P, L), by the delta method: arrays (L,).
 
     NaN where the mean below is no more than rounding. Fit where that mean is several of its standard errors from 0.
     """

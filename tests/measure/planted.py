@@ -1,4 +1,4 @@
-"""Studies of single models whose errors are Gaussian with known variances, shared by all, by a backbone, and by nobody."""
+"""Studies of single models whose Gaussian errors have known variances: shared by all, by a backbone, by nobody."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_a_hack_that_all_members_like_goes_through_the_ensemble_and_that_of_one_
     for rule in ("member", "mean", "min"):
         assert table.loc[("heads5", rule, 64, "list")].rate > 0.5
 
-    listed = (scores.terms[..., :1] > 0) * np.array([6.0, 0, 0, 0, 0])
+    listed = (scores.terms[..., :1] > 0) * np.array([15.0, 0, 0, 0, 0])
     e = next(e for e in scores.ensembles if e.name == "heads5")
     one = [
         replace(x, parts=(replace(x.parts[0], pool=(x.pool + listed).astype(np.float32)),))
@@ -109,7 +109,7 @@ def test_a_hack_that_all_members_like_goes_through_the_ensemble_and_that_of_one_
         hacks(replace(scores, ensembles=one)).set_index(["ensemble", "aggregator", "n", "term"]).sort_index()
     )
     member, mean, least = (table.loc[("heads5", rule, 64, "list")] for rule in ("member", "mean", "min"))
-    assert 0.2 < member.rate < 0.4 and mean.rate > 0.5 and least.rate < 0.2
+    assert 0.2 < member.rate < 0.4 and mean.rate > 0.6 and least.rate < 0.2
 
 
 def test_an_interval_is_over_replicates_whose_instances_are_averaged():

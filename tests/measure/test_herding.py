@@ -40,7 +40,7 @@ def table():
 
 
 def test_planted_shared_and_idiosyncratic_errors_are_recovered(table):
-    """Gaussian winners: an error whose covariance with the score is C is C / S x m(n) there. Within 10% at every n from 4."""
+    """Gaussian winners: an error whose covariance with the score is C is C / S x m(n) there. Within 10%."""
     both = LABELS + BACKBONE
     parts = {"finetune3": (both, OWN, LABELS), "pretrain3": (LABELS, BACKBONE + OWN, LABELS)}
     for name, (shared, apart, stranger) in parts.items():
