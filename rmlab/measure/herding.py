@@ -48,7 +48,7 @@ COLUMNS = (
 
 
 def herding(scores: StudyScores) -> pd.DataFrame:
-    """The gap between proxy and gold at the winner of best-of-n and what of it members share, a row an ensemble, rule, n.
+    """The gap between proxy and gold at best-of-n's winner and what of it members share: a row an ensemble, rule and n.
 
     Ensembles of K > 1 under their mean and their min; at most three instances a replicate, averaged before the
     intervals over replicates and prompts (`_low`, `_high`). Scores and errors are in members' standard deviations, at

@@ -29,6 +29,9 @@ def test_which_measurements_a_recipe_has():
         "agreement",
         "accuracy",
         "diversity",
+        "herding",
+        "ceiling",
+        "hacks",
         "costs",
         "probes",
         "checks",
@@ -37,6 +40,7 @@ def test_which_measurements_a_recipe_has():
     one = dataclasses.replace(tiny_ppo(), replicates=Replicates(2, 1, 1), ensembles=tiny_ppo().ensembles[:1])
     assert "transfer" in plan(tiny_constructions()) and "fact_sensitivity" not in plan(tiny_ppo())
     assert not {"transfer", "agreement"} & set(plan(one))  # a single model has nobody to be compared with
+    assert not {"herding", "ceiling"} & set(plan(one)) and "hacks" in plan(one)  # nor with whom to err
     assert "fact_sensitivity" in plan(PRESETS["full"]())
 
 
