@@ -30,7 +30,7 @@ from rmlab.measure.by_prompt import ByPrompt
 from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
 from rmlab.optimise.pool import Pool
 from rmlab.recipe import Recipe
-from rmlab.reward.methods import members_of
+from rmlab.reward.methods import members_of, parts_of
 from rmlab.sources.base import Source, load_prompts
 from rmlab.study.members import Instance, TrainedSpec, instances_of, trained_of
 
@@ -75,6 +75,15 @@ def several_members(recipe: Recipe) -> bool:
     return any(members_of(e.method, dict(e.options)) > 1 for e in recipe.ensembles)
 
 
+def several_alike(recipe: Recipe) -> bool:
+    """Whether an ensemble has more than two members, all of them single models of the usual epochs."""
+    parts = [parts_of(e.method, dict(e.options)) for e in recipe.ensembles]
+    return any(
+        len(singles) > 2 and not others and all(m.epochs is None for m in singles)
+        for singles, others in parts
+    )
+
+
 MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     comparison=Measurement(comparison, ("scores", "pool", "runs")),
     transfer=Measurement(underspecification.transfer, applies=several_singles),
@@ -82,7 +91,7 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     accuracy=Measurement(members.accuracy, ()),
     diversity=Measurement(members.diversity_of_ensembles),
     herding=Measurement(herding.herding, applies=several_members),
-    ceiling=Measurement(ceiling.ceiling, applies=several_members),
+    ceiling=Measurement(ceiling.ceiling, applies=several_alike),
     hacks=Measurement(hacks.hacks, applies=lambda recipe: bool(recipe.source.bill)),
     costs=Measurement(members.cost_cards, ("scores",)),
     probes=Measurement(
