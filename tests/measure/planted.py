@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import norm
 
 from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
 from rmlab.recipe import Recipe
@@ -42,9 +43,8 @@ def planted(
     return StudyScores(Recipe("planted", None), members, results, gold, ended)
 
 
-def largest_of(n: int, N: int) -> float:
-    """The expected value of the best of n of N standard normal numbers: as n numbers, whatever N."""
-    x = np.linspace(-9, 9, 200001)
-    density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
-    below = np.cumsum(density) * (x[1] - x[0])
-    return float((n * x * density * below.clip(0, 1) ** (n - 1)).sum() * (x[1] - x[0]))
+def largest_of(n: int, unended: float = 0.0) -> float:
+    """The expected largest of n standard normal numbers, each missing with a chance, given that not all are."""
+    x, share = np.linspace(-9, 9, 100001), 1 - unended
+    density = n * share * norm.pdf(x) * (unended + share * norm.cdf(x)) ** (n - 1)
+    return float((x * density).sum() * (x[1] - x[0]) / (1 - unended**n))

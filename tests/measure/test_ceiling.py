@@ -14,7 +14,7 @@ from rmlab.measure.winners import winner_means
 from tests.measure.fake_scores import in_step
 from tests.measure.planted import BACKBONE, LABELS, OWN, SLOPE, largest_of, planted
 
-N = 256
+N, UNENDED = 256, 0.1
 GRID = [(p, f) for p in range(5) for f in range(3)]
 ENSEMBLES = {
     "finetune2": GRID[:2],
@@ -26,7 +26,7 @@ ENSEMBLES = {
 
 @pytest.fixture(scope="module")
 def scores():
-    return planted(ENSEMBLES, draws=6, P=40, N=N, unended=0.1)
+    return planted(ENSEMBLES, draws=6, P=40, N=N, unended=UNENDED)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_components_are_the_planted_variances(scores):
 
 
 def test_predictions_ceilings_and_measurements_are_the_planted_ones(table):
-    """Within 10%, gold 5%: the winner's gold is SLOPE / S x m(n), its gap V / S x m(n)."""
+    """Within 5%, gold 3%: the winner's gold is SLOPE / S x m(n), its gap V / S x m(n)."""
     V = {
         "finetune3": (LABELS + BACKBONE + OWN / 3, LABELS + BACKBONE),
         "pretrain5": (LABELS + (BACKBONE + OWN) / 5, LABELS),
@@ -61,12 +61,12 @@ def test_predictions_ceilings_and_measurements_are_the_planted_ones(table):
             S = np.sqrt(SLOPE**2 + variance)
             for n in (8, 64):
                 gold, gap = (table.loc[(name, quantity, kind, n)] for quantity in ("gold", "gap"))
-                assert gold.value == pytest.approx(SLOPE / S * largest_of(n, N), rel=0.05)
-                assert gap.value == pytest.approx(variance / S * largest_of(n, N), rel=0.1)
+                assert gold.value == pytest.approx(SLOPE / S * largest_of(n, UNENDED), rel=0.03)
+                assert gap.value == pytest.approx(variance / S * largest_of(n, UNENDED), rel=0.05)
                 assert gap.low < gap.value < gap.high
         for quantity in ("gold", "gap"):
             rows = {kind: table.loc[(name, quantity, kind)].value for kind in ("predicted", "measured")}
-            np.testing.assert_allclose(rows["measured"].iloc[2:7], rows["predicted"].iloc[2:7], rtol=0.1)
+            np.testing.assert_allclose(rows["measured"].iloc[2:7], rows["predicted"].iloc[2:7], rtol=0.05)
             difference = table.loc[(name, quantity, "difference")]
             np.testing.assert_allclose(difference.value, rows["measured"] - rows["predicted"], atol=1e-9)
             assert (difference.low.iloc[1:7] < 0.02).all() and (difference.high.iloc[1:7] > -0.02).all()
