@@ -22,7 +22,7 @@ from rmlab.study.presets import constructions, tiny, tiny_ppo
 
 PACKAGE = Path(store.__file__).parent
 MEASURED = {
-    "measure": 8
+    "measure": 10
 }  # of tiny: comparison, transfer, agreement, accuracy, diversity, costs, probes, checks
 KEYS = """
 import json
