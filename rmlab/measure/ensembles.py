@@ -125,6 +125,7 @@ class StudyScores:
     """Everything that a study stored, as its measurements read it; what a measurement does not read is left empty.
 
     gold : (P, N) float64, gold units; ended : (P, N) bool, False where an answer never ends
+    terms : (P, N, F) how often each term of gold's bill occurs; term_names : (F,); None and () for gold without a bill
     probe_names : (C,) "base" first; probe_labels : what each of the others changes, in words; probe_gold : (P, C)
     sensitivity : the members of the side study of sizes and pairs
     checks : how well each backbone counts facts, replicate by replicate
@@ -145,6 +146,8 @@ class StudyScores:
     sensitivity: list[MemberScores] = field(default_factory=list)
     ppo_runs: list[RunResult] = field(default_factory=list)
     checks: list[dict[str, float]] = field(default_factory=list)
+    terms: np.ndarray | None = None
+    term_names: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name, group in by_name(self.ensembles).items():
@@ -164,6 +167,9 @@ class StudyScores:
         ok = gold.ndim == 2 and ended.shape == gold.shape and ended.dtype == bool and ended.any()
         about = (gold.shape, ended.shape, ended.dtype.name)
         require(bool(ok), "gold and ended", about, "(P, N) and bool (P, N), one of them True")
+        if self.terms is not None:
+            shape = (*gold.shape, len(self.term_names))
+            require(self.terms.shape == shape, "terms' shape", self.terms.shape, f"(P, N, F) {shape}")
         for m in self.members:
             ok = m.pool is None or m.pool.shape == (*gold.shape, m.k)
             mend = f"(P, N, K) over the gold's {gold.shape}, as many members as in heldout"

@@ -16,11 +16,21 @@ import numpy as np
 import pandas as pd
 
 from rmlab.fingerprint import Lookup
-from rmlab.measure import compare, members, pool_curves, ppo_curves, underspecification
+from rmlab.measure import (
+    ceiling,
+    compare,
+    hacks,
+    herding,
+    members,
+    pool_curves,
+    ppo_curves,
+    underspecification,
+)
 from rmlab.measure.by_prompt import ByPrompt
 from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
 from rmlab.optimise.pool import Pool
 from rmlab.recipe import Recipe
+from rmlab.reward.methods import members_of, parts_of
 from rmlab.sources.base import Source, load_prompts
 from rmlab.study.members import Instance, TrainedSpec, instances_of, trained_of
 
@@ -60,12 +70,29 @@ def several_singles(recipe: Recipe) -> bool:
     return recipe.replicates.backbones * recipe.replicates.finetune > 1
 
 
+def several_members(recipe: Recipe) -> bool:
+    """Whether an ensemble has more than one member."""
+    return any(members_of(e.method, dict(e.options)) > 1 for e in recipe.ensembles)
+
+
+def several_alike(recipe: Recipe) -> bool:
+    """Whether an ensemble has more than two members, all of them single models of the usual epochs."""
+    parts = [parts_of(e.method, dict(e.options)) for e in recipe.ensembles]
+    return any(
+        len(singles) > 2 and not others and all(m.epochs is None for m in singles)
+        for singles, others in parts
+    )
+
+
 MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     comparison=Measurement(comparison, ("scores", "pool", "runs")),
     transfer=Measurement(underspecification.transfer, applies=several_singles),
     agreement=Measurement(underspecification.agreement, applies=several_singles),
     accuracy=Measurement(members.accuracy, ()),
     diversity=Measurement(members.diversity_of_ensembles),
+    herding=Measurement(herding.herding, applies=several_members),
+    ceiling=Measurement(ceiling.ceiling, applies=several_alike),
+    hacks=Measurement(hacks.hacks, applies=lambda recipe: bool(recipe.source.bill)),
     costs=Measurement(members.cost_cards, ("scores",)),
     probes=Measurement(
         underspecification.probes,
@@ -169,6 +196,8 @@ def read_scores(
         sensitivity=side,
         ppo_runs=[ppo_curves.read_run(folder) for folder in runs],
         checks=[json.loads((folder / "checks.json").read_text()) for folder in checks],
+        terms=answers.terms if answers else None,
+        term_names=tuple(term["name"] for term in recipe.source.bill) if answers else (),
     )
 
 

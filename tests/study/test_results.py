@@ -29,6 +29,8 @@ def test_which_measurements_a_recipe_has():
         "agreement",
         "accuracy",
         "diversity",
+        "herding",
+        "hacks",
         "costs",
         "probes",
         "checks",
@@ -37,6 +39,8 @@ def test_which_measurements_a_recipe_has():
     one = dataclasses.replace(tiny_ppo(), replicates=Replicates(2, 1, 1), ensembles=tiny_ppo().ensembles[:1])
     assert "transfer" in plan(tiny_constructions()) and "fact_sensitivity" not in plan(tiny_ppo())
     assert not {"transfer", "agreement"} & set(plan(one))  # a single model has nobody to be compared with
+    assert "herding" not in plan(one) and "hacks" in plan(one)  # nor with whom to err
+    assert "ceiling" in plan(PRESETS["full"]()) and "ceiling" not in plan(tiny_constructions())  # pairs alone
     assert "fact_sensitivity" in plan(PRESETS["full"]())
 
 
