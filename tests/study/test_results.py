@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from rmlab.recipe import Replicates
+from rmlab.sources.base import term_worth
 from rmlab.study.members import instances_of, trained_of
 from rmlab.study.plan import plan
 from rmlab.study.presets import PRESETS, tiny, tiny_constructions, tiny_ppo
@@ -54,6 +55,11 @@ def test_scores_are_read_by_id_and_put_together(tiny_studies):
         together = np.concatenate([members[p.id].pool for p in instance.parts], -1)
         np.testing.assert_array_equal(result.pool, together)
         assert [r.id for r in result.rivals] == [r.id for r in instance.rivals]
+    assert scores.terms.shape == (3, 32, len(scores.term_names)) and scores.term_names[2] == "wrong"
+    worth = [
+        term_worth(scores.terms[..., i], t["values"], t["slope"]) for i, t in enumerate(recipe.source.bill)
+    ]
+    np.testing.assert_allclose(np.sum(worth, 0), scores.gold, atol=1e-9)  # names and counts are in one order
     assert scores.gold.shape == scores.ended.shape == (3, 32) and members["d0/p0/heads2"].heads.shape == (
         2,
         16,
