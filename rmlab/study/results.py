@@ -16,7 +16,15 @@ import numpy as np
 import pandas as pd
 
 from rmlab.fingerprint import Lookup
-from rmlab.measure import compare, members, pool_curves, ppo_curves, underspecification
+from rmlab.measure import (
+    compare,
+    members,
+    pool_curves,
+    ppo_curves,
+    promised,
+    study_calibration,
+    underspecification,
+)
 from rmlab.measure.by_prompt import ByPrompt
 from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
 from rmlab.optimise.pool import Pool
@@ -25,6 +33,7 @@ from rmlab.sources.base import Source, load_prompts
 from rmlab.study.members import Instance, TrainedSpec, instances_of, trained_of
 
 KEYS = ["study", "recipe", "seed"]
+ALIGNED = "model/rmlab.json"  # of a member: the card of its saved model, `rmlab.reward.folder.CARD`
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,8 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     agreement=Measurement(underspecification.agreement, applies=several_singles),
     accuracy=Measurement(members.accuracy, ()),
     diversity=Measurement(members.diversity_of_ensembles),
+    calibration=Measurement(study_calibration.calibration, ()),
+    promised=Measurement(promised.promised),
     costs=Measurement(members.cost_cards, ("scores",)),
     probes=Measurement(
         underspecification.probes,
@@ -175,6 +186,7 @@ def read_scores(
 def _member(spec: TrainedSpec, member: Path, scores: Path | None, probes: Path | None) -> MemberScores:
     card = json.loads((member / "member.json").read_text())
     cost, heads = card["cost"], member / "heads.npy"
+    saved = json.loads((member / ALIGNED).read_text("utf-8"))
     if scores:
         spent = json.loads((scores / "cost.json").read_text())
         cost = {**cost, **spent, "peak_mb": max(cost["peak_mb"], spent["peak_mb"])}
@@ -190,6 +202,7 @@ def _member(spec: TrainedSpec, member: Path, scores: Path | None, probes: Path |
         pool=np.load(scores / "scores.npy") if scores else None,
         probes=np.load(probes / "probes.npy") if probes else None,
         heads=np.load(heads) if heads.is_file() else None,
+        scale=np.array(saved["alignment"]["scale"]),
     )
 
 
