@@ -101,7 +101,7 @@ def test_beaten_shares_by_hand():
 def test_rates_are_exact_over_the_pool_for_aggregates_too():
     """All pairs of winner and random answer, ties and answers that never end among them."""
     scores = only(in_step(2), "single", "heads2")
-    rounded = {m.id: replace(m, pool=m.pool.round(1), scale=m.scale * 1.5) for m in scores.members}
+    rounded = {m.id: replace(m, pool=(4 * m.pool).round() / 4, scale=m.scale * 1.5) for m in scores.members}
     ensembles = [replace(e, parts=tuple(rounded[p.id] for p in e.parts)) for e in scores.ensembles]
     scores = replace(scores, ensembles=ensembles, gold=scores.gold.round(1))
     table = promised(scores).query("recalibration == 'none'")
@@ -145,7 +145,7 @@ def test_selection_promises_more_than_it_delivers_by_what_playing_it_out_says():
     heat = temperature(margins, np.ones(M))
     table = promised(study(proxy[None], gold, margins[None])).set_index(["recalibration", "n"])
     draws = 400
-    for n in (1, 4, 16):
+    for n in (1, 4, 16, 64):
         rows = np.repeat(np.arange(P), draws)
         drawn_answers = rng.random((P * draws, N)).argpartition(n - 1, 1)[:, :n]
         won = np.take_along_axis(proxy[rows], drawn_answers, 1).argmax(1)
@@ -161,9 +161,20 @@ def test_selection_promises_more_than_it_delivers_by_what_playing_it_out_says():
                 delivered.mean(), abs=4 * delivered.std() / np.sqrt(len(rows))
             )
             assert row.gap == pytest.approx((promise - delivered).mean(), abs=4 * error)
-    assert table.gap["temperature", 16] > table.gap_low["temperature", 16] > 0.02
-    gaps = table.gap["temperature"]
-    assert gaps[1] == 0 and gaps[256] > gaps[4]
+    gaps, none = table.gap["temperature"], table.gap["none"]
+    assert gaps[1] == 0 and gaps[256] > 0.2 and (none[[4, 16, 64]] > gaps[[4, 16, 64]]).all()
+    assert table.gap_low["temperature", 64] > 0.02 and none.is_monotonic_increasing
+
+
+def test_errors_of_light_tails_are_mended_by_a_temperature_even_for_winners():
+    """With Gaussian gold and errors the chance that gold prefers depends on the difference alone, winners or not."""
+    rng = np.random.default_rng(2)
+    gold, pair_gold = rng.normal(size=(P, N)), rng.normal(size=(M, 2))
+    proxy, pair_proxy = (3 * (x + rng.normal(size=x.shape)) for x in (gold, pair_gold))
+    table = promised(study(proxy[None], gold, heldout_of(pair_proxy, pair_gold)[None])).set_index(
+        ["recalibration", "n"]
+    )
+    assert (table.gap["temperature"].abs() < 0.02).all() and table.gap["none"][16] > 0.08
 
 
 def test_a_temperature_changes_what_is_promised_and_not_who_wins():

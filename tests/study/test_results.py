@@ -60,7 +60,7 @@ def test_scores_are_read_by_id_and_put_together(tiny_studies):
 
 def test_a_members_scale_is_that_of_its_alignment(tiny_studies):
     """Raw differences, Bradley-Terry's log odds, are the aligned ones times it."""
-    import rmlab
+    from rmlab.reward.ensemble import load
     from rmlab.reward.folder import CARD
     from rmlab.reward.training import PairIds, raw_score_pairs
 
@@ -70,7 +70,7 @@ def test_a_members_scale_is_that_of_its_alignment(tiny_studies):
     tasks = plan(tiny_constructions())["accuracy"].inputs["members"]
     assert {m.method for m in scores.members} >= {"single", "heads", "lora", "dropout", "laplace", "average"}
     for m, task in zip(scores.members, tasks, strict=True):
-        ensemble = rmlab.load(store.path(task) / "model", device="cpu")
+        ensemble = load(store.path(task) / "model", device="cpu")
         pairs = PairIds.load(store.path(task.inputs["heldout"]))
         raw = raw_score_pairs(ensemble, pairs)
         difference = (m.heldout[:, 0] - m.heldout[:, 1]) * m.scale
