@@ -2,9 +2,11 @@
 
 The win rate of best-of-n's winner over a random answer of the policy to the same prompt. What is promised is the mean of
 the proxy's probability, sigmoid(log odds of the winner minus those of the random answer); what is delivered is how often
-gold prefers the winner. A proxy that is calibrated on random pairs promises too much for its winner as far as it was
-chosen for its errors: the winner's curse. Dividing by a temperature changes what is promised and not who wins
-(`rmlab.measure.recalibrate`).
+gold prefers the winner. A proxy that is calibrated on random pairs need not be so on its winners, which were also chosen
+for its errors (regressional Goodhart, Gao et al. 2210.10760, Section 4.2). With Gaussian gold and errors their Eq. 1 is a
+shrinkage that a temperature undoes, for winners too; with errors of heavy tails more is promised, the more answers the
+winner is chosen from. A temperature changes what is promised and not who wins, and no more does isotonic regression,
+which may tie (`rmlab.measure.recalibrate`).
 
 Letters: P prompts, N answers a prompt, D replicates, L values of n, T temperatures, G points of a grid.
 """
