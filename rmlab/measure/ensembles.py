@@ -27,7 +27,7 @@ class MemberScores:
     heldout : (M, 2, K) scores of chosen and rejected answers by clean labels
     pool : (P, N, K) float32; probes : (P, C, K)
     heads : (K, D) where the members are linear heads on one encoder
-    scale : (K,) raw units in one aligned unit: a raw difference of scores, Bradley-Terry's log odds, is the aligned one times it
+    scale : (K,) raw units in one aligned unit: differences times it are Bradley-Terry's log odds
     """
 
     id: str

@@ -1,12 +1,12 @@
 """Promised against delivered: how sure a proxy is of its own winner, and how often gold agrees.
 
-The win rate of best-of-n's winner over a random answer of the policy to the same prompt. What is promised is the mean of
-the proxy's probability, sigmoid(log odds of the winner minus those of the random answer); what is delivered is how often
-gold prefers the winner. A proxy that is calibrated on random pairs need not be so on its winners, which were also chosen
-for its errors (regressional Goodhart, Gao et al. 2210.10760, Section 4.2). With Gaussian gold and errors their Eq. 1 is a
-shrinkage that a temperature undoes, for winners too; with errors of heavy tails more is promised, the more answers the
-winner is chosen from. A temperature changes what is promised and not who wins, and no more does isotonic regression,
-which may tie (`rmlab.measure.recalibrate`).
+The win rate of best-of-n's winner over a random answer of the policy to the same prompt. What is promised is the mean
+of the proxy's probability, sigmoid(log odds of the winner minus those of the random answer); what is delivered is how
+often gold prefers the winner. A proxy that is calibrated on random pairs need not be so on its winners, which were
+also chosen for its errors (regressional Goodhart, Gao et al. 2210.10760, Section 4.2). With Gaussian gold and errors
+their Eq. 1 is a shrinkage that a temperature undoes, for winners too; with errors of heavy tails more is promised, the
+more answers the winner is chosen from. A temperature changes what is promised and not who wins, and no more does
+isotonic regression, which may tie (`rmlab.measure.recalibrate`).
 
 Letters: P prompts, N answers a prompt, D replicates, L values of n, T temperatures, G points of a grid.
 """
@@ -36,16 +36,16 @@ MOST = 2**23  # points of all prompts together, above which pairs are counted on
 def promised(scores: StudyScores) -> pd.DataFrame:
     """Promised and delivered win rate of the winner of best-of-n, every ensemble under every aggregator.
 
-    Winner and random answer are of those that ended, the random one uniform, the winner itself included (half a win for
-    both); prompts of which none ended are left out. Exact over the pool, but for `win_chances`' 3e-4 at most. The unit of
-    an aggregate's log odds, and what it rests on, are those of `rmlab.measure.study_calibration`; the temperature is
-    fitted on all held-out pairs, whose prompts are others than the pool's.
+    Winner and random answer are of those that ended, the random one uniform, the winner itself included (half a win
+    for both); prompts of which none ended are left out. Exact over the pool, but for `win_chances`' 3e-4 at most. The
+    unit of an aggregate's log odds, and what it rests on, are those of `rmlab.measure.study_calibration`; the
+    temperature is fitted on all held-out pairs, whose prompts are others than the pool's.
 
     Returns
     -------
-    a row an ensemble, aggregator, recalibration ("none", "temperature") and n, every second power of two and the largest:
-    `promised`, `delivered` and `gap`, promised minus delivered, from 0 to 1, each with `_low` and `_high`, 95% over
-    replicates and prompts, a replicate's instances averaged first
+    a row an ensemble, aggregator, recalibration ("none", "temperature") and n, every second power of two and the
+    largest: `promised` and `delivered`, win rates from 0 to 1, and `gap`, promised minus delivered, each with `_low` and
+    `_high`, 95% over replicates and prompts, a replicate's instances averaged first; `units`, the replicates
     """
     ends = scores.ended.any(1)
     gold, ended = scores.gold[ends], scores.ended[ends]
@@ -70,10 +70,10 @@ def promised(scores: StudyScores) -> pd.DataFrame:
 def win_chances(odds: np.ndarray, ended: np.ndarray, temperatures: Sequence[float] = (1.0,)) -> np.ndarray:
     """An answer's mean chance to be preferred to a random one of its prompt that ended, itself included.
 
-    The mean over r of sigmoid((x - x_r) / temperature), on a grid of steps of 0.1 in log odds at the lowest temperature:
-    both x and x_r are shared out between their two neighbours, which is linear interpolation, and errs by less than
-    2 h^2 / 8 max abs sigmoid'' = 0.1^2 / (24 sqrt 3) = 2.5e-4; the sum over the grid is a convolution. Odds so far apart
-    that the grid would be larger than memory are compared pair by pair.
+    The mean over r of sigmoid((x - x_r) / temperature), on a grid of steps of 0.1 in log odds at the lowest
+    temperature: both x and x_r are shared out between their two neighbours, which is linear interpolation, and errs by
+    less than 2 h^2 / 8 max abs sigmoid'' = 0.1^2 / (24 sqrt 3) = 2.5e-4; the sum over the grid is a convolution. Odds
+    so far apart that the grid would be larger than memory are compared pair by pair.
 
     Parameters
     ----------

@@ -1,8 +1,9 @@
 """Recalibration: log odds that say what comes true, fitted on one half of the pairs and read on the other.
 
-A map takes margins to log odds, odd in the margin, as turning a pair round turns its margin. It never falls, so it leaves
-the preferred answer of a pair preferred, and best-of-n of one score its winner: after dividing by a temperature each other
-answer still has less, and under isotonic regression, which has steps, no more than that. What changes is how sure one is.
+A map takes margins to log odds, odd in the margin, as turning a pair round turns its margin. It never falls, so it
+leaves the preferred answer of a pair preferred, and best-of-n of one score its winner: after dividing by a temperature
+each other answer still has less, and under isotonic regression, which has steps, no more than that. What changes is
+how sure one is.
 
 Letters: M pairs.
 """
@@ -31,7 +32,7 @@ def by_temperature(margins: np.ndarray, labels: np.ndarray) -> Map:
 
 
 def by_isotonic(margins: np.ndarray, labels: np.ndarray) -> Map:
-    """Isotonic regression of labels on margins (Zadrozny and Elkan 2002), straight between its points, level beyond them.
+    """Isotonic regression of labels on margins (Zadrozny and Elkan 2002), straight between points, level beyond.
 
     Each pair counts both ways round, which makes the map odd. A chance is at most 1 - 1 / (M + 2), Laplace's rule: M
     pairs without an exception do not make one impossible.

@@ -1,9 +1,9 @@
 """Do an ensemble's scores say how often it is right? Reliability on held-out pairs, in the policy's own distribution.
 
-A reward model's difference of raw scores is Bradley-Terry's log odds. Stored scores are aligned, so a difference is taken
-back to raw units by the member's scale, and that of an aggregate of several members by the mean of their scales. Held-out
-labels are clean. Where training labels were flipped, a model that is right about those is under-confident about these: its
-temperature is below 1.
+A reward model's difference of raw scores is Bradley-Terry's log odds. Stored scores are aligned, so a difference is
+taken back to raw units by the member's scale, and that of an aggregate of several members by the mean of their scales.
+Held-out labels are clean. Where training labels were flipped, a model that is right about those is under-confident
+about these: its temperature is below 1.
 
 Letters: M held-out pairs, K members, D replicates.
 """
@@ -28,19 +28,19 @@ NUMBERS = ("accuracy", "ece", "calibration_error", "brier", "log_loss", "tempera
 
 
 def calibration(scores: StudyScores) -> dict[str, pd.DataFrame]:
-    """Calibration of every ensemble under `RULES`, before and after recalibration, and the bins of a reliability diagram.
+    """Calibration of every ensemble under `RULES`, before and after recalibration, and a diagram's bins.
 
     Returns
     -------
-    `calibration` : a row an ensemble, aggregator and recalibration ("none", "temperature", "isotonic", each fitted on one
-        half of the pairs and read on the other, both ways); `units` replicates, `pairs` M. A number with its `_low` and
-        `_high`, Student's 95% over replicates, whose instances are averaged first; NaN with one replicate. `accuracy`, ties
-        half; `ece`, which noise alone makes positive; `calibration_error`, root of the mean over replicates of the debiased
-        square, whose ends below 0 are 0; `brier`; `log_loss`, nats; `temperature`, geometric mean of the one that these
-        log odds would still be mended by
-    `reliability` : a row a bin of those of `DIAGRAMS` that the study has, as they are, all instances and replicates pooled:
-        `confidence`, `agreement` with gold, `low` and `high` (95%, by pairs or by replicates, whichever is wider), and
-        `pairs`, each counted once an instance
+    `calibration` : a row an ensemble, aggregator and recalibration ("none", "temperature", "isotonic", each fitted on
+        one half of the pairs and read on the other, both ways); `units` replicates, `pairs` M. A number with its
+        `_low` and `_high`, Student's 95% over replicates, whose instances are averaged first; NaN with one replicate.
+        `accuracy`, ties half; `ece`, which noise alone makes positive; `calibration_error`, root of the mean over
+        replicates of the debiased square, whose ends below 0 are 0; `brier`; `log_loss`, nats; `temperature`,
+        geometric mean of the one that these log odds would still be mended by
+    `reliability` : a row a bin of those of `DIAGRAMS` that the study has, as they are, all instances and replicates
+        pooled: `confidence`, `agreement` with gold, `low` and `high` (95%, by pairs or by replicates, whichever is
+        wider), and `pairs`, each counted once an instance
     """
     rows, bins = [], []
     for name, group in by_name(scores.ensembles).items():
@@ -62,7 +62,7 @@ def rules_of(k: int) -> tuple[str, ...]:
 
 
 def log_odds(scores: np.ndarray, scale: np.ndarray, rule: str) -> np.ndarray:
-    """One score in log odds, (...) float64, from aligned scores (..., K): their aggregate times the mean of scales (K,)."""
+    """One score in log odds, (...) float64, from aligned ones (..., K): the aggregate times the mean of scales (K,)."""
     combined = aggregate(scores, rule, usual_strength(rule))
     return combined.astype(np.float64) * float(np.mean(scale))
 
@@ -99,7 +99,7 @@ def _calibration_rows(group: Sequence[EnsembleResult], margins: Sequence[np.ndar
 
 
 def _numbers(margins: np.ndarray, labels: np.ndarray, clusters: np.ndarray) -> tuple[float, ...]:
-    """`NUMBERS` of one instance, each on the scale on which replicates are averaged: error squared, log of temperature."""
+    """`NUMBERS` of one instance, on the scale that is averaged: error squared, log of temperature."""
     return (
         float(accuracy.agreement(margins, labels).mean()),
         pairwise.ece(margins, labels),
@@ -123,7 +123,7 @@ def _averaged(column: str, values: np.ndarray) -> dict[str, float]:
 
 
 def _reliability(group: Sequence[EnsembleResult], margins: Sequence[np.ndarray]) -> pd.DataFrame:
-    """Bins of all instances together: pairs are the same for all, and so are a replicate's models, so each may cluster."""
+    """Bins of all instances together: they share pairs, and replicates share models; each may cluster."""
     pooled, pairs = np.concatenate(margins), len(margins[0])
     labels = np.ones(len(pooled))
     replicates = np.repeat([e.replicate for e in group], pairs)
