@@ -44,7 +44,7 @@ def promised(scores: StudyScores) -> pd.DataFrame:
     Returns
     -------
     a row an ensemble, aggregator, recalibration ("none", "temperature") and n, every second power of two and the
-    largest: `promised` and `delivered`, win rates from 0 to 1, and `gap`, promised minus delivered, each with `_low` and
+    largest: `promised` and `delivered`, rates from 0 to 1, and `gap`, promised minus delivered, each with `_low` and
     `_high`, 95% over replicates and prompts, a replicate's instances averaged first; `units`, the replicates
     """
     ends = scores.ended.any(1)
