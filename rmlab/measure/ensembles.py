@@ -27,6 +27,7 @@ class MemberScores:
     heldout : (M, 2, K) scores of chosen and rejected answers by clean labels
     pool : (P, N, K) float32; probes : (P, C, K)
     heads : (K, D) where the members are linear heads on one encoder
+    scale : (K,) raw units in one aligned unit: differences times it are Bradley-Terry's log odds
     """
 
     id: str
@@ -40,6 +41,7 @@ class MemberScores:
     pool: np.ndarray | None = None
     probes: np.ndarray | None = None
     heads: np.ndarray | None = None
+    scale: np.ndarray | None = None
 
     @property
     def k(self) -> int:
@@ -90,6 +92,13 @@ class EnsembleResult:
     def heads(self) -> np.ndarray | None:
         """(K, D) where the members are linear heads on one encoder."""
         return self.parts[0].heads if len(self.parts) == 1 else None
+
+    @property
+    def scale(self) -> np.ndarray:
+        """(K,) raw units in one aligned unit of each member."""
+        lacking = [p.id for p in self.parts if p.scale is None]
+        require(not lacking, "members without a scale", lacking, "the one that they were aligned with")
+        return np.concatenate([p.scale for p in self.parts])
 
     @property
     def cost(self) -> dict[str, float]:

@@ -24,6 +24,12 @@ from rmlab.measure import (
     members,
     pool_curves,
     ppo_curves,
+    compare,
+    members,
+    pool_curves,
+    ppo_curves,
+    promised,
+    study_calibration,
     underspecification,
 )
 from rmlab.measure.by_prompt import ByPrompt
@@ -35,6 +41,7 @@ from rmlab.sources.base import Source, load_prompts
 from rmlab.study.members import Instance, TrainedSpec, instances_of, trained_of
 
 KEYS = ["study", "recipe", "seed"]
+ALIGNED = "model/rmlab.json"  # of a member: the card of its saved model, `rmlab.reward.folder.CARD`
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,8 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     herding=Measurement(herding.herding, applies=several_members),
     ceiling=Measurement(ceiling.ceiling, applies=several_alike),
     hacks=Measurement(hacks.hacks, applies=lambda recipe: bool(recipe.source.bill)),
+    calibration=Measurement(study_calibration.calibration, ()),
+    promised=Measurement(promised.promised),
     costs=Measurement(members.cost_cards, ("scores",)),
     probes=Measurement(
         underspecification.probes,
@@ -204,6 +213,7 @@ def read_scores(
 def _member(spec: TrainedSpec, member: Path, scores: Path | None, probes: Path | None) -> MemberScores:
     card = json.loads((member / "member.json").read_text())
     cost, heads = card["cost"], member / "heads.npy"
+    saved = json.loads((member / ALIGNED).read_text("utf-8"))
     if scores:
         spent = json.loads((scores / "cost.json").read_text())
         cost = {**cost, **spent, "peak_mb": max(cost["peak_mb"], spent["peak_mb"])}
@@ -219,6 +229,7 @@ def _member(spec: TrainedSpec, member: Path, scores: Path | None, probes: Path |
         pool=np.load(scores / "scores.npy") if scores else None,
         probes=np.load(probes / "probes.npy") if probes else None,
         heads=np.load(heads) if heads.is_file() else None,
+        scale=np.array(saved["alignment"]["scale"]),
     )
 
 

@@ -23,7 +23,7 @@ from rmlab.study.presets import constructions, tiny, tiny_ppo
 PACKAGE = Path(store.__file__).parent
 MEASURED = {
     "measure": 10
-}  # of tiny: comparison, transfer, agreement, accuracy, diversity, herding, hacks, costs, probes, checks
+}  # of tiny: comparison, transfer, agreement, accuracy, diversity, herding, hacks, costs, probes, checks, calibration, promised
 KEYS = """
 import json
 from rmlab.study.executor import all_tasks

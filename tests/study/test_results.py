@@ -13,7 +13,7 @@ from rmlab.sources.base import term_worth
 from rmlab.study.members import instances_of, trained_of
 from rmlab.study.plan import plan
 from rmlab.study.presets import PRESETS, tiny, tiny_constructions, tiny_ppo
-from rmlab.study.results import MEASUREMENTS, Measure, measure, read_scores
+from rmlab.study.results import ALIGNED, MEASUREMENTS, Measure, measure, read_scores
 
 
 def folders(name, measurement, store):
@@ -32,6 +32,8 @@ def test_which_measurements_a_recipe_has():
         "diversity",
         "herding",
         "hacks",
+        "calibration",
+        "promised",
         "costs",
         "probes",
         "checks",
@@ -64,6 +66,27 @@ def test_scores_are_read_by_id_and_put_together(tiny_studies):
         2,
         16,
     )
+
+
+def test_a_members_scale_is_that_of_its_alignment(tiny_studies):
+    """Raw differences, Bradley-Terry's log odds, are the aligned ones times it."""
+    from rmlab.reward.ensemble import load
+    from rmlab.reward.folder import CARD
+    from rmlab.reward.training import PairIds, raw_score_pairs
+
+    assert ALIGNED == f"model/{CARD}"
+    store = tiny_studies["artifacts"]
+    scores = read_scores(tiny_constructions(), **folders("tiny_constructions", "accuracy", store))
+    tasks = plan(tiny_constructions())["accuracy"].inputs["members"]
+    assert {m.method for m in scores.members} >= {"single", "heads", "lora", "dropout", "laplace", "average"}
+    for m, task in zip(scores.members, tasks, strict=True):
+        ensemble = load(store.path(task) / "model", device="cpu")
+        pairs = PairIds.load(store.path(task.inputs["heldout"]))
+        raw = raw_score_pairs(ensemble, pairs)
+        difference = (m.heldout[:, 0] - m.heldout[:, 1]) * m.scale
+        np.testing.assert_allclose(difference, raw[:, 0] - raw[:, 1], rtol=1e-3, atol=1e-5)
+    for e in scores.ensembles:
+        np.testing.assert_array_equal(e.scale, np.concatenate([m.scale for m in e.parts]))
 
 
 def test_a_measurement_writes_tables_led_by_the_study(tiny_studies, tmp_path):
