@@ -1,7 +1,7 @@
 """How far an answer is from those that a reward model was trained on: scores of a single model's features, without labels.
 
 Each `fit_*` reads features of training answers and returns a function of further features. All are closed-form, or a few
-Newton steps; none changes the model. What lacks here of the methods' papers is what they change in training: InfoRM's bottleneck,
+Newton steps; none changes the model. What is missing here is what the papers change in training: InfoRM's bottleneck,
 and SNGP's spectral normalisation, which keeps features apart that the trunk may map onto each other.
 
 Letters: R answers, M training answers or pairs, D hidden, F random features, T outputs of a random network. Features are last
@@ -70,7 +70,7 @@ def fit_caution(typical: np.ndarray, rng: np.random.Generator) -> Scorer:
 def fit_gaussian_process(pairs: np.ndarray, rng: np.random.Generator) -> Scorer:
     """Predictive standard deviation of a Gaussian process's reward, pairs (M, 2, D) of chosen and rejected features.
 
-    The head of SNGP (Liu et al. 2006.10108, Eq. 7 to 9) on a fixed trunk: `fourier_features` of standardised features, a
+    The head of SNGP (Liu et al. 2006.10108, Section 3.1) on a fixed trunk: `fourier_features` of standardised features, a
     Gaussian prior over their weights, and the Laplace precision, here of Bradley-Terry on differences between two answers. The
     kernel's width is the median distance between training answers.
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from rmlab.fingerprint import Lookup
-from rmlab.measure import compare, members, pool_curves, ppo_curves, underspecification
+from rmlab.measure import compare, members, pool_curves, ppo_curves, uncertainty, underspecification
 from rmlab.measure.by_prompt import ByPrompt
 from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
 from rmlab.optimise.pool import Pool
@@ -31,7 +31,7 @@ KEYS = ["study", "recipe", "seed"]
 class Measurement:
     """One line of the table: a function of scores, what it reads beside the members, and which recipes it is for.
 
-    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs", "checks"
+    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs", "checks", "distances"
     """
 
     function: Callable[[StudyScores], pd.DataFrame | dict[str, pd.DataFrame | ByPrompt]]
@@ -74,6 +74,9 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     ),
     checks=Measurement(
         underspecification.checks, ("checks",), lambda recipe: bool(recipe.source.checking_ids)
+    ),
+    uncertainty=Measurement(
+        uncertainty.uncertainty, ("scores", "pool", "distances"), uncertainty.is_measured
     ),
     fact_sensitivity=Measurement(
         underspecification.fact_sensitivity,
@@ -145,6 +148,7 @@ def read_scores(
     sensitivity: list[Path] = (),
     runs: list[Path] = (),
     checks: list[Path] = (),
+    distances: list[Path] = (),
 ) -> StudyScores:
     """What stages wrote, as measurements read it: folders in the order of `trained_of(recipe)`; empty where not read."""
     specs = trained_of(recipe)
@@ -169,6 +173,7 @@ def read_scores(
         sensitivity=side,
         ppo_runs=[ppo_curves.read_run(folder) for folder in runs],
         checks=[json.loads((folder / "checks.json").read_text()) for folder in checks],
+        distances=[dict(np.load(folder / "distances.npz")) for folder in distances],
     )
 
 

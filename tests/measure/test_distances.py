@@ -59,7 +59,10 @@ def test_the_head_is_the_top_of_the_posterior_and_its_curvature_the_precision(rn
     slope = [(loss(w + m) - loss(w - m)) / (2 * step) for m in moves]
     np.testing.assert_allclose(slope, 0, atol=1e-6)
     curved = [
-        [(loss(w + a + b) - loss(w + a - b) - loss(w - a + b) + loss(w - a - b)) / (4 * step**2) for b in moves]
+        [
+            (loss(w + a + b) - loss(w + a - b) - loss(w - a + b) + loss(w - a - b)) / (4 * step**2)
+            for b in moves
+        ]
         for a in moves
     ]
     np.testing.assert_allclose(d.bradley_terry_precision(z, w, tau), curved, rtol=1e-4, atol=1e-4)

@@ -20,7 +20,7 @@ from rmlab.study.run import run
 
 TABLES = {
     "tiny": "accuracy agreement checks comparisons costs curves diversity diversity_replicates ends probes replicates transfer",
-    "tiny_constructions": "accuracy agreement checks comparisons costs curves diversity diversity_replicates ends left_out probes replicates transfer",
+    "tiny_constructions": "accuracy agreement bounds checks comparisons costs curves diversity diversity_replicates ends left_out probes replicates transfer uncertainty",
     "tiny_ppo": "accuracy agreement answers checks comparisons costs curves diversity diversity_replicates ends probes replicates transfer",
 }
 LEAD = ["study", "recipe", "seed"]
