@@ -26,7 +26,7 @@ WINNERS_OF = (64, 256)  # answers drawn, where winners are looked at
 RESTS_ON = 8  # winners of n are looked at where n is at most N / 8: about 15 effective answers a prompt
 TOP = 0.1  # of a prompt's answers: those with the largest errors are the event
 FAR = 0.99  # quantile of the policy's own answers beyond which an answer is an outlier
-BUDGET = 100  # winners whose gold is known, a half of the prompts
+BUDGET = 100  # winners whose gold is known, of each half of the prompts
 COVERED = 0.9  # of them, by the bound
 ERRORS = ("absolute", "signed")
 
@@ -68,13 +68,13 @@ def uncertainty(scores: StudyScores) -> dict[str, pd.DataFrame]:
     uncertainty : a row a score, a number of answers drawn n (1: the policy's own answers; else the single model's winners)
         and an error, "absolute" or "signed": what `rmlab.measure.errors` leaves of the single model's scores within prompts.
         `auroc`, the chance that of two answers to a prompt, one with an error among its largest tenth and one without, the
-        first has the larger score (.5: blind); `rank`, Spearman's correlation within prompts; both with answers weighted by
-        their chance to win. `share`, of the answers so weighted, with an error in that tenth; `outliers`, beyond the 99%
+        first has the larger score (.5: blind); `corr_rank`, Spearman's correlation within prompts; both with answers weighted
+        by their chance to win. `share`, of the answers so weighted, with an error in that tenth; `outliers`, beyond the 99%
         quantile of the score over the policy's own answers: the outlier probability of 2510.13694, for any score and with its
         threshold from the answers themselves.
     bounds : a row a score, a `rule` for lambda and an n: best-of-n of proxy - lambda u. "matched": the mean of lambda u at
-        n = 1 is `matched_penalty`; "coverage": `covering_strength` on 100 winners with known gold, from the other half of the
-        prompts; "none": the proxy as it is, the row of "single". `strength` is the mean lambda, `penalty` the mean of lambda u
+        n = 1 is `matched_penalty`; "coverage": `covering_strength` on 100 winners of the largest n in `uncertainty` whose gold is
+        known, of the other half of the prompts; "none": the proxy as it is, the row of "single". `strength` is the mean lambda, `penalty` the mean of lambda u
         at n = 1; `gold`, and its `gain` over the single model with `low` and `high`; `coverage`, how often the bound lies below
         gold among the single model's winners, and `coverage_chosen` among its own. For coverage gold has the mean and the
         standard deviation of the proxy over the policy's answers.
@@ -83,9 +83,10 @@ def uncertainty(scores: StudyScores) -> dict[str, pd.DataFrame]:
     require(kept.sum() > 1, "pool", f"{kept.sum()} prompts", "two prompts or more with two answers that end")
     ns = np.array([1, *winners_of(scores.gold.shape[1])])
     target, seen, bounded = matched_penalty(scores), {}, {}
-    ensembles, distances = _disagreeing(scores), scores.distances
+    ensembles, singles, distances = _disagreeing(scores), _first(scores, SINGLE), scores.distances
+    require(len(distances) == len(singles), "distances", f"{len(distances)} replicates", f"{len(singles)}")
     kinds = dict.fromkeys(ensembles, "disagreement") | dict.fromkeys(distances[0], "distance")
-    for number, single in enumerate(_first(scores, SINGLE)):
+    for number, single in enumerate(singles):
         one = _replicate(single, scores, kept, ns)
         grid = _Grid(one)
         bounded.setdefault((SINGLE, "none"), []).append(grid.bound(np.zeros_like(one.proxy), np.zeros(2)))
@@ -258,7 +259,7 @@ def _seen_rows(seen: dict[str, list], kinds: dict[str, str], ns: np.ndarray) -> 
         for i, n in enumerate(ns):
             for j, error in enumerate(ERRORS):
                 about = {"score": name, "kind": kinds[name], "n": int(n), "error": error}
-                about |= _with_ends("auroc", auroc[..., i, j]) | _with_ends("rank", rank[..., i, j])
+                about |= _with_ends("auroc", auroc[..., i, j]) | _with_ends("corr_rank", rank[..., i, j])
                 about |= {"share": share[..., i, j].mean(), "outliers": outliers[..., i].mean()}
                 rows.append(about | {"units": len(replicates)})
     return pd.DataFrame(rows)

@@ -93,7 +93,7 @@ def test_ranks_of_planted_errors_correlate_as_they_do_in_a_large_sample(tables):
     error = rng.normal(size=200_000) * size
     for name, values in (("absolute", np.abs(error)), ("signed", error)):
         found = row(tables["uncertainty"], score="knows", n=1, error=name)
-        assert found["rank"] == pytest.approx(spearmanr(size, values)[0], abs=0.01)
+        assert found.corr_rank == pytest.approx(spearmanr(size, values)[0], abs=0.01)
 
 
 @pytest.mark.parametrize("n", [1, 64])
@@ -101,7 +101,7 @@ def test_ranks_of_planted_errors_correlate_as_they_do_in_a_large_sample(tables):
 def test_a_score_that_knows_nothing_sees_nothing(tables, n, error):
     found = row(tables["uncertainty"], score="nothing", n=n, error=error)
     assert found.auroc == pytest.approx(0.5, abs=0.05 if n > 1 else 0.01)
-    assert found.auroc_low < 0.5 < found.auroc_high and found.rank_low < 0 < found.rank_high
+    assert found.auroc_low < 0.5 < found.auroc_high and found.corr_rank_low < 0 < found.corr_rank_high
     assert found.outliers == pytest.approx(0.01, abs=0.01 if n > 1 else 1e-3)
 
 
@@ -236,6 +236,8 @@ def test_prompts_without_two_answers_that_end_are_left_out(study):
     np.testing.assert_allclose(gold[bare].gold, un.uncertainty(cut)["bounds"][bare].gold)
     with pytest.raises(ValueError, match="two prompts"):
         un.uncertainty(replace(study, ended=np.arange(24)[:, None] < np.ones((1, 1024))))
+    with pytest.raises(ValueError, match="distances"):
+        un.uncertainty(replace(study, distances=study.distances[:2]))
 
 
 def test_one_replicate_has_intervals_over_prompts():
