@@ -94,6 +94,14 @@ def test_more_pairs_leave_a_gaussian_process_less_to_doubt(rng):
     assert doubts[1] < 0.6 * doubts[0]
 
 
+def test_pairs_of_equal_answers_teach_a_gaussian_process_nothing(rng):
+    pairs, here = rng.normal(size=(2000, 2, D)), rng.normal(size=(200, D))
+    twins = pairs.copy()
+    twins[:, 1] = twins[:, 0]
+    knows, knows_nothing = (d.fit_gaussian_process(x, np.random.default_rng(1))(here) for x in (pairs, twins))
+    assert knows_nothing.mean() > 0.6 and knows.mean() < 0.3
+
+
 def test_ridge_solves_its_normal_equations_and_finds_a_linear_target(rng):
     x, weights = rng.normal(size=(50, 3)), rng.normal(size=(3, 2))
     found = d.ridge(x, x @ weights, 1e-9)

@@ -189,6 +189,22 @@ def test_a_strength_covers_nine_tenths_of_the_labelled_winners_and_of_the_others
     assert knows.penalty < blind.penalty  # it need not doubt every answer
 
 
+def test_a_prompts_strength_is_of_the_other_halfs_winners():
+    """Even prompts' errors are ten times as large as odd ones', and u does not say so: each half is bounded by the other's."""
+    scores = planted(D=2, P=16, N=512)
+    scores = replace(scores, distances=[{"even": np.ones((16, 512), np.float32)}] * 2)
+    for e in scores.ensembles[::2]:
+        pool = e.parts[0].pool[..., 0]
+        pool[::2] = scores.gold[::2] + 10 * (pool[::2] - scores.gold[::2])
+    one = un._replicate(scores.ensembles[0], scores, np.ones(16, bool), np.array([1, 64]))
+    of_even, of_odd = (un._covering(np.ones((16, 512)), one, half) for half in (0, 1))
+    assert of_even > 3 * of_odd and (one.labelled[0, :, 0] % 2 == 0).all()
+    by_prompt = un._Grid(one).bound(np.ones((16, 512)), np.array([of_odd, of_even]))[0][2, :, 6]
+    found = row(un.uncertainty(scores)["bounds"], score="even", rule="coverage", n=64)
+    assert by_prompt[::2].max() < 0.5 and by_prompt[1::2].min() > 0.99
+    assert found.coverage == pytest.approx(by_prompt.mean(), abs=0.1) and found.coverage < 0.7
+
+
 def test_the_covering_strength_is_the_smallest():
     proxy, truth, u = np.arange(1.0, 11), np.zeros(10), np.full(10, 2.0)
     assert un.covering_strength(proxy, u, truth) == pytest.approx(9 / 2)
