@@ -141,6 +141,32 @@ def test_the_auroc_of_winners_is_that_of_all_their_pairs():
     assert row(table, score="knows", n=8, error="signed").auroc == pytest.approx(ordered / pairs)
 
 
+def test_a_score_that_is_the_error_sees_all_of_it_in_every_prompt():
+    """The AUROC is 1 whatever prompts' numbers of pairs: its interval has no width."""
+    scores = planted(D=2, P=4, N=64)
+    ones = [un._replicate(e, scores, np.ones(4, bool), np.array([1, 8])) for e in scores.ensembles[::2]]
+    distances = [{"rank": one.rank[:, :, 0, 1].astype(np.float32)} for one in ones]  # of the signed error
+    found = un.uncertainty(replace(scores, distances=distances))["uncertainty"]
+    found = found[(found.score == "rank") & (found.error == "signed")]
+    np.testing.assert_allclose(found[["auroc", "auroc_low", "auroc_high", "corr_rank"]], 1, atol=1e-6)
+
+
+def test_golds_zero_and_unit_change_no_bound():
+    scores = planted(D=2, P=4, N=64)
+    bounds = un.uncertainty(scores)["bounds"]
+    other = un.uncertainty(replace(scores, gold=3 * scores.gold + 5))["bounds"]
+    for column in ("strength", "coverage", "coverage_chosen"):
+        np.testing.assert_allclose(bounds[column], other[column], rtol=1e-9, err_msg=column)
+    np.testing.assert_allclose(3 * bounds.gold + 5, other.gold)
+
+
+def test_the_largest_tenth_is_of_the_answers_that_ended():
+    values, ended = np.arange(40.0)[None] - 50, np.ones((1, 40), bool)
+    ended[0, 30:] = False  # larger than all others, and they never ended
+    assert np.flatnonzero(un._largest(values, ended)).tolist() == [27, 28, 29]
+    assert un._largest(values, ended & (np.arange(40) < 3)).sum() == 1  # at least one
+
+
 def test_under_no_uncertainty_best_of_n_is_the_single_models(study, tables):
     curves, _ = best_of_n_curves(study)
     single = next(c for c in curves if c.setting.ensemble == "single")
