@@ -138,6 +138,7 @@ class StudyScores:
     probe_names : (C,) "base" first; probe_labels : what each of the others changes, in words; probe_gold : (P, C)
     sensitivity : the members of the side study of sizes and pairs
     checks : how well each backbone counts facts, replicate by replicate
+    distances : how far answers are from training answers, replicate by replicate: (P, N) float32 by name
 
     Raises
     ------
@@ -157,6 +158,7 @@ class StudyScores:
     checks: list[dict[str, float]] = field(default_factory=list)
     terms: np.ndarray | None = None
     term_names: tuple[str, ...] = ()
+    distances: list[dict[str, np.ndarray]] = field(default_factory=list)
 
     def __post_init__(self):
         for name, group in by_name(self.ensembles).items():
@@ -183,6 +185,9 @@ class StudyScores:
             ok = m.pool is None or m.pool.shape == (*gold.shape, m.k)
             mend = f"(P, N, K) over the gold's {gold.shape}, as many members as in heldout"
             require(ok, f"pool shape of {m.id}", None if ok else m.pool.shape, mend)
+        for name, u in [item for arrays in self.distances for item in arrays.items()]:
+            ok = u.shape == gold.shape and bool(np.isfinite(u).all())
+            require(ok, f"distances {name!r}", u.shape, f"finite numbers {gold.shape}, as the gold's")
 
     @property
     def singles(self) -> list[MemberScores]:

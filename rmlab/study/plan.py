@@ -15,6 +15,7 @@ from rmlab.reward.methods import METHODS, MemberSpec, members_of, singles_of
 from rmlab.store import Task
 from rmlab.study import stages
 from rmlab.study.cost import model_units, relative_cost
+from rmlab.study.distance_stage import ScoreDistances, score_distances
 from rmlab.study.members import (
     SINGLE,
     Instance,
@@ -65,6 +66,7 @@ def plan(recipe: Recipe) -> dict[str, Task]:
         "probes": [_probe_task(recipe, shared, trained[spec]) for spec in specs],
         "sensitivity": _sensitivity_tasks(recipe, shared),
         "checks": _check_tasks(recipe, shared),
+        "distances": _distance_tasks(recipe, shared, trained),
         "runs": _ppo_tasks(recipe, shared, trained) if recipe.ppo_study else [],
     }
     last = {}
@@ -276,6 +278,21 @@ def _check_tasks(recipe: Recipe, shared: SharedInputs) -> list[Task]:
         return []
     settings, code = stages.ReadChecks(recipe.source, recipe.seed), _source_code(recipe, "unchecked_answers")
     return [Task(stages.read_checks, settings, {"backbone": b}, code=code, cost=1) for b in shared.backbones]
+
+
+def _distance_tasks(recipe: Recipe, shared: SharedInputs, trained: dict[TrainedSpec, Task]) -> list[Task]:
+    """How far the pool is from the training answers of each replicate's first single model, where that is measured."""
+    if not MEASUREMENTS["uncertainty"].applies(recipe):
+        return []
+    first = [i for i in instances_of(recipe) if i.spec.name == SINGLE and i.number == 0]
+    cost = 2 + model_units(recipe.size) * recipe.pool.prompts * recipe.pool.answers / 9000
+    out = []
+    for instance in first:
+        read = {"member": trained[instance.parts[0]], "pairs": shared.pairs[instance.replicate]}
+        read |= {"pool": shared.pool, "prompts": shared.prompts}
+        settings = ScoreDistances(recipe.seed, instance.replicate)
+        out.append(Task(score_distances, settings, read, cost=cost))
+    return out
 
 
 def _sensitivity_tasks(recipe: Recipe, shared: SharedInputs) -> list[Task]:

@@ -32,6 +32,7 @@ from rmlab.measure import (
     study_calibration,
     underspecification,
 )
+from rmlab.measure import compare, members, pool_curves, ppo_curves, uncertainty, underspecification
 from rmlab.measure.by_prompt import ByPrompt
 from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
 from rmlab.optimise.pool import Pool
@@ -48,7 +49,7 @@ ALIGNED = "model/rmlab.json"  # of a member: the card of its saved model, `rmlab
 class Measurement:
     """One line of the table: a function of scores, what it reads beside the members, and which recipes it is for.
 
-    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs", "checks"
+    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs", "checks", "distances"
     """
 
     function: Callable[[StudyScores], pd.DataFrame | dict[str, pd.DataFrame | ByPrompt]]
@@ -110,6 +111,9 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     ),
     checks=Measurement(
         underspecification.checks, ("checks",), lambda recipe: bool(recipe.source.checking_ids)
+    ),
+    uncertainty=Measurement(
+        uncertainty.uncertainty, ("scores", "pool", "distances"), uncertainty.is_measured
     ),
     fact_sensitivity=Measurement(
         underspecification.fact_sensitivity,
@@ -181,6 +185,7 @@ def read_scores(
     sensitivity: list[Path] = (),
     runs: list[Path] = (),
     checks: list[Path] = (),
+    distances: list[Path] = (),
 ) -> StudyScores:
     """What stages wrote, as measurements read it: folders in the order of `trained_of(recipe)`; empty where not read."""
     specs = trained_of(recipe)
@@ -207,6 +212,7 @@ def read_scores(
         checks=[json.loads((folder / "checks.json").read_text()) for folder in checks],
         terms=answers.terms if answers else None,
         term_names=tuple(term["name"] for term in recipe.source.bill) if answers else (),
+        distances=[dict(np.load(folder / "distances.npz")) for folder in distances],
     )
 
 

@@ -45,6 +45,7 @@ def test_which_measurements_a_recipe_has():
     assert "herding" not in plan(one) and "hacks" in plan(one)  # nor with whom to err
     assert "ceiling" in plan(PRESETS["full"]()) and "ceiling" not in plan(tiny_constructions())  # pairs alone
     assert "fact_sensitivity" in plan(PRESETS["full"]())
+    assert "uncertainty" in plan(tiny_constructions()) and "uncertainty" not in plan(tiny_ppo())
 
 
 def test_scores_are_read_by_id_and_put_together(tiny_studies):
@@ -107,5 +108,6 @@ def test_every_measurement_says_what_it_reads(name):
         "sensitivity",
         "runs",
         "checks",
+        "distances",
     }
     assert MEASUREMENTS[name].function.__doc__

@@ -20,7 +20,7 @@ from rmlab.study.run import run
 
 TABLES = {
     "tiny": "accuracy agreement calibration checks comparisons costs curves diversity diversity_replicates ends hacks herding probes promised reliability replicates transfer",
-    "tiny_constructions": "accuracy agreement calibration checks comparisons costs curves diversity diversity_replicates ends hacks herding left_out probes promised reliability replicates transfer",
+    "tiny_constructions": "accuracy agreement bounds calibration checks comparisons costs curves diversity diversity_replicates ends hacks herding left_out probes promised reliability replicates transfer uncertainty",
     "tiny_ppo": "accuracy agreement answers calibration checks comparisons costs curves diversity diversity_replicates ends hacks herding probes promised reliability replicates transfer",
 }
 LEAD = ["study", "recipe", "seed"]
