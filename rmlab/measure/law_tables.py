@@ -15,7 +15,7 @@ from rmlab.measure import errors, goodhart, laws
 from rmlab.measure.compare import REGIME, Curve, Setting, Unit, covered, curve_of, keys_of, units_of
 from rmlab.measure.diversity import effective_members
 from rmlab.measure.ensembles import SINGLE, StudyScores, by_name
-from rmlab.measure.intervals import Interval, two_way_interval
+from rmlab.measure.intervals import Interval
 from rmlab.measure.pool_curves import scored_settings
 from rmlab.measure.ppo_curves import ppo_curves
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, ess, kl_bound, n_grid
@@ -158,9 +158,10 @@ def law_of_ensembles(every: list[Curve], effective: dict[str, float]) -> pd.Data
 def slope_over_ensembles(x: np.ndarray, y: np.ndarray, level: float = 0.95) -> Interval:
     """The least-squares slope of y on x over ensembles, its interval over ensembles and replicates both.
 
-    The slope is linear in y, so it is the mean over cells of slope + E (x - mean) residual / (Sxx (1 - leverage)), which
-    goes into `two_way_interval`; dividing by 1 - leverage is MacKinnon and White's (1985) HC3, for few ensembles. Degrees
-    of freedom are at most E - 2.
+    Two-way clustering (Cameron, Gelbach and Miller 2011): V = R + Q - E. R is the variance of the mean of the replicates'
+    own slopes, Q that of one slope when ensembles are drawn, from the residuals of their means with MacKinnon and White's
+    (1985) HC3 for few ensembles, and E that of the noise of single cells, which both count. V is at least the larger of R
+    and Q, with Satterthwaite's degrees of freedom from D - 1 and E - 2.
 
     Parameters
     ----------
@@ -171,21 +172,24 @@ def slope_over_ensembles(x: np.ndarray, y: np.ndarray, level: float = 0.95) -> I
     Interval of floats; low and high are NaN with fewer than 4 ensembles, 2 replicates or 3 values of x
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    E, apart = len(x), x - x.mean()
+    (D, E), apart = y.shape, x - x.mean()
     spread = float(np.square(apart).sum())
     if E < 2 or spread < 1e-12 or not np.isfinite(y).all():
         return Interval(*[np.nan] * 5)
-    slope = float((y.mean(0) * apart).sum() / spread)
-    if E < FEWEST or len(y) < 2 or len(np.unique(x)) < 3:
+    each = y @ apart / spread  # (D,)
+    slope = float(each.mean())
+    if E < FEWEST or D < 2 or len(np.unique(x)) < 3:
         return Interval(slope, *[np.nan] * 4)
-    left = (
-        y - y.mean(1, keepdims=True) - slope * apart
-    )  # what a replicate shifts all ensembles by is no matter
-    leverage = 1 / E + apart**2 / spread
-    moved = two_way_interval(E * apart * left / (spread * np.maximum(1 - leverage, 1e-6)), level)
-    df = float(min(moved.df, E - 2))
-    half = float(student.ppf((1 + level) / 2, df) * moved.se)
-    return Interval(slope, slope - half, slope + half, float(moved.se), df)
+    left = y - y.mean(1, keepdims=True) - each[:, None] * apart
+    leverage = np.minimum(1 / E + apart**2 / spread, 1 - 1e-6)
+    replicates = each.var(ddof=1) / D
+    ensembles = np.square(apart * left.mean(0) / (1 - leverage)).sum() / spread**2
+    cells = (apart**2 * left.var(0, ddof=1) / (1 - leverage)).sum() / (D * spread**2)
+    variance = float(max(replicates + ensembles - cells, replicates, ensembles))
+    below = replicates**2 / (D - 1) + ensembles**2 / (E - 2)
+    df = max(variance**2 / below, 1.0) if below > 0 else 1.0
+    half = float(student.ppf((1 + level) / 2, df)) * variance**0.5
+    return Interval(slope, slope - half, slope + half, variance**0.5, df)
 
 
 def goodhart_table(scores: StudyScores) -> pd.DataFrame:
