@@ -56,7 +56,9 @@ def draw_labels(
     """
     fits = design.ndim == 3 and design.shape[1:] == gold.shape and len(design) > 1
     require(fits, "design's shape", design.shape, f"two policies or more (S, P, N) over gold's {gold.shape}")
-    require(budget >= 1 and len(prompts) > 0, "labels and prompts", (budget, len(prompts)), "one of each or more")
+    require(
+        budget >= 1 and len(prompts) > 0, "labels and prompts", (budget, len(prompts)), "one of each or more"
+    )
     chosen = rng.permutation(prompts)[:budget]
     prompt = np.repeat(chosen, budget // len(chosen))  # (G,)
     turn = rng.permutation(np.arange(len(prompt)))
