@@ -127,8 +127,7 @@ def _choices(
         theta = choose.hedge_tune(family, below, upto, labels.gold, labels.chance * ties, n[-1] - shift)
         chosen[rule] = (family, choose.nearest(n, theta + shift))
     estimates = {name: certificate.contrasts(labels, f.weights) for name, f in case.families.items()}
-    n = choose.law_choice(best.strengths, estimates["best_of_n"].mean(0))
-    chosen["law"] = ("best_of_n", choose.nearest(best.strengths, n))
+    chosen["law"] = ("best_of_n", choose.law_choice(best.strengths, estimates["best_of_n"].mean(0)))
     for family in ("tilt", "chi_square", "soft"):
         if family in estimates:
             chosen[family] = (family, int(estimates[family].mean(0).argmax()))

@@ -143,14 +143,14 @@ def hedge_tune(
     return float(thetas[best] + part * (thetas[best + 1] - thetas[best]))
 
 
-def law_choice(ns: np.ndarray, gain: np.ndarray) -> float:
-    """n at the peak of Gao's law d (alpha - beta d), fitted to estimated gains (L,) at ns (L,), d = sqrt(KL bound).
+def law_choice(ns: np.ndarray, gain: np.ndarray) -> int:
+    """The place in ns (L,) where Gao's law d (alpha - beta d), fitted to estimated gains (L,), is highest.
 
-    1 where the law only falls or has too few points, the last n where it peaks beyond.
+    d = sqrt(KL bound of n). 0, the first, where the law falls from there or has too few points.
     """
     d = np.sqrt(kl_bound(ns))
-    at = float(laws.fit(d, gain, "quadratic").peak_d)
-    return 1.0 if np.isnan(at) else float(np.exp(np.interp(min(at, d[-1]), d, np.log(ns))))
+    law = laws.fit(d, gain, "quadratic")
+    return int(np.nan_to_num(laws.value(law, "quadratic", d), nan=-1.0).argmax()) if law.alpha > 0 else 0
 
 
 def members_choice(members: np.ndarray, aggregator: str, ns: np.ndarray, ended: np.ndarray) -> np.ndarray:

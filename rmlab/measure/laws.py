@@ -96,7 +96,8 @@ def peak(
     Derived from R'(d) = alpha - beta (h(d) + d h'(d)) = 0 with beta > 0:
     quadratic d* = alpha / (2 beta) and R* = alpha^2 / (4 beta); log d* = exp(alpha / beta - 1) and R* = beta d*;
     log1p d* = 1 / W(exp(1 - alpha / beta)) - 1 with Lambert's W; power d* = (alpha / (beta (1 + gamma)))^(1 / gamma).
-    With alpha of 0 or less all but log fall from the start: d* = 0. With beta of 0 or less there is no peak: infinity.
+    With alpha of 0 or less all but log fall from the start: d* = 0. With alpha above 0 and beta of 0 or less there is no
+    peak: infinity. With neither above 0 it is 0 too, though such a law would rise again far out.
     """
     require(form in FORMS, "form", form, f"one of {', '.join(FORMS)}")
     alpha, beta, gamma = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (alpha, beta, gamma)))
@@ -111,7 +112,7 @@ def peak(
             at = np.maximum(1 / lambertw(np.exp(1 - up)).real - 1, 0.0)
         else:
             at = (up / (1 + gamma)) ** (1 / gamma)
-        at = np.where(beta > 0, at, np.where((alpha > 0) | (beta < 0), np.inf, 0.0))
+        at = np.where(beta > 0, at, np.where(alpha > 0, np.inf, 0.0))
         at = np.where(np.isnan(alpha) | np.isnan(beta), np.nan, at)
         law = Law(alpha, beta, gamma, at, at)
         inside = np.where(np.isfinite(at), at, 1.0)

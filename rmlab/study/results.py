@@ -16,7 +16,15 @@ import numpy as np
 import pandas as pd
 
 from rmlab.fingerprint import Lookup
-from rmlab.measure import compare, members, pool_curves, ppo_curves, underspecification
+from rmlab.measure import (
+    choice_tables,
+    compare,
+    law_tables,
+    members,
+    pool_curves,
+    ppo_curves,
+    underspecification,
+)
 from rmlab.measure.by_prompt import ByPrompt
 from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
 from rmlab.optimise.pool import Pool
@@ -67,6 +75,10 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     accuracy=Measurement(members.accuracy, ()),
     diversity=Measurement(members.diversity_of_ensembles),
     costs=Measurement(members.cost_cards, ("scores",)),
+    laws=Measurement(law_tables.law_tables, ("scores", "pool", "runs")),
+    choices=Measurement(
+        choice_tables.choice_tables, applies=lambda recipe: recipe.matched and recipe.ppo_study is None
+    ),
     probes=Measurement(
         underspecification.probes,
         ("probes", "prompts"),

@@ -22,8 +22,8 @@ from rmlab.study.presets import constructions, tiny, tiny_ppo
 
 PACKAGE = Path(store.__file__).parent
 MEASURED = {
-    "measure": 8
-}  # of tiny: comparison, transfer, agreement, accuracy, diversity, costs, probes, checks
+    "measure": 9
+}  # of tiny: comparison, transfer, agreement, accuracy, diversity, costs, laws, probes, checks
 KEYS = """
 import json
 from rmlab.study.executor import all_tasks

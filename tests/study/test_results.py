@@ -30,6 +30,7 @@ def test_which_measurements_a_recipe_has():
         "accuracy",
         "diversity",
         "costs",
+        "laws",
         "probes",
         "checks",
         "explorer",

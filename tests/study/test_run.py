@@ -19,9 +19,9 @@ from rmlab.study.presets import PRESETS, tiny_constructions, tiny_ppo
 from rmlab.study.run import run
 
 TABLES = {
-    "tiny": "accuracy agreement checks comparisons costs curves diversity diversity_replicates ends probes replicates transfer",
-    "tiny_constructions": "accuracy agreement checks comparisons costs curves diversity diversity_replicates ends left_out probes replicates transfer",
-    "tiny_ppo": "accuracy agreement answers checks comparisons costs curves diversity diversity_replicates ends probes replicates transfer",
+    "tiny": "accuracy agreement checks comparisons costs curves diversity diversity_replicates ends goodhart law_of_ensembles laws probes replicates transfer",
+    "tiny_constructions": "accuracy agreement certificates checks choices comparisons costs curves diversity diversity_replicates ends goodhart law_of_ensembles laws left_out probes replicates transfer",
+    "tiny_ppo": "accuracy agreement answers checks comparisons costs curves diversity diversity_replicates ends goodhart law_of_ensembles laws probes replicates transfer",
 }
 LEAD = ["study", "recipe", "seed"]
 
