@@ -175,8 +175,8 @@ def bootstrap(
     gain = gold - gold[..., :1]
     mean, curves = gain.mean((0, 1)), _resampled(gain, rng, draws)
     curves = mean + _stretch(d, gain, curves, weights, level) * (curves - mean)
-    law, drawn = fit(d, mean, form, weights), fit(d, curves, form, weights)
-    low, high = (Law(*(_quantile(x, q) for x in drawn)) for q in ((1 - level) / 2, (1 + level) / 2))
+    law, resampled = fit(d, mean, form, weights), fit(d, curves, form, weights)
+    low, high = (Law(*(_quantile(x, q) for x in resampled)) for q in ((1 - level) / 2, (1 + level) / 2))
     return Bootstrapped(Law(*(float(x) for x in law)), low, high, curves)
 
 
@@ -192,9 +192,9 @@ def _stretch(
     d: np.ndarray, gain: np.ndarray, curves: np.ndarray, weights: np.ndarray | None, level: float
 ) -> float:
     """By how much drawn curves (B, L) lie too close to their mean: 1 where there is nothing to compare with."""
-    cells, drawn = fit(d, gain, "quadratic", weights), fit(d, curves, "quadratic", weights)
+    cells, resampled = fit(d, gain, "quadratic", weights), fit(d, curves, "quadratic", weights)
     ratios = []
-    for cell, values in zip(cells[:2], drawn[:2], strict=True):
+    for cell, values in zip(cells[:2], resampled[:2], strict=True):
         if max(cell.shape) < 2 or not np.isfinite(cell).all():
             return 1.0
         interval = two_way_interval(cell, level)
