@@ -40,7 +40,7 @@ TILTS = 2.0 ** np.array(
     [3, 2, 1.5, 1, 0.5, 0, -0.5, -1, -1.5, -2, -3]
 )  # betas, of the proxy's spread within prompts
 CHI_SQUARES = 2.0 ** np.arange(4, -15, -1)
-TAUS = 2.0 ** np.arange(0, -4, -1)
+TAUS = 2.0 ** np.array([2, 0.5, -1, -2.5])
 
 
 class Family(NamedTuple):
