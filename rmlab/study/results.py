@@ -33,6 +33,14 @@ from rmlab.measure import (
     underspecification,
 )
 from rmlab.measure import compare, members, pool_curves, ppo_curves, uncertainty, underspecification
+    choice_tables,
+    compare,
+    law_tables,
+    members,
+    pool_curves,
+    ppo_curves,
+    underspecification,
+)
 from rmlab.measure.by_prompt import ByPrompt
 from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
 from rmlab.optimise.pool import Pool
@@ -104,6 +112,10 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     calibration=Measurement(study_calibration.calibration, ()),
     promised=Measurement(promised.promised),
     costs=Measurement(members.cost_cards, ("scores",)),
+    laws=Measurement(law_tables.law_tables, ("scores", "pool", "runs")),
+    choices=Measurement(
+        choice_tables.choice_tables, applies=lambda recipe: recipe.matched and recipe.ppo_study is None
+    ),
     probes=Measurement(
         underspecification.probes,
         ("probes", "prompts"),

@@ -35,6 +35,7 @@ def test_which_measurements_a_recipe_has():
         "calibration",
         "promised",
         "costs",
+        "laws",
         "probes",
         "checks",
         "explorer",
