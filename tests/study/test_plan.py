@@ -22,7 +22,7 @@ from rmlab.study.presets import constructions, tiny, tiny_ppo
 
 PACKAGE = Path(store.__file__).parent
 MEASURED = {
-    "measure": 9
+    "measure": 13
 }  # of tiny: comparison, transfer, agreement, accuracy, diversity, herding, hacks, costs, probes, checks, calibration, promised, laws
 KEYS = """
 import json
