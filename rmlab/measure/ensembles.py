@@ -106,6 +106,8 @@ class RunResult:
     rows : of its L evaluations, every number by name, the step among them
     gold, proxy : (P, L) means over the answers to each prompt
     texts : a few answers at each evaluation: step, prompt, answer, gold, proxy, tokens
+    record : arrays of every evaluated answer by name, as `rmlab.optimise.evaluate.save_records` says; None if not read
+    views : what others say of these answers, as `rmlab.study.run_scores.score_run` says; None if not read
     """
 
     ensemble: str
@@ -118,13 +120,15 @@ class RunResult:
     gold: np.ndarray
     proxy: np.ndarray
     texts: list[dict]
+    record: dict[str, np.ndarray] | None = None
+    views: dict[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class StudyScores:
     """Everything that a study stored, as its measurements read it; what a measurement does not read is left empty.
 
-    gold : (P, N) float64, gold units; ended : (P, N) bool, False where an answer never ends
+    gold : (P, N) float64, gold units; ended : (P, N) bool, False where an answer never ends; lengths : (P, N) tokens
     probe_names : (C,) "base" first; probe_labels : what each of the others changes, in words; probe_gold : (P, C)
     sensitivity : the members of the side study of sizes and pairs
     checks : how well each backbone counts facts, replicate by replicate
@@ -145,6 +149,7 @@ class StudyScores:
     sensitivity: list[MemberScores] = field(default_factory=list)
     ppo_runs: list[RunResult] = field(default_factory=list)
     checks: list[dict[str, float]] = field(default_factory=list)
+    lengths: np.ndarray | None = None
 
     def __post_init__(self):
         for name, group in by_name(self.ensembles).items():

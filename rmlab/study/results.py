@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from rmlab.fingerprint import Lookup
-from rmlab.measure import compare, members, pool_curves, ppo_curves, underspecification
+from rmlab.measure import compare, members, pool_curves, ppo_curves, underspecification, watched_runs
 from rmlab.measure.by_prompt import ByPrompt
-from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
+from rmlab.measure.ensembles import EnsembleResult, MemberScores, RunResult, StudyScores
 from rmlab.optimise.pool import Pool
 from rmlab.recipe import Recipe
 from rmlab.sources.base import Source, load_prompts
@@ -31,7 +31,8 @@ KEYS = ["study", "recipe", "seed"]
 class Measurement:
     """One line of the table: a function of scores, what it reads beside the members, and which recipes it is for.
 
-    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs", "checks"
+    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs", "checks",
+        "views"
     """
 
     function: Callable[[StudyScores], pd.DataFrame | dict[str, pd.DataFrame | ByPrompt]]
@@ -74,6 +75,11 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     ),
     checks=Measurement(
         underspecification.checks, ("checks",), lambda recipe: bool(recipe.source.checking_ids)
+    ),
+    detectors=Measurement(
+        watched_runs.detectors,
+        ("scores", "pool", "runs", "views"),
+        lambda recipe: recipe.replicates.draws > 1,  # thresholds are other replicates'
     ),
     fact_sensitivity=Measurement(
         underspecification.fact_sensitivity,
@@ -145,6 +151,7 @@ def read_scores(
     sensitivity: list[Path] = (),
     runs: list[Path] = (),
     checks: list[Path] = (),
+    views: list[Path] = (),
 ) -> StudyScores:
     """What stages wrote, as measurements read it: folders in the order of `trained_of(recipe)`; empty where not read."""
     specs = trained_of(recipe)
@@ -167,9 +174,29 @@ def read_scores(
         probe_labels=recipe.source.probe_labels if probed else {},
         probe_gold=probed.gold if probed else None,
         sensitivity=side,
-        ppo_runs=[ppo_curves.read_run(folder) for folder in runs],
+        ppo_runs=_runs(runs, views),
         checks=[json.loads((folder / "checks.json").read_text()) for folder in checks],
+        lengths=answers.lengths if answers else None,
     )
+
+
+def _runs(runs: list[Path], views: list[Path]) -> list[RunResult]:
+    """PPO runs, with every evaluated answer where others' views of them, one folder a run, are read too."""
+    if not views:
+        return [ppo_curves.read_run(folder) for folder in runs]
+    return [
+        replace(
+            ppo_curves.read_run(run),
+            record=_arrays(run / "evaluations.npz"),
+            views=_arrays(view / "views.npz"),
+        )
+        for run, view in zip(runs, views, strict=True)
+    ]
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def _member(spec: TrainedSpec, member: Path, scores: Path | None, probes: Path | None) -> MemberScores:
