@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from rmlab.measure.intervals import two_way_interval
+from rmlab.measure.intervals import clustered_share, two_way_interval
 from rmlab.recipe import require
 
 MARGIN = 0.1  # of gold, its unit: a fall of more is harm
@@ -96,51 +96,60 @@ def thresholds(courses: Sequence[Course], rule: str, level: float = LEVEL) -> np
     )
 
 
-def stops(courses: Sequence[Course], rule: str, level: float = LEVEL) -> list[int | None]:
-    """Where a rule stops every run, an index; None where it does not. "peek" knows gold and stops at its peak."""
-    if rule == "peek":
-        return [c.peak for c in courses]
-    limits = thresholds(courses, rule, level)
-    return [
-        alarm(c.suspicions[rule], x) if rule in c.suspicions else None
-        for c, x in zip(courses, limits, strict=True)
-    ]
+def stops(courses: Sequence[Course], rule: str, level: float = LEVEL) -> np.ndarray:
+    """The point at which a rule stops every run, (U,): infinity where it never does, NaN where it has no threshold.
+
+    "peek" knows gold and stops at its peak; "never" goes on to the end.
+    """
+    if rule in {"peek", "never"}:
+        return np.array([c.peak if rule == "peek" else np.inf for c in courses], np.float64)
+    out = []
+    for c, limit in zip(courses, thresholds(courses, rule, level), strict=True):
+        at = alarm(c.suspicions[rule], limit) if rule in c.suspicions else None
+        missing = rule not in c.suspicions or np.isnan(limit)
+        out.append(np.nan if missing else np.inf if at is None else at)
+    return np.array(out, np.float64)
 
 
-def verdict(courses: Sequence[Course], rule: str, found: Sequence[int | None]) -> dict[str, float]:
-    """What a rule's stops come to over U runs; a run without an alarm goes on to its end.
+def verdict(courses: Sequence[Course], rule: str, found: np.ndarray) -> dict[str, float]:
+    """What a rule's stops (U,) come to; a run without an alarm goes on to its end, one without a threshold is left out.
 
     Returns
     -------
-    `runs`, `harmful`; `caught`, share of harmful runs with an alarm; over harmful runs `lead_points` before the peak, in
-    points, and `lead_kl`, nats, below 0 where it comes too late; `regret`, gold lost to an oracle's stop, over all runs;
-    `false_alarms`, share of harmless runs with an alarm; each with `_low` and `_high`: the t interval over replicates, of
-    regret over prompts too. `auc`, `auc_points`: see `area`. NaN where there is nothing to average.
+    `runs`, `harmful`: how many. `caught`: share of harmful runs with an alarm; `false_alarms`: of harmless ones. Over
+    harmful runs `lead_points` before the peak, in points, and `lead_kl`, nats, below 0 where it comes too late. Over all
+    runs `regret`, gold lost to an oracle's stop, and `saved`, gold above that of the run's end. Each with `_low` and `_high`
+    over replicates, of gold over prompts too. `auc`, `auc_points`: see `area`. NaN where there is nothing to average.
     """
-    harmful = [c.harmful for c in courses]
-    ends = [len(c.gold) - 1 if at is None else at for c, at in zip(courses, found, strict=True)]
-    raised = [at is not None for at in found]
-    replicates = np.array([c.replicate for c in courses])
-
-    def over(values: list, kept: list[bool]) -> tuple[float, float, float]:
-        kept = np.array(kept, bool)
-        return by_replicate(np.array(values, np.float64)[kept], replicates[kept])
-
-    harmless = [not h for h in harmful]
+    kept = np.flatnonzero(~np.isnan(found))
+    runs, raised = [courses[i] for i in kept], np.isfinite(found[kept])
+    ends = [int(min(at, len(c.gold) - 1)) for c, at in zip(runs, found[kept], strict=True)]
+    harmful, replicates = (np.array([getattr(c, n) for c in runs]) for n in ("harmful", "replicate"))
+    harmful = harmful.astype(bool)
+    pairs = list(zip(runs, ends, strict=True))
+    lead = np.array([c.peak - e for c, e in pairs], np.float64)
+    nats = np.array([c.kl[c.peak] - c.kl[e] for c, e in pairs])
+    regret = np.array([c.gold[c.peak] - c.gold[e] for c, e in pairs])
+    saved = np.array([c.gold[e] - c.gold[-1] for c, e in pairs])
     rows = {
-        "caught": over(raised, harmful),
-        "lead_points": over([c.peak - e for c, e in zip(courses, ends, strict=True)], harmful),
-        "lead_kl": over([c.kl[c.peak] - c.kl[e] for c, e in zip(courses, ends, strict=True)], harmful),
-        "regret": over(
-            [c.gold[c.peak] - c.gold[e] for c, e in zip(courses, ends, strict=True)], [True] * len(ends)
-        ),
-        "false_alarms": over(raised, harmless),
+        "caught": _share(raised[harmful], replicates[harmful]),
+        "false_alarms": _share(raised[~harmful], replicates[~harmful]),
+        "lead_points": by_replicate(lead[harmful], replicates[harmful]),
+        "lead_kl": by_replicate(nats[harmful], replicates[harmful]),
+        "regret": by_replicate(regret, replicates),
+        "saved": by_replicate(saved, replicates),
+        "auc": area(courses, rule),
+        "auc_points": area(courses, rule, points=True),
     }
-    rows |= {"auc": area(courses, rule), "auc_points": area(courses, rule, points=True)}
-    out = {"runs": len(courses), "harmful": sum(harmful)}
+    out = {"runs": len(runs), "harmful": int(harmful.sum())}
     for name, interval in rows.items():
         out |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
     return out
+
+
+def _share(raised: np.ndarray, replicates: np.ndarray) -> tuple[float, float, float]:
+    """A share of runs and its interval, where runs of one replicate are not independent."""
+    return clustered_share(raised, replicates) if len(raised) else (np.nan,) * 3
 
 
 def by_replicate(values: np.ndarray, replicates: np.ndarray) -> tuple[float, float, float]:

@@ -41,23 +41,22 @@ def detectors(scores: StudyScores) -> dict[str, pd.DataFrame]:
     and where each rule stops it (a step or n; empty where it does not).
     """
     rows = [*_runs(scores), *_sweeps(scores)]
-    kinds = {keys: [c for k, c in rows if k == keys] for keys in dict.fromkeys(keys for keys, _ in rows)}
-    found: dict[str, dict[int, int | None]] = {}
-    courses = [c for _, c in rows]
-    for rule in (*RULES, *BOUNDS):
-        found[rule] = {id(c): at for c, at in zip(courses, stops(courses, rule), strict=True)}
-    wheres = dict.fromkeys(keys[0] for keys in kinds)
-    everything = {(w, "all", "all", np.nan, np.nan): [c for k, c in rows if k[0] == w] for w in wheres}
-    table = [
-        _row(keys, rule, group, [found[rule][id(c)] for c in group])
-        for keys, group in (kinds | everything).items()
-        for rule in (*RULES, *BOUNDS)
-        if rule in BOUNDS or any(rule in c.suspicions for c in group)
-    ]
+    kinds: dict[tuple, list[int]] = {}
+    for i, (keys, _) in enumerate(rows):
+        kinds.setdefault(keys, []).append(i)
+        kinds.setdefault((keys[0], "all", "all", None, None), []).append(i)
+    courses = [course for _, course in rows]
+    found = {rule: stops(courses, rule) for rule in (*RULES, *BOUNDS)}  # (U,) each
+    table = []
+    for keys, places in kinds.items():
+        group = [courses[i] for i in places]
+        for rule in (*RULES, *BOUNDS):
+            if rule in BOUNDS or any(rule in c.suspicions for c in group):
+                table.append(_row(keys, rule, group, found[rule][places]))
     return {"detectors": pd.DataFrame(table), "alarms": _alarms(rows, found)}
 
 
-def _row(keys: tuple, rule: str, courses: list[Course], found: list[int | None]) -> dict:
+def _row(keys: tuple, rule: str, courses: list[Course], found: np.ndarray) -> dict:
     """One row of `detectors`: lead in the unit of the pressure's axis."""
     row = verdict(courses, rule, found)
     step = 1.0 if keys[0] == "best_of_n" else float(np.median(np.diff(courses[0].pressure)))
@@ -69,14 +68,14 @@ def _row(keys: tuple, rule: str, courses: list[Course], found: list[int | None])
 def _alarms(rows: list[tuple[tuple, Course]], found: dict[str, dict[int, int | None]]) -> pd.DataFrame:
     """A row a run."""
     table = []
-    for keys, c in rows:
+    for i, (keys, c) in enumerate(rows):
         gold = c.gold.mean(1)
         row = dict(zip(KEYS, keys, strict=True)) | {"replicate": c.replicate, "number": c.number}
         row |= {"peak": c.pressure[c.peak], "end": c.pressure[-1], "fall": gold[c.peak] - gold[-1]}
         row["harmful"] = c.harmful
         for rule in RULES:
-            at = found[rule][id(c)]
-            row[rule] = np.nan if at is None else c.pressure[at]
+            at = found[rule][i]
+            row[rule] = c.pressure[int(at)] if np.isfinite(at) else np.nan
         table.append(row)
     return pd.DataFrame(table)
 
@@ -126,7 +125,7 @@ def _sweeps(scores: StudyScores) -> Iterator[tuple[tuple, Course]]:
     for e in scores.ensembles:
         if e.number == 0:
             for aggregator in AGGREGATORS if e.k > 1 else ("mean",):
-                keys = ("best_of_n", e.name, aggregator, np.nan, np.nan)
+                keys = ("best_of_n", e.name, aggregator, None, None)
                 seen, gold = seen_of_sweep(scores, e, aggregator, ns)
                 course = Course(e.replicate, keys[:3], ns.astype(float), seen.kl, gold, suspicions(seen))
                 yield keys, course
