@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.stats import rankdata
@@ -37,12 +38,12 @@ class Course:
     suspicions: dict[str, np.ndarray]
     number: int = 0  # of several runs of a setting on a replicate
 
-    @property
+    @cached_property
     def peak(self) -> int:
         """The point where mean gold is highest: where an oracle stops."""
         return int(self.gold.mean(1).argmax())
 
-    @property
+    @cached_property
     def harmful(self) -> bool:
         """Whether gold ends lower than its peak by more than `MARGIN`, see `fall`."""
         return fall(self.gold) > MARGIN and self.peak < len(self.gold) - 1
@@ -141,6 +142,8 @@ def verdict(courses: Sequence[Course], rule: str, found: np.ndarray) -> dict[str
         "auc": area(courses, rule),
         "auc_points": area(courses, rule, points=True),
     }
+    if rule == "peek":  # it stops at every peak, needed or not
+        rows["false_alarms"] = (np.nan,) * 3
     out = {"runs": len(runs), "harmful": int(harmful.sum())}
     for name, interval in rows.items():
         out |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))

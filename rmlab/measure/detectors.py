@@ -203,7 +203,7 @@ def repetition(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     ordered = np.sort(pairs, -1)
     new = np.concatenate([ordered[..., :1] >= 0, np.diff(ordered, axis=-1) > 0], -1).sum(-1)
     count = (pairs >= 0).sum(-1)
-    return (1 - new / np.maximum(count, 1)).mean(-1) * (count.sum(-1) > 0)
+    return ((count - new) / np.maximum(count, 1)).mean(-1)  # an answer of one token repeats nothing
 
 
 def outside_judges(parts: Sequence[Scorer], singles: Sequence[Scorer], count: int = JUDGES) -> list[Scorer]:
