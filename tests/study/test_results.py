@@ -38,6 +38,9 @@ def test_which_measurements_a_recipe_has():
     assert "transfer" in plan(tiny_constructions()) and "fact_sensitivity" not in plan(tiny_ppo())
     assert not {"transfer", "agreement"} & set(plan(one))  # a single model has nobody to be compared with
     assert "fact_sensitivity" in plan(PRESETS["full"]())
+    assert "detectors" in plan(tiny_constructions()) and "detectors" in plan(
+        tiny_ppo()
+    )  # not with one replicate
 
 
 def test_scores_are_read_by_id_and_put_together(tiny_studies):
@@ -74,5 +77,6 @@ def test_every_measurement_says_what_it_reads(name):
         "sensitivity",
         "runs",
         "checks",
+        "views",
     }
     assert MEASUREMENTS[name].function.__doc__

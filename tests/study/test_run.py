@@ -20,8 +20,8 @@ from rmlab.study.run import run
 
 TABLES = {
     "tiny": "accuracy agreement checks comparisons costs curves diversity diversity_replicates ends probes replicates transfer",
-    "tiny_constructions": "accuracy agreement checks comparisons costs curves diversity diversity_replicates ends left_out probes replicates transfer",
-    "tiny_ppo": "accuracy agreement answers checks comparisons costs curves diversity diversity_replicates ends probes replicates transfer",
+    "tiny_constructions": "accuracy agreement alarms checks comparisons costs curves detectors diversity diversity_replicates ends left_out probes replicates transfer",
+    "tiny_ppo": "accuracy agreement alarms answers checks comparisons costs curves detectors diversity diversity_replicates ends probes replicates transfer",
 }
 LEAD = ["study", "recipe", "seed"]
 
