@@ -175,7 +175,7 @@ def area(courses: Sequence[Course], rule: str, points: bool = False) -> tuple[fl
 
     A run counts by its highest suspicion, harmful runs against harmless ones. points : every point counts instead, those past
     the peak of a harmful run against quiet ones. Pairs are of one group. The interval leaves out a replicate at a time (the
-    jackknife, t over replicates), cut to 0 and 1; NaN where a replicate alone has harm, or none.
+    jackknife, t over replicates), cut to 0 and 1, without width where all pairs agree; NaN where a replicate alone has harm, or none.
     """
     cells: dict[tuple, list[tuple[int, np.ndarray, np.ndarray]]] = {}
     for c in courses:
