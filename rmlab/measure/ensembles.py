@@ -115,6 +115,8 @@ class RunResult:
     rows : of its L evaluations, every number by name, the step among them
     gold, proxy : (P, L) means over the answers to each prompt
     texts : a few answers at each evaluation: step, prompt, answer, gold, proxy, tokens
+    record : arrays of every evaluated answer by name, as `rmlab.optimise.evaluate.save_records` says; None if not read
+    views : what others say of these answers, as `rmlab.study.run_scores.score_run` says; None if not read
     """
 
     ensemble: str
@@ -127,6 +129,8 @@ class RunResult:
     gold: np.ndarray
     proxy: np.ndarray
     texts: list[dict]
+    record: dict[str, np.ndarray] | None = None
+    views: dict[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +139,7 @@ class StudyScores:
 
     gold : (P, N) float64, gold units; ended : (P, N) bool, False where an answer never ends
     terms : (P, N, F) how often each term of gold's bill occurs; term_names : (F,); None and () for gold without a bill
+    gold : (P, N) float64, gold units; ended : (P, N) bool, False where an answer never ends; lengths : (P, N) tokens
     probe_names : (C,) "base" first; probe_labels : what each of the others changes, in words; probe_gold : (P, C)
     sensitivity : the members of the side study of sizes and pairs
     checks : how well each backbone counts facts, replicate by replicate
@@ -159,6 +164,7 @@ class StudyScores:
     terms: np.ndarray | None = None
     term_names: tuple[str, ...] = ()
     distances: list[dict[str, np.ndarray]] = field(default_factory=list)
+    lengths: np.ndarray | None = None
 
     def __post_init__(self):
         for name, group in by_name(self.ensembles).items():

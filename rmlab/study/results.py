@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +18,22 @@ import pandas as pd
 from rmlab.fingerprint import Lookup
 from rmlab.measure import (
     ceiling,
+    choice_tables,
     compare,
     hacks,
     herding,
-    members,
-    pool_curves,
-    ppo_curves,
-    compare,
+    law_tables,
     members,
     pool_curves,
     ppo_curves,
     promised,
     study_calibration,
+    uncertainty,
     underspecification,
-)
-from rmlab.measure import compare, members, pool_curves, ppo_curves, uncertainty, underspecification
-    choice_tables,
-    compare,
-    law_tables,
-    members,
-    pool_curves,
-    ppo_curves,
-    underspecification,
+    watched_runs,
 )
 from rmlab.measure.by_prompt import ByPrompt
-from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
+from rmlab.measure.ensembles import SINGLE, EnsembleResult, MemberScores, RunResult, StudyScores
 from rmlab.optimise.pool import Pool
 from rmlab.recipe import Recipe
 from rmlab.reward.methods import members_of, parts_of
@@ -57,7 +48,8 @@ ALIGNED = "model/rmlab.json"  # of a member: the card of its saved model, `rmlab
 class Measurement:
     """One line of the table: a function of scores, what it reads beside the members, and which recipes it is for.
 
-    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs", "checks", "distances"
+    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs", "checks",
+        "distances", "views"
     """
 
     function: Callable[[StudyScores], pd.DataFrame | dict[str, pd.DataFrame | ByPrompt]]
@@ -70,7 +62,10 @@ def comparison(scores: StudyScores) -> dict[str, pd.DataFrame | ByPrompt]:
     study = scores.recipe.ppo_study
     if study is None:
         curves, left_out = pool_curves.best_of_n_curves(scores)
-        tables = {"curves": compare.curves(curves), "replicates": compare.replicates(curves)}
+        alone = [
+            curve for curve in curves if curve.setting.ensemble == SINGLE
+        ]  # of ensembles `by_prompt` has them
+        tables = {"curves": compare.curves(curves), "replicates": compare.replicates(alone)}
         tables |= {"left_out": left_out} if scores.recipe.matched else {}
     else:
         curves = ppo_curves.ppo_curves(scores)
@@ -126,6 +121,11 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     ),
     uncertainty=Measurement(
         uncertainty.uncertainty, ("scores", "pool", "distances"), uncertainty.is_measured
+    ),
+    detectors=Measurement(
+        watched_runs.detectors,
+        ("scores", "pool", "runs", "views"),
+        lambda recipe: recipe.replicates.draws > 1,  # thresholds are other replicates'
     ),
     fact_sensitivity=Measurement(
         underspecification.fact_sensitivity,
@@ -198,6 +198,7 @@ def read_scores(
     runs: list[Path] = (),
     checks: list[Path] = (),
     distances: list[Path] = (),
+    views: list[Path] = (),
 ) -> StudyScores:
     """What stages wrote, as measurements read it: folders in the order of `trained_of(recipe)`; empty where not read."""
     specs = trained_of(recipe)
@@ -220,12 +221,32 @@ def read_scores(
         probe_labels=recipe.source.probe_labels if probed else {},
         probe_gold=probed.gold if probed else None,
         sensitivity=side,
-        ppo_runs=[ppo_curves.read_run(folder) for folder in runs],
+        ppo_runs=_runs(runs, views),
         checks=[json.loads((folder / "checks.json").read_text()) for folder in checks],
         terms=answers.terms if answers else None,
         term_names=tuple(term["name"] for term in recipe.source.bill) if answers else (),
         distances=[dict(np.load(folder / "distances.npz")) for folder in distances],
+        lengths=answers.lengths if answers else None,
     )
+
+
+def _runs(runs: list[Path], views: list[Path]) -> list[RunResult]:
+    """PPO runs, with every evaluated answer where others' views of them, one folder a run, are read too."""
+    if not views:
+        return [ppo_curves.read_run(folder) for folder in runs]
+    return [
+        replace(
+            ppo_curves.read_run(run),
+            record=_arrays(run / "evaluations.npz"),
+            views=_arrays(view / "views.npz"),
+        )
+        for run, view in zip(runs, views, strict=True)
+    ]
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def _member(spec: TrainedSpec, member: Path, scores: Path | None, probes: Path | None) -> MemberScores:

@@ -47,6 +47,9 @@ def test_which_measurements_a_recipe_has():
     assert "ceiling" in plan(PRESETS["full"]()) and "ceiling" not in plan(tiny_constructions())  # pairs alone
     assert "fact_sensitivity" in plan(PRESETS["full"]())
     assert "uncertainty" in plan(tiny_constructions()) and "uncertainty" not in plan(tiny_ppo())
+    assert "detectors" in plan(tiny_constructions()) and "detectors" in plan(
+        tiny_ppo()
+    )  # not with one replicate
 
 
 def test_scores_are_read_by_id_and_put_together(tiny_studies):
@@ -110,5 +113,6 @@ def test_every_measurement_says_what_it_reads(name):
         "runs",
         "checks",
         "distances",
+        "views",
     }
     assert MEASUREMENTS[name].function.__doc__
