@@ -70,7 +70,6 @@ def plan(recipe: Recipe) -> dict[str, Task]:
         "sensitivity": _sensitivity_tasks(recipe, shared),
         "checks": _check_tasks(recipe, shared),
         "distances": _distance_tasks(recipe, shared, trained),
-        "runs": _ppo_tasks(recipe, shared, trained) if recipe.ppo_study else [],
         "runs": runs,
         "views": [_view_task(recipe, shared, trained, run) for run in runs],
     }
