@@ -179,8 +179,9 @@ def best_of_n() -> Recipe:
 
 
 def best_of_n_sighted() -> Recipe:
-    """The same where judges read facts."""
-    return dataclasses.replace(sighted(best_of_n()), name="best_of_n_sighted")
+    """The same where judges read facts, with twenty replicates: ten left two primary claims within reach, undecided."""
+    recipe = dataclasses.replace(sighted(best_of_n()), name="best_of_n_sighted")
+    return dataclasses.replace(recipe, replicates=dataclasses.replace(recipe.replicates, draws=20))
 
 
 def methods() -> Recipe:
@@ -190,7 +191,7 @@ def methods() -> Recipe:
 
 def ppo() -> Recipe:
     """PPO against the methods that the papers optimise, where judges read facts: ten replicates, two KL penalties."""
-    recipe = best_of_n_sighted()
+    recipe = sighted(best_of_n())
     runs = (
         ("finetune5", "min"),
         ("finetune5", "mean"),
