@@ -27,6 +27,7 @@ class MemberScores:
     heldout : (M, 2, K) scores of chosen and rejected answers by clean labels
     pool : (P, N, K) float32; probes : (P, C, K)
     heads : (K, D) where the members are linear heads on one encoder
+    scale : (K,) raw units in one aligned unit: differences times it are Bradley-Terry's log odds
     """
 
     id: str
@@ -40,6 +41,7 @@ class MemberScores:
     pool: np.ndarray | None = None
     probes: np.ndarray | None = None
     heads: np.ndarray | None = None
+    scale: np.ndarray | None = None
 
     @property
     def k(self) -> int:
@@ -92,6 +94,13 @@ class EnsembleResult:
         return self.parts[0].heads if len(self.parts) == 1 else None
 
     @property
+    def scale(self) -> np.ndarray:
+        """(K,) raw units in one aligned unit of each member."""
+        lacking = [p.id for p in self.parts if p.scale is None]
+        require(not lacking, "members without a scale", lacking, "the one that they were aligned with")
+        return np.concatenate([p.scale for p in self.parts])
+
+    @property
     def cost(self) -> dict[str, float]:
         """Costs added up over the parts; the peak of memory is the largest part's."""
         total = {name: sum(p.cost[name] for p in self.parts) for name in self.parts[0].cost}
@@ -106,6 +115,8 @@ class RunResult:
     rows : of its L evaluations, every number by name, the step among them
     gold, proxy : (P, L) means over the answers to each prompt
     texts : a few answers at each evaluation: step, prompt, answer, gold, proxy, tokens
+    record : arrays of every evaluated answer by name, as `rmlab.optimise.evaluate.save_records` says; None if not read
+    views : what others say of these answers, as `rmlab.study.run_scores.score_run` says; None if not read
     """
 
     ensemble: str
@@ -118,6 +129,8 @@ class RunResult:
     gold: np.ndarray
     proxy: np.ndarray
     texts: list[dict]
+    record: dict[str, np.ndarray] | None = None
+    views: dict[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +138,12 @@ class StudyScores:
     """Everything that a study stored, as its measurements read it; what a measurement does not read is left empty.
 
     gold : (P, N) float64, gold units; ended : (P, N) bool, False where an answer never ends
+    terms : (P, N, F) how often each term of gold's bill occurs; term_names : (F,); None and () for gold without a bill
+    gold : (P, N) float64, gold units; ended : (P, N) bool, False where an answer never ends; lengths : (P, N) tokens
     probe_names : (C,) "base" first; probe_labels : what each of the others changes, in words; probe_gold : (P, C)
     sensitivity : the members of the side study of sizes and pairs
     checks : how well each backbone counts facts, replicate by replicate
+    distances : how far answers are from training answers, replicate by replicate: (P, N) float32 by name
 
     Raises
     ------
@@ -145,6 +161,10 @@ class StudyScores:
     sensitivity: list[MemberScores] = field(default_factory=list)
     ppo_runs: list[RunResult] = field(default_factory=list)
     checks: list[dict[str, float]] = field(default_factory=list)
+    terms: np.ndarray | None = None
+    term_names: tuple[str, ...] = ()
+    distances: list[dict[str, np.ndarray]] = field(default_factory=list)
+    lengths: np.ndarray | None = None
 
     def __post_init__(self):
         for name, group in by_name(self.ensembles).items():
@@ -164,10 +184,16 @@ class StudyScores:
         ok = gold.ndim == 2 and ended.shape == gold.shape and ended.dtype == bool and ended.any()
         about = (gold.shape, ended.shape, ended.dtype.name)
         require(bool(ok), "gold and ended", about, "(P, N) and bool (P, N), one of them True")
+        if self.terms is not None:
+            shape = (*gold.shape, len(self.term_names))
+            require(self.terms.shape == shape, "terms' shape", self.terms.shape, f"(P, N, F) {shape}")
         for m in self.members:
             ok = m.pool is None or m.pool.shape == (*gold.shape, m.k)
             mend = f"(P, N, K) over the gold's {gold.shape}, as many members as in heldout"
             require(ok, f"pool shape of {m.id}", None if ok else m.pool.shape, mend)
+        for name, u in [item for arrays in self.distances for item in arrays.items()]:
+            ok = u.shape == gold.shape and bool(np.isfinite(u).all())
+            require(ok, f"distances {name!r}", u.shape, f"finite numbers {gold.shape}, as the gold's")
 
     @property
     def singles(self) -> list[MemberScores]:

@@ -76,7 +76,7 @@ def scored_settings(
     target : the penalty that every ensemble is matched to, `matched_penalty`; None: no "matched" ones
     """
     for name, group in by_name(scores.ensembles).items():
-        copies = target is not None and any(_are_copies(e, scores.ended) for e in group)
+        copies = target is not None and any(are_copies(e, scores.ended) for e in group)
         for e in group:
             for x in _aggregated(e, scores, None if copies else target):
                 yield Setting(name, e.method, e.k, x.aggregator, x.pessimism), e, x
@@ -113,7 +113,7 @@ def matched_penalty(scores: StudyScores) -> float | None:
         return None
     name = reference_of({n: group[0].k for n, group in groups.items() if group[0].method == "finetune"})
     require(name is not None, "ensembles", sorted(groups), "one of finetuning seeds with K > 1 to match")
-    copies = any(_are_copies(e, scores.ended) for e in groups[name])
+    copies = any(are_copies(e, scores.ended) for e in groups[name])
     require(not copies, f"members of {name}", "copies", "a reference whose members differ")
     gaps = [(aggregate(e.pool, "mean") - aggregate(e.pool, "min"))[scores.ended] for e in groups[name]]
     return float(np.mean([gap.mean(dtype=np.float64) for gap in gaps]))
@@ -153,13 +153,13 @@ def _left_out(scores: StudyScores, target: float | None, settings: Iterable[Sett
     rules, rows = [a for a in scores.recipe.aggregators if a in PENALTIES], []
     for name, group in by_name(scores.ensembles).items() if target is not None else ():
         if name not in matched and group[0].k > 1:
-            copies = dict.fromkeys(e.replicate for e in group if _are_copies(e, scores.ended))
+            copies = dict.fromkeys(e.replicate for e in group if are_copies(e, scores.ended))
             reason = f"members are copies (replicates {', '.join(map(str, copies))})"
             rows += [(name, aggregator, "matched", np.nan, reason) for aggregator in rules]
     return pd.DataFrame(rows, columns=["ensemble", "aggregator", "pessimism", "strength", "reason"])
 
 
-def _are_copies(e: EnsembleResult, ended: np.ndarray) -> bool:
+def are_copies(e: EnsembleResult, ended: np.ndarray) -> bool:
     """Whether the members' mean standard deviation is no more than rounding next to the spread of their mean."""
     members = e.pool[ended].astype(np.float64)  # (answers, K)
     return e.k > 1 and bool(members.std(-1).mean() <= ROUNDING * members.mean(-1).std())

@@ -1,16 +1,17 @@
 """What a policy does, seen from its own sampler: reward models, gold and its terms, KL, a few answers as text.
 
-Letters: P prompts, N answers a prompt, B = P x N answers, T tokens, K members, F terms of gold's bill.
+Letters: P prompts, N answers a prompt, B = P x N answers, T tokens, K members, F terms of gold's bill, L evaluations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from rmlab.optimise.ppo import Batch, Run, collect, describe, gae, token_rewards
-from rmlab.recipe import stream_seed
+from rmlab.recipe import require, stream_seed
 from rmlab.reward.aggregate import aggregate
 from rmlab.reward.ensemble import require_scores
 from rmlab.sources.base import Prompt, Source
@@ -28,6 +29,7 @@ def evaluate(
     strength: float,
     seed: int,
     texts: list[dict],
+    records: list[dict[str, np.ndarray]] | None = None,
 ) -> Callable[[Run], dict]:
     """For `rmlab.optimise.ppo.train`: from a run to numbers about N sampled answers to each of P prompts.
 
@@ -40,6 +42,7 @@ def evaluate(
     seed : of the evaluations; each step's answers have a stream of their own
     texts : a list that gains a few answers at each evaluation: `step`, `prompt` and `answer` as text, `gold`,
         `proxy`, and `tokens`: of each its text, the KL it adds (nats), the critic's value and the advantage
+    records : a list that gains the arrays of every answer at each evaluation, see `save_records`
 
     Returns
     -------
@@ -65,6 +68,8 @@ def evaluate(
             entry |= {} if gold is None else {"gold": float(gold[i])}
             tokens = _token_rows(source, batch, advantages, i)
             texts.append(entry | {"proxy": float(proxy[i]), "tokens": tokens})
+        if records is not None:
+            records.append(_record(run.step, batch, padded, scores, proxy, gold))
         columns = {"proxy": float(proxy.mean()), **_spread(scores), **_shape(batch)}
         columns["proxy_by_prompt"] = _by_prompt(proxy, answers)
         if gold is not None:
@@ -73,6 +78,43 @@ def evaluate(
         return columns
 
     return evaluate_run
+
+
+def save_records(path: str | Path, records: Sequence[dict[str, np.ndarray]]) -> None:
+    """Write the answers of L evaluations as one compressed npz.
+
+    Its arrays: `step` (L,); `ids` (L, B, T) int16 or int32, padded behind `lengths` (L, B); `ended` (L, B) bool; `scores`
+    (L, B, K) float32, the members' aligned scores; `proxy` (L, B), what they are aggregated to; `gold` (L, B) float64, where
+    the source has it; `logprob` and `ref_logprob` (L, B) float32, nats: the answer under the policy that sampled it and under
+    the one that training began from; `k1` (L, B), their difference. Answers are prompt-major. Minus `logprob` over tokens is
+    the sampled entropy a token.
+    """
+    require(len(records) > 0, "records", len(records), "at least one evaluation")
+    np.savez_compressed(path, **{name: np.stack([r[name] for r in records]) for name in records[0]})
+
+
+def _record(
+    step: int,
+    batch: Batch,
+    padded: np.ndarray,
+    scores: np.ndarray,
+    proxy: np.ndarray,
+    gold: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """One evaluation of `save_records`, padded ids (B, T) and scores (B, K) given."""
+    sums = [np.where(batch.mask, x, 0.0).sum(1) for x in (batch.logprobs, batch.ref_logprobs)]  # (B,)
+    arrays = {
+        "step": np.int64(step),
+        "ids": padded.astype(np.int16 if padded.max() < 2**15 else np.int32),
+        "lengths": batch.mask.sum(1).astype(np.int32),
+        "ended": batch.ended,
+        "scores": scores.astype(np.float32),
+        "proxy": proxy.astype(np.float32),
+        "logprob": sums[0].astype(np.float32),
+        "ref_logprob": sums[1].astype(np.float32),
+        "k1": (sums[0] - sums[1]).astype(np.float32),
+    }
+    return arrays if gold is None else arrays | {"gold": np.asarray(gold, np.float64)}
 
 
 def _advantages(run: Run, batch: Batch, proxy: np.ndarray) -> np.ndarray:

@@ -213,9 +213,16 @@ def best_of_n_policies(
     proxy: ArrayLike, ns: Iterable[int], ended: ArrayLike | None = None
 ) -> Iterator[np.ndarray]:
     """`best_of_n_weights` with replacement at every n in turn, (P, N) each: the answers are ranked once."""
+    return rank_policies(proxy, ((lambda u, n=n: u**n) for n in ns), ended)
+
+
+def rank_policies(
+    proxy: ArrayLike, cdfs: Iterable[Callable[[np.ndarray], np.ndarray]], ended: ArrayLike | None = None
+) -> Iterator[np.ndarray]:
+    """Rules that know the proxy's order alone, (P, N) each: the winner's quantile u of the proxy has the CDF cdf(u)."""
     ranks = _ranks(_scores(proxy, ended))
-    for n in ns:
-        yield _by_rank(*ranks, lambda u, n=n: u**n)
+    for cdf in cdfs:
+        yield _by_rank(*ranks, cdf)
 
 
 def poisson_weights(proxy: ArrayLike, mu: float, ended: ArrayLike | None = None) -> np.ndarray:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from rmlab.measure.detectors import outside_judges
 from rmlab.recipe import Labels, Pretraining, Recipe, Size, Training, require
 from rmlab.reward.aggregate import AGGREGATORS, usual_strength
 from rmlab.reward.methods import METHODS, MemberSpec, members_of, singles_of
 from rmlab.store import Task
 from rmlab.study import stages
 from rmlab.study.cost import model_units, relative_cost
+from rmlab.study.distance_stage import ScoreDistances, score_distances
 from rmlab.study.members import (
     SINGLE,
     Instance,
@@ -26,6 +28,7 @@ from rmlab.study.members import (
     validate_ensembles,
 )
 from rmlab.study.results import MEASUREMENTS, ExplorerSlice, Measure, explorer_slice, measure
+from rmlab.study.run_scores import ScoreRun, score_run
 from rmlab.study.text_source import TextSource
 from rmlab.study.text_stages import (
     EncodePairs,
@@ -57,6 +60,7 @@ def plan(recipe: Recipe) -> dict[str, Task]:
     shared = shared_inputs(recipe)
     specs = trained_of(recipe)
     trained = train_tasks(recipe, shared, specs)
+    runs = _ppo_tasks(recipe, shared, trained) if recipe.ppo_study else []
     inputs = {
         "members": [trained[spec] for spec in specs],
         "pool": shared.pool,
@@ -65,7 +69,9 @@ def plan(recipe: Recipe) -> dict[str, Task]:
         "probes": [_probe_task(recipe, shared, trained[spec]) for spec in specs],
         "sensitivity": _sensitivity_tasks(recipe, shared),
         "checks": _check_tasks(recipe, shared),
-        "runs": _ppo_tasks(recipe, shared, trained) if recipe.ppo_study else [],
+        "distances": _distance_tasks(recipe, shared, trained),
+        "runs": runs,
+        "views": [_view_task(recipe, shared, trained, run) for run in runs],
     }
     last = {}
     for name, measurement in MEASUREMENTS.items():
@@ -278,6 +284,21 @@ def _check_tasks(recipe: Recipe, shared: SharedInputs) -> list[Task]:
     return [Task(stages.read_checks, settings, {"backbone": b}, code=code, cost=1) for b in shared.backbones]
 
 
+def _distance_tasks(recipe: Recipe, shared: SharedInputs, trained: dict[TrainedSpec, Task]) -> list[Task]:
+    """How far the pool is from the training answers of each replicate's first single model, where that is measured."""
+    if not MEASUREMENTS["uncertainty"].applies(recipe):
+        return []
+    first = [i for i in instances_of(recipe) if i.spec.name == SINGLE and i.number == 0]
+    cost = 2 + model_units(recipe.size) * recipe.pool.prompts * recipe.pool.answers / 9000
+    out = []
+    for instance in first:
+        read = {"member": trained[instance.parts[0]], "pairs": shared.pairs[instance.replicate]}
+        read |= {"pool": shared.pool, "prompts": shared.prompts}
+        settings = ScoreDistances(recipe.seed, instance.replicate)
+        out.append(Task(score_distances, settings, read, cost=cost))
+    return out
+
+
 def _sensitivity_tasks(recipe: Recipe, shared: SharedInputs) -> list[Task]:
     """Members of every size on growing sets of clean pairs, with their probes; not optimised against."""
     out = []
@@ -346,6 +367,24 @@ def _ppo_task(
     gold = ("gold_terms", "bill") if recipe.source.bill else ("gold", "special", "text")
     code = _source_code(recipe, "prompts", *gold)
     return Task(stages.ppo_run, settings, read, code=code, cost=cost)
+
+
+def _view_task(recipe: Recipe, shared: SharedInputs, trained: dict[TrainedSpec, Task], run: Task) -> Task:
+    """What single models of its replicate that a run was not optimised against, and distances, say of its answers."""
+    optimised, draw = run.inputs["reward_models"], run.settings.replicate
+    parts = [spec for spec, task in trained.items() if task in optimised]
+    parts += [single for spec in list(parts) for single in start_of(recipe, spec)]
+    singles = [s for s in trained if s.method == SINGLE and s.draw == draw and not s.options]
+    judges = outside_judges(parts, singles)
+    read = {
+        "run": run,
+        "reward_model": optimised[0],
+        "judges": [trained[s] for s in judges],
+        "pairs": shared.pairs[draw],
+        "prompts": run.inputs["prompts"],
+    }
+    settings = ScoreRun(recipe.ppo_study.answers, tuple(s.id for s in judges))
+    return Task(score_run, settings, read, cost=run.cost / 20)
 
 
 def _source_code(recipe: Recipe, *names: str) -> tuple:

@@ -9,29 +9,47 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from rmlab.fingerprint import Lookup
-from rmlab.measure import compare, members, pool_curves, ppo_curves, underspecification
+from rmlab.measure import (
+    ceiling,
+    choice_tables,
+    compare,
+    hacks,
+    herding,
+    law_tables,
+    members,
+    pool_curves,
+    ppo_curves,
+    promised,
+    study_calibration,
+    uncertainty,
+    underspecification,
+    watched_runs,
+)
 from rmlab.measure.by_prompt import ByPrompt
-from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores
+from rmlab.measure.ensembles import SINGLE, EnsembleResult, MemberScores, RunResult, StudyScores
 from rmlab.optimise.pool import Pool
 from rmlab.recipe import Recipe
+from rmlab.reward.methods import members_of, parts_of
 from rmlab.sources.base import Source, load_prompts
 from rmlab.study.members import Instance, TrainedSpec, instances_of, trained_of
 
 KEYS = ["study", "recipe", "seed"]
+ALIGNED = "model/rmlab.json"  # of a member: the card of its saved model, `rmlab.reward.folder.CARD`
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One line of the table: a function of scores, what it reads beside the members, and which recipes it is for.
 
-    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs", "checks"
+    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs", "checks",
+        "distances", "views"
     """
 
     function: Callable[[StudyScores], pd.DataFrame | dict[str, pd.DataFrame | ByPrompt]]
@@ -44,7 +62,10 @@ def comparison(scores: StudyScores) -> dict[str, pd.DataFrame | ByPrompt]:
     study = scores.recipe.ppo_study
     if study is None:
         curves, left_out = pool_curves.best_of_n_curves(scores)
-        tables = {"curves": compare.curves(curves), "replicates": compare.replicates(curves)}
+        alone = [
+            curve for curve in curves if curve.setting.ensemble == SINGLE
+        ]  # of ensembles `by_prompt` has them
+        tables = {"curves": compare.curves(curves), "replicates": compare.replicates(alone)}
         tables |= {"left_out": left_out} if scores.recipe.matched else {}
     else:
         curves = ppo_curves.ppo_curves(scores)
@@ -60,13 +81,36 @@ def several_singles(recipe: Recipe) -> bool:
     return recipe.replicates.backbones * recipe.replicates.finetune > 1
 
 
+def several_members(recipe: Recipe) -> bool:
+    """Whether an ensemble has more than one member."""
+    return any(members_of(e.method, dict(e.options)) > 1 for e in recipe.ensembles)
+
+
+def several_alike(recipe: Recipe) -> bool:
+    """Whether an ensemble has more than two members, all of them single models of the usual epochs."""
+    parts = [parts_of(e.method, dict(e.options)) for e in recipe.ensembles]
+    return any(
+        len(singles) > 2 and not others and all(m.epochs is None for m in singles)
+        for singles, others in parts
+    )
+
+
 MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     comparison=Measurement(comparison, ("scores", "pool", "runs")),
     transfer=Measurement(underspecification.transfer, applies=several_singles),
     agreement=Measurement(underspecification.agreement, applies=several_singles),
     accuracy=Measurement(members.accuracy, ()),
     diversity=Measurement(members.diversity_of_ensembles),
+    herding=Measurement(herding.herding, applies=several_members),
+    ceiling=Measurement(ceiling.ceiling, applies=several_alike),
+    hacks=Measurement(hacks.hacks, applies=lambda recipe: bool(recipe.source.bill)),
+    calibration=Measurement(study_calibration.calibration, ()),
+    promised=Measurement(promised.promised),
     costs=Measurement(members.cost_cards, ("scores",)),
+    laws=Measurement(law_tables.law_tables, ("scores", "pool", "runs")),
+    choices=Measurement(
+        choice_tables.choice_tables, applies=lambda recipe: recipe.matched and recipe.ppo_study is None
+    ),
     probes=Measurement(
         underspecification.probes,
         ("probes", "prompts"),
@@ -74,6 +118,14 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
     ),
     checks=Measurement(
         underspecification.checks, ("checks",), lambda recipe: bool(recipe.source.checking_ids)
+    ),
+    uncertainty=Measurement(
+        uncertainty.uncertainty, ("scores", "pool", "distances"), uncertainty.is_measured
+    ),
+    detectors=Measurement(
+        watched_runs.detectors,
+        ("scores", "pool", "runs", "views"),
+        lambda recipe: recipe.replicates.draws > 1,  # thresholds are other replicates'
     ),
     fact_sensitivity=Measurement(
         underspecification.fact_sensitivity,
@@ -145,6 +197,8 @@ def read_scores(
     sensitivity: list[Path] = (),
     runs: list[Path] = (),
     checks: list[Path] = (),
+    distances: list[Path] = (),
+    views: list[Path] = (),
 ) -> StudyScores:
     """What stages wrote, as measurements read it: folders in the order of `trained_of(recipe)`; empty where not read."""
     specs = trained_of(recipe)
@@ -167,14 +221,38 @@ def read_scores(
         probe_labels=recipe.source.probe_labels if probed else {},
         probe_gold=probed.gold if probed else None,
         sensitivity=side,
-        ppo_runs=[ppo_curves.read_run(folder) for folder in runs],
+        ppo_runs=_runs(runs, views),
         checks=[json.loads((folder / "checks.json").read_text()) for folder in checks],
+        terms=answers.terms if answers else None,
+        term_names=tuple(term["name"] for term in recipe.source.bill) if answers else (),
+        distances=[dict(np.load(folder / "distances.npz")) for folder in distances],
+        lengths=answers.lengths if answers else None,
     )
+
+
+def _runs(runs: list[Path], views: list[Path]) -> list[RunResult]:
+    """PPO runs, with every evaluated answer where others' views of them, one folder a run, are read too."""
+    if not views:
+        return [ppo_curves.read_run(folder) for folder in runs]
+    return [
+        replace(
+            ppo_curves.read_run(run),
+            record=_arrays(run / "evaluations.npz"),
+            views=_arrays(view / "views.npz"),
+        )
+        for run, view in zip(runs, views, strict=True)
+    ]
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def _member(spec: TrainedSpec, member: Path, scores: Path | None, probes: Path | None) -> MemberScores:
     card = json.loads((member / "member.json").read_text())
     cost, heads = card["cost"], member / "heads.npy"
+    saved = json.loads((member / ALIGNED).read_text("utf-8"))
     if scores:
         spent = json.loads((scores / "cost.json").read_text())
         cost = {**cost, **spent, "peak_mb": max(cost["peak_mb"], spent["peak_mb"])}
@@ -190,6 +268,7 @@ def _member(spec: TrainedSpec, member: Path, scores: Path | None, probes: Path |
         pool=np.load(scores / "scores.npy") if scores else None,
         probes=np.load(probes / "probes.npy") if probes else None,
         heads=np.load(heads) if heads.is_file() else None,
+        scale=np.array(saved["alignment"]["scale"]),
     )
 
 

@@ -2,7 +2,7 @@
 
 A stage does one thing. It runs in a process of its own; what decides its bytes is its settings, its inputs and its code.
 In the order of the flow: draw_prompts, pretrain, read_checks, tune, sample_answers, label, score_gold, train_member, score_pool,
-score_probes, ppo_run. What is measured on their results is in `results.py`.
+score_probes, ppo_run; what others say of a run's answers is in `run_scores.py`. What is measured on their results is in `results.py`.
 """
 
 from __future__ import annotations
@@ -281,9 +281,12 @@ class PpoRun:
 
 
 def ppo_run(out: Path, settings: PpoRun, policy: Path, reward_models: list[Path], prompts: Path) -> None:
-    """Write `run.json`: a row a step, with what reward models and gold say at evaluations, and a few answers as text."""
+    """Write `run.json`: a row a step, with what reward models and gold say at evaluations, and a few answers as text.
+
+    And `evaluations.npz`: every evaluated answer and its numbers, see `rmlab.optimise.evaluate.save_records`.
+    """
     from rmlab.backbone import device_of, load
-    from rmlab.optimise.evaluate import evaluate
+    from rmlab.optimise.evaluate import evaluate, save_records
     from rmlab.optimise.ppo import train
     from rmlab.optimise.reward import member_scores
     from rmlab.reward.aggregate import aggregate
@@ -299,8 +302,9 @@ def ppo_run(out: Path, settings: PpoRun, policy: Path, reward_models: list[Path]
         return [list(p.ids) for p in s.source.prompts(count, rng)]
 
     texts: list[dict] = []
+    records: list[dict] = []
     watched, own = load_prompts(prompts), stream_seed(s.seed, "watch")
-    eval_fn = evaluate(s.source, watched, s.answers, members, s.aggregator, s.strength, own, texts)
+    eval_fn = evaluate(s.source, watched, s.answers, members, s.aggregator, s.strength, own, texts, records)
     rows = train(
         load(policy),
         draw,
@@ -311,3 +315,4 @@ def ppo_run(out: Path, settings: PpoRun, policy: Path, reward_models: list[Path]
     )
     run = {"setting": dict(s.setting), "replicate": s.replicate, "rows": rows, "texts": texts}
     (out / "run.json").write_text(json.dumps(run))
+    save_records(out / "evaluations.npz", records)

@@ -48,6 +48,7 @@ class LabelDraw:
             pool=(self.gold[..., None] + self.errors(self.pool, method, k)).astype(np.float32),
             probes=self.rng.normal(size=(P, len(PROBES), k)).astype(np.float32),
             heads=self.rng.normal(size=(k, 8)) if method in {"single", "heads"} else None,
+            scale=np.ones(k),
         )
 
 

@@ -6,8 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
-from rmlab.optimise.evaluate import evaluate
+from rmlab.optimise.evaluate import evaluate, save_records
 from rmlab.optimise.ppo import Run, collect, gae, token_rewards, train
 from rmlab.recipe import Ppo, stream, stream_seed
 from rmlab.reward.aggregate import aggregate
@@ -94,6 +95,42 @@ def test_columns_are_means_over_the_answers_of_a_stream_of_their_own(policy, cou
         for j, (_, log_ratio, value, advantage) in enumerate(text["tokens"]):
             assert abs(log_ratio) < 1e-3 and value == pytest.approx(0.3, abs=1e-3)
             assert advantage == pytest.approx(advantages[i, j], abs=1e-3)
+
+
+def test_every_answer_is_recorded(policy, counting, goldless, prompts, tmp_path):
+    """Another policy than the one it began from, twice; k1 is that of the columns, and gold its mean."""
+    run, records = Run(policy, SETTINGS, 0, None), []
+    judge = evaluate(counting, prompts, 3, members, "min", 1.0, 11, [], records)
+    before = judge(run)
+    run.policy.get_output_embeddings().weight.data += 0.3 * torch.randn(
+        run.policy.get_output_embeddings().weight.shape, generator=torch.Generator().manual_seed(0)
+    )
+    run.step = 2
+    after = judge(run)
+    save_records(tmp_path / "evaluations.npz", records)
+    with np.load(tmp_path / "evaluations.npz") as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    batch = collect(run, [list(p.ids) for p in prompts], 3, stream_seed(11, 2))
+    assert found["step"].tolist() == [0, 2] and found["ids"].shape == (2, 15, 5)
+    assert found["ids"].dtype == np.int16 and found["scores"].dtype == np.float32
+    answers = [row[:n].tolist() for row, n in zip(found["ids"][1], found["lengths"][1], strict=True)]
+    assert answers == batch.answers and (found["ended"][1] == batch.ended).all()
+    np.testing.assert_allclose(found["scores"][1], members(batch.prompts, batch.answers))
+    np.testing.assert_allclose(found["proxy"][1], found["scores"][1].min(1))
+    for at, columns in enumerate((before, after)):
+        assert found["gold"][at].mean() == pytest.approx(columns["gold"])
+        assert found["k1"][at].mean() == pytest.approx(columns["eval_k1"], abs=1e-5)
+    np.testing.assert_allclose(found["k1"], found["logprob"] - found["ref_logprob"], atol=1e-5)
+    assert found["k1"][1].mean() > 0.1 and (found["logprob"] < 0).all()
+    mask = batch.mask
+    for name, own in (("logprob", batch.logprobs), ("ref_logprob", batch.ref_logprobs)):
+        np.testing.assert_allclose(
+            found[name][1], [x[m].sum() for x, m in zip(own, mask, strict=True)], atol=1e-5
+        )
+    evaluate(goldless, prompts, 3, members, "min", 1.0, 11, [], records)(run)
+    assert "gold" not in records[-1]
+    with pytest.raises(ValueError, match="records"):
+        save_records(tmp_path / "none.npz", [])
 
 
 def test_no_column_of_the_run_is_overwritten(policy, counting, prompts):

@@ -22,8 +22,8 @@ from rmlab.study.presets import constructions, tiny, tiny_ppo
 
 PACKAGE = Path(store.__file__).parent
 MEASURED = {
-    "measure": 8
-}  # of tiny: comparison, transfer, agreement, accuracy, diversity, costs, probes, checks
+    "measure": 13
+}  # of tiny: comparison, transfer, agreement, accuracy, diversity, herding, hacks, costs, probes, checks, calibration, promised, laws
 KEYS = """
 import json
 from rmlab.study.executor import all_tasks

@@ -40,7 +40,7 @@ def again(recipe, store) -> dict[str, int]:
 def test_a_text_study_ends_in_the_tables_of_every_study(text_study):
     folder, _ = text_study
     tables = {path.stem: pd.read_csv(path) for path in folder.glob("*.csv")}
-    names = "curves replicates ends comparisons answers accuracy diversity diversity_replicates costs transfer agreement"  # no probes: text has none
+    names = "curves replicates ends comparisons answers accuracy diversity diversity_replicates herding costs transfer agreement calibration reliability promised laws law_of_ensembles goodhart alarms detectors"  # no probes: text has none
     assert set(tables) == set(names.split())
     assert all(set(table.study) == {"tiny_text"} for table in tables.values())
     assert set(SCHEMA.split()) <= set(tables["curves"]) and set(PPO.split()) <= set(tables["replicates"])
@@ -106,7 +106,11 @@ def test_other_pairs_of_the_same_name_train_again_and_load_no_model(text_study, 
         other = dataclasses.replace(text_recipe, source=dataclasses.replace(text_recipe.source))
         assert other.id != text_recipe.id
         runs = again(other, store)
-        assert runs["encode_pairs"] == 3 and runs["train_member"] == 6 and runs["ppo_run"] == 10
+        assert (
+            runs["encode_pairs"] == 3
+            and runs["train_member"] == 6
+            and runs["ppo_run"] == runs["score_run"] == 10
+        )
         assert "load_model" not in runs
     finally:
         file.write_bytes(bytes_before)
@@ -119,7 +123,8 @@ def test_other_gold_judges_again_and_trains_and_samples_nothing(text_study, text
     rmlab.load(gold).subset([0]).save(text_place / "gold-of-one")
     source = dataclasses.replace(text_recipe.source, gold_model=text_place / "gold-of-one")
     runs = again(dataclasses.replace(text_recipe, source=source), store)
-    assert runs == {"score_gold": 1, "score_pool": 6, "ppo_run": 10, "measure": 6, "text_explorer": 1}
+    judged = {"score_gold": 1, "score_pool": 6, "ppo_run": 10, "score_run": 10}
+    assert runs == {**judged, "measure": 11, "text_explorer": 1}
 
 
 def test_a_loaded_model_says_its_special_tokens_itself(text_study, text_recipe):

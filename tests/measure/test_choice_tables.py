@@ -1,0 +1,94 @@
+"""Choices and certificates on synthetic studies whose best strength is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rmlab.measure import choice_tables as module
+from rmlab.measure.choice_tables import choice_tables, measured
+from rmlab.measure.choose import families
+from tests.measure.fake_scores import grid, in_step, only
+
+RULES = {
+    "start",
+    "all",
+    "oracle",
+    "hedge_tune",
+    "hedge_tune_poisson",
+    "law",
+    "tilt",
+    "chi_square",
+    "certificate",
+}
+
+
+def case(bend: float, seed: int = 0, prompts: int = 64, answers: int = 512) -> module.Case:
+    rng = np.random.default_rng(seed)
+    proxy = rng.normal(size=(prompts, answers))
+    gold = 0.7 * proxy - bend * np.maximum(proxy - 0.8, 0) ** 2 + 0.5 * rng.normal(size=proxy.shape)
+    ended = rng.random(proxy.shape) < 0.95
+    return module.Case(families(proxy, gold, ended, soft=False), proxy, gold, ended, None)
+
+
+def test_rules_stop_near_the_peak_and_all_falls_below_the_start():
+    rules, certificates = measured(case(1.2), "mean", np.random.default_rng(0), draws=10)
+    gain = {rule: x["gain"].mean() for rule, x in rules.items()}
+    regret = {rule: x["regret"].mean() for rule, x in rules.items()}
+    assert gain["all"] < -0.5 < 0 < gain["oracle"] and gain["start"] == 0
+    for rule in ("hedge_tune", "hedge_tune_poisson", "law", "certificate"):
+        assert regret[rule] < 0.5 * regret["all"] and gain[rule] > 0, (rule, gain[rule])
+        assert 1 < np.median(rules[rule]["strength"]) <= 64
+    assert regret["oracle"] == 0 and certificates["best_of_n"]["wrong_all"].mean() <= 0.1
+    assert certificates["best_of_n"]["largest_safe"][0] < 512
+
+
+def test_rules_go_on_where_gold_rises():
+    rules, certificates = measured(case(0.0), "mean", np.random.default_rng(0), draws=10)
+    assert np.median(rules["certificate"]["strength"]) == 512 == certificates["best_of_n"]["largest_safe"][0]
+    assert np.median(rules["hedge_tune"]["strength"]) >= 256
+    assert rules["hedge_tune"]["regret"].mean() < 0.2 * rules["start"]["regret"].mean()
+    assert certificates["tilt"]["some"].mean() > 0.9
+
+
+def test_what_a_rule_earns_is_read_off_its_policy():
+    one = case(0.5)
+    rules, _ = measured(one, "mean", np.random.default_rng(1), draws=3)
+    best = one.families["best_of_n"]
+    np.testing.assert_allclose(rules["all"]["gold"], best.gold[:, -1])
+    np.testing.assert_allclose(rules["start"]["kl"], best.kl[:, 0])
+    np.testing.assert_allclose(rules["all"]["gain"], best.gold[:, -1] - best.gold[:, 0])
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return choice_tables(only(in_step(), "single", "finetune5", "heads5", "lora2"), draws=3)
+
+
+def test_every_listed_ensemble_has_every_rule(tables):
+    table = tables["choices"]
+    rules = table.groupby(["ensemble", "aggregator"]).rule.agg(set)
+    assert set(rules.index) == {
+        ("single", "mean"),
+        *((e, a) for e in ("finetune5", "heads5") for a in ("mean", "min")),
+    }
+    assert rules["single", "mean"] == RULES | {"soft"}
+    assert rules["heads5", "mean"] == RULES | {"soft", "members"} and rules["heads5", "min"] == RULES | {
+        "members"
+    }
+    assert (table.gain_low <= table.gain).all() and (table.units == 3).all()
+    start = table[table.rule == "start"]
+    assert (start.gain == 0).all() and (start.strength == 1).all()
+    assert (table[table.rule == "oracle"].regret == 0).all()
+    certificates = tables["certificates"]
+    assert len(certificates) == 2 * len(rules) and certificates.violation.between(0, 1).all()
+
+
+def test_the_same_study_gives_the_same_table_and_few_prompts_or_replicates_do_not_stop_it(tables):
+    again = choice_tables(only(in_step(), "single", "finetune5", "heads5", "lora2"), draws=3)
+    assert all(again[name].equals(table) for name, table in tables.items())
+    scores = only(grid(draws=1), "single")
+    small = choice_tables(replace(scores, recipe=replace(scores.recipe, matched=True)), draws=2)
+    assert small["choices"].gold.notna().all() and small["certificates"].gain_low.isna().all()
