@@ -41,13 +41,14 @@ from rmlab.recipe import require
 from rmlab.reward.aggregate import aggregate
 
 RULES = ("mean", "min")
+REPLICATES_AT = (1, 64, 256)  # n with rows by replicate
 FEWEST = 8  # answers a prompt that a correlation of the tail needs
 COLUMNS = (
     "ensemble method k aggregator n score gap own shared idiosyncratic stranger".split()
 )  # of an empty table
 
 
-def herding(scores: StudyScores) -> pd.DataFrame:
+def herding(scores: StudyScores) -> dict[str, pd.DataFrame]:
     """The gap between proxy and gold at best-of-n's winner and what of it members share: a row an ensemble, rule and n.
 
     Ensembles of K > 1 under their mean and their min; at most three instances a replicate, averaged before the
@@ -56,6 +57,9 @@ def herding(scores: StudyScores) -> pd.DataFrame:
 
     Returns
     -------
+    `herding`, and `herding_replicates`: own, shared, idiosyncratic, corr_error and unanimous of each replicate at n of
+    `REPLICATES_AT`.
+
     By the winner of all K members: `score`, the aggregate at its winner, above its mean over the prompt's answers;
     `gap`, the part of it that is error of the aggregate itself (the rest is slope x gold).
 
@@ -79,7 +83,7 @@ def herding(scores: StudyScores) -> pd.DataFrame:
     for members that know nothing of each other.
     """
     alone = {m.id: member_errors(m.pool, scores.gold, scores.ended)[..., 0] for m in scores.singles}
-    frames = []
+    frames, by_replicate = [], []
     for name, group in by_name(scores.ensembles).items():
         if group[0].k == 1:
             continue
@@ -88,7 +92,13 @@ def herding(scores: StudyScores) -> pd.DataFrame:
             keys = {"ensemble": name, "method": group[0].method, "k": group[0].k, "aggregator": rule}
             replicates = [_averaged([numbers[rule] for numbers in rows]) for rows in found]
             frames.append(pd.DataFrame({**keys, **_columns(replicates, group[0].k)}))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+            for replicate, numbers in zip(some_instances(group), replicates, strict=True):
+                by_replicate.append(pd.DataFrame({**keys, "replicate": replicate, **_means(numbers)}))
+    joined = (
+        pd.concat(x, ignore_index=True) if x else pd.DataFrame(columns=COLUMNS)
+        for x in (frames, by_replicate)
+    )
+    return dict(zip(("herding", "herding_replicates"), joined, strict=True))
 
 
 def split_gap(
@@ -242,6 +252,17 @@ def _numbers(
 def _averaged(instances: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """A replicate's numbers: the means over its instances."""
     return {name: np.mean([numbers[name] for numbers in instances], 0) for name in instances[0]}
+
+
+def _means(numbers: dict[str, np.ndarray]) -> dict[str, object]:
+    """A replicate's numbers at n of `REPLICATES_AT`, means over prompts: own, shared, their difference, correlation."""
+    ns = n_grid(2 ** (numbers["own"].shape[-1] - 1))
+    at = np.isin(ns, REPLICATES_AT)
+    rates = np.stack([numbers[name][:, at] for name in ("own", "shared", "unanimous")])  # (3, P, L)
+    known = ~np.isnan(rates).any((0, 2))
+    own, shared, unanimous = rates[:, known].mean(1) if known.any() else np.full_like(rates[:, 0], np.nan)
+    columns = {"n": ns[at], "own": own, "shared": shared, "idiosyncratic": own - shared}
+    return columns | {"corr_error": numbers["corr_error"][at], "unanimous": unanimous}
 
 
 def _columns(replicates: list[dict[str, np.ndarray]], k: int) -> dict[str, object]:

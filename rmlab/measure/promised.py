@@ -28,12 +28,13 @@ from rmlab.optimise.best_of_n import best_of_n, n_grid
 from rmlab.recipe import require
 
 RECALIBRATIONS = ("none", "temperature")
+REPLICATES_AT = (1, 64, 256)  # n with rows by replicate
 STEP = 0.1  # log odds between points of the grid
 DIGITS = 9  # of a rate: what follows is rounding, and a gap that is 0 is written so
 MOST = 2**23  # points of all prompts together, above which pairs are counted one by one
 
 
-def promised(scores: StudyScores) -> pd.DataFrame:
+def promised(scores: StudyScores) -> dict[str, pd.DataFrame]:
     """Promised and delivered win rate of the winner of best-of-n, every ensemble under every aggregator.
 
     Winner and random answer are of those that ended, the random one uniform, the winner itself included (half a win
@@ -43,9 +44,10 @@ def promised(scores: StudyScores) -> pd.DataFrame:
 
     Returns
     -------
-    a row an ensemble, aggregator, recalibration ("none", "temperature") and n, every second power of two and the
-    largest: `promised` and `delivered`, rates from 0 to 1, and `gap`, promised minus delivered, each with `_low` and
-    `_high`, 95% over replicates and prompts, a replicate's instances averaged first; `units`, the replicates
+    `promised` : a row an ensemble, aggregator, recalibration ("none", "temperature") and n, every second power of two and
+        the largest: `promised` and `delivered`, rates from 0 to 1, and `gap`, promised minus delivered, each with `_low`
+        and `_high`, 95% over replicates and prompts, a replicate's instances averaged first; `units`, the replicates
+    `promised_replicates` : the three rates of each replicate at n of `REPLICATES_AT`
     """
     ends = scores.ended.any(1)
     gold, ended = scores.gold[ends], scores.ended[ends]
@@ -54,7 +56,7 @@ def promised(scores: StudyScores) -> pd.DataFrame:
     survives = best_of_n(
         ended.astype(float), ended.astype(float), ns
     )  # that one of n answers has ended, (P, L)
-    frames = []
+    frames, replicates = [], []
     for name, group in by_name(scores.ensembles).items():
         for rule in rules_of(group[0].k):
             rates: dict[int, list[np.ndarray]] = {}
@@ -64,7 +66,9 @@ def promised(scores: StudyScores) -> pd.DataFrame:
             values = np.stack([np.mean(x, 0) for x in rates.values()])  # (D, P, L, 3)
             keys = {"ensemble": name, "method": group[0].method, "k": group[0].k, "aggregator": rule}
             frames += _frames(keys, ns, values)
-    return pd.concat(frames, ignore_index=True)
+            replicates += _replicate_frames(keys, ns, list(rates), values.mean(1))
+    joined = (pd.concat(tables, ignore_index=True) for tables in (frames, replicates))
+    return dict(zip(("promised", "promised_replicates"), joined, strict=True))
 
 
 def win_chances(odds: np.ndarray, ended: np.ndarray, temperatures: Sequence[float] = (1.0,)) -> np.ndarray:
@@ -150,6 +154,20 @@ def _frames(keys: dict[str, object], ns: np.ndarray, values: np.ndarray) -> list
         for quantity, x in quantities.items():
             frame |= _banded(quantity, x)
         frames.append(pd.DataFrame({**frame, "units": covered(values)["units"]}))
+    return frames
+
+
+def _replicate_frames(
+    keys: dict[str, object], ns: np.ndarray, replicates: list[int], rates: np.ndarray
+) -> list[pd.DataFrame]:
+    """The rows of one ensemble and aggregator by replicate at a few n, from rates (D, L, 3)."""
+    frames = []
+    for at in [i for i, n in enumerate(ns) if n in REPLICATES_AT]:
+        for i, name in enumerate(RECALIBRATIONS):
+            frame = {**keys, "recalibration": name, "n": ns[at], "replicate": replicates}
+            promise, delivered = rates[:, at, i], rates[:, at, -1]
+            columns = {"promised": promise, "delivered": delivered, "gap": promise - delivered}
+            frames.append(pd.DataFrame({**frame, **columns}))
     return frames
 
 

@@ -24,6 +24,7 @@ from rmlab.reward.aggregate import aggregate, usual_strength
 
 RULES = ("mean", "min", "max", "mean_std")  # of several members
 DIAGRAMS = (SINGLE, "finetune5", "pretrain5", "heads5", "lora5")  # ensembles with rows in `reliability`
+REPLICATE_NUMBERS = ("accuracy", "ece", "square_error", "brier", "log_loss", "log_temperature")
 NUMBERS = ("accuracy", "ece", "calibration_error", "brier", "log_loss", "temperature")
 
 
@@ -38,22 +39,33 @@ def calibration(scores: StudyScores) -> dict[str, pd.DataFrame]:
         `accuracy`, ties half; `ece`, which noise alone makes positive; `calibration_error`, root of the mean over
         replicates of the debiased square, whose ends below 0 are 0; `brier`; `log_loss`, nats; `temperature`,
         geometric mean of the one that these log odds would still be mended by
+    `calibration_replicates` : the same of each replicate, before its mean: `square_error` is the debiased square, which
+        may be below 0, `log_temperature` the mean log
     `reliability` : a row a bin of those of `DIAGRAMS` that the study has, as they are, all instances and replicates
         pooled: `confidence`, `agreement` with gold, `low` and `high` (95%, by pairs or by replicates, whichever is
         wider), and `pairs`, each counted once an instance
     """
-    rows, bins = [], []
+    rows, bins, replicates = [], [], []
     for name, group in by_name(scores.ensembles).items():
         about = {"ensemble": name, "method": group[0].method, "k": group[0].k}
         for rule in rules_of(group[0].k):
             margins = [heldout_margins(e, rule) for e in group]
-            rows += [{**about, "aggregator": rule, **row} for row in _calibration_rows(group, margins)]
+            for recalibration, (numbers, table) in _by_recalibration(group, margins).items():
+                keys = {**about, "aggregator": rule, "recalibration": recalibration}
+                rows.append({**keys, "units": len(table), "pairs": len(margins[0]), **_averages(table)})
+                columns = dict(zip(REPLICATE_NUMBERS, table.T, strict=True))
+                replicates.append(pd.DataFrame({**keys, "replicate": numbers, **columns}))
             if name in DIAGRAMS:
                 table = _reliability(group, margins)
                 bins.append(pd.DataFrame({**about, "aggregator": rule, **table}))
     columns = [*about, "aggregator", "confidence", "agreement", "low", "high", "pairs"]
     reliability = pd.concat(bins, ignore_index=True) if bins else pd.DataFrame(columns=columns)
-    return {"calibration": pd.DataFrame(rows), "reliability": reliability}
+    by_replicate = pd.concat(replicates, ignore_index=True)
+    return {
+        "calibration": pd.DataFrame(rows),
+        "calibration_replicates": by_replicate,
+        "reliability": reliability,
+    }
 
 
 def rules_of(k: int) -> tuple[str, ...]:
@@ -73,8 +85,13 @@ def heldout_margins(e: EnsembleResult, rule: str) -> np.ndarray:
     return odds[:, 0] - odds[:, 1]
 
 
-def _calibration_rows(group: Sequence[EnsembleResult], margins: Sequence[np.ndarray]) -> list[dict]:
-    """A row a recalibration, from the margins (M,) of each instance."""
+def _by_recalibration(
+    group: Sequence[EnsembleResult], margins: Sequence[np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By recalibration: the replicates (D,), and `_numbers` of each, (D, 6), means over its instances.
+
+    margins : (M,) of each instance
+    """
     pairs = len(margins[0])
     labels, clusters = (
         np.ones(pairs),
@@ -86,16 +103,20 @@ def _calibration_rows(group: Sequence[EnsembleResult], margins: Sequence[np.ndar
         for name, fit in (("temperature", by_temperature), ("isotonic", by_isotonic)):
             mended = cross_fitted(fit, x, labels, clusters)
             numbers.setdefault(name, []).append(_numbers(mended, labels, clusters))
-    replicates = np.array([e.replicate for e in group])
-    rows = []
-    for name, by_instance in numbers.items():
-        table = np.array(by_instance)  # (U, 6)
-        table = np.stack([table[replicates == d].mean(0) for d in np.unique(replicates)])  # (D, 6)
-        row = {"recalibration": name, "units": len(table), "pairs": pairs}
-        for column, values in zip(NUMBERS, table.T, strict=True):
-            row |= _averaged(column, values)
-        rows.append(row)
-    return rows
+    replicate = np.array([e.replicate for e in group])
+    each = np.unique(replicate)
+    return {
+        name: (each, np.stack([np.array(x)[replicate == d].mean(0) for d in each]))
+        for name, x in numbers.items()
+    }
+
+
+def _averages(table: np.ndarray) -> dict[str, float]:
+    """`NUMBERS` with their intervals, from `_numbers` of the replicates (D, 6)."""
+    row = {}
+    for column, values in zip(NUMBERS, table.T, strict=True):
+        row |= _averaged(column, values)
+    return row
 
 
 def _numbers(margins: np.ndarray, labels: np.ndarray, clusters: np.ndarray) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ Letters: P prompts, N answers a prompt, D replicates, L numbers of answers drawn
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,7 @@ def uncertainty(scores: StudyScores) -> dict[str, pd.DataFrame]:
         by their chance to win. `share`, of the answers so weighted, with an error in that tenth; `outliers`, beyond the 99%
         quantile of the score over the policy's own answers: the outlier probability of 2510.13694, for any score and with its
         threshold from the answers themselves.
+    uncertainty_replicates : `auroc` and `corr_rank` of each replicate
     bounds : a row a score, a `rule` for lambda and an n: best-of-n of proxy - lambda u. "matched": the mean of lambda u at
         n = 1 is `matched_penalty`; "coverage": `covering_strength` on 100 winners of the largest n in `uncertainty` whose gold is
         known, of the other half of the prompts; "none": the proxy as it is, the row of "single". `strength` is the mean lambda, `penalty` the mean of lambda u
@@ -98,7 +100,12 @@ def uncertainty(scores: StudyScores) -> dict[str, pd.DataFrame]:
             covering = [_covering(u, one, half) for half in (1, 0)]  # from the other half
             for rule, strengths in (("matched", matched), ("coverage", np.array(covering))):
                 bounded.setdefault((name, rule), []).append(grid.bound(u, strengths))
-    return {"uncertainty": _seen_rows(seen, kinds, ns), "bounds": _bound_rows(bounded, kinds, scores)}
+    replicates = [single.replicate for single in singles]
+    return {
+        "uncertainty": _seen_rows(seen, kinds, ns),
+        "uncertainty_replicates": _seen_by_replicate(seen, kinds, ns, replicates),
+        "bounds": _bound_rows(bounded, kinds, scores),
+    }
 
 
 def winners_of(answers: int) -> list[int]:
@@ -262,6 +269,22 @@ def _seen_rows(seen: dict[str, list], kinds: dict[str, str], ns: np.ndarray) -> 
                 about |= _with_ends("auroc", auroc[..., i, j]) | _with_ends("corr_rank", rank[..., i, j])
                 about |= {"share": share[..., i, j].mean(), "outliers": outliers[..., i].mean()}
                 rows.append(about | {"units": len(replicates)})
+    return pd.DataFrame(rows)
+
+
+def _seen_by_replicate(
+    seen: dict[str, list], kinds: dict[str, str], ns: np.ndarray, replicates: Sequence[int]
+) -> pd.DataFrame:
+    rows = []
+    for name, numbers in seen.items():
+        for replicate, (ordered, pairs, rank, *_) in zip(replicates, numbers, strict=True):
+            total = pairs.mean(0)  # (L, E)
+            auroc = np.divide(ordered.mean(0), total, out=np.full(total.shape, np.nan), where=total > 0)
+            for i, n in enumerate(ns):
+                for j, error in enumerate(ERRORS):
+                    about = {"score": name, "kind": kinds[name], "n": int(n), "error": error}
+                    about |= {"replicate": replicate, "auroc": auroc[i, j]}
+                    rows.append(about | {"corr_rank": rank[:, i, j].mean()})
     return pd.DataFrame(rows)
 
 

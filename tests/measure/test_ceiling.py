@@ -86,7 +86,7 @@ def test_errors_that_are_not_gaussian_are_not_predicted():
 
 
 def test_what_is_measured_is_the_gap_of_herding(scores, table):
-    gaps = herding(scores)
+    gaps = herding(scores)["herding"]
     for name in ("finetune3", "grid15"):
         other = gaps[(gaps.ensemble == name) & (gaps.aggregator == "mean")]
         rows = table.loc[(name, "gap", "measured")]

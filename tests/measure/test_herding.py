@@ -34,9 +34,13 @@ ENSEMBLES = {
 
 @pytest.fixture(scope="module")
 def table():
-    return herding(planted(ENSEMBLES, draws=8, P=50, N=N, unended=UNENDED)).set_index(
+    return rows_of(planted(ENSEMBLES, draws=8, P=50, N=N, unended=UNENDED)).set_index(
         ["ensemble", "aggregator", "n"]
     )
+
+
+def rows_of(scores):
+    return herding(scores)["herding"]
 
 
 def test_planted_shared_and_idiosyncratic_errors_are_recovered(table):
@@ -196,7 +200,7 @@ def test_members_that_know_nothing_of_each_other_agree_by_chance():
 
 def test_copies_share_all_that_they_believe():
     scores = only(with_copies(in_step()), "single", "copies5")
-    table = herding(scores)
+    table = rows_of(scores)
     assert set(table.ensemble) == {"copies5"}
     last = table[(table.n == 64) & (table.aggregator == "mean")].iloc[0]
     assert last.gap > 1 and last.own == pytest.approx(last.shared) == pytest.approx(last.gap)
@@ -206,7 +210,7 @@ def test_copies_share_all_that_they_believe():
 
 def test_instances_of_a_replicate_are_averaged_before_the_interval():
     scores = only(grid(), "single", "heads4")
-    table, found = herding(scores), []
+    table, found = rows_of(scores), []
     for e in (e for e in scores.ensembles if e.name == "heads4"):
         proxy = e.pool.mean(-1)
         left = member_errors(proxy[..., None], scores.gold, scores.ended)[..., 0]
@@ -218,11 +222,11 @@ def test_instances_of_a_replicate_are_averaged_before_the_interval():
 
 
 def test_a_study_without_two_replicates_or_members_has_a_table_too():
-    alone = herding(in_step(1))
+    alone = rows_of(in_step(1))
     assert (alone.units == 1).all() and alone.corr_error_low.isna().all() and alone.gap_low.notna().all()
     r = alone.corr_error.iloc[0]
     assert alone.effective_error.iloc[0] == pytest.approx(effective_members(np.where(np.eye(5), 1.0, r)))
-    empty = herding(only(in_step(), "single"))
+    empty = rows_of(only(in_step(), "single"))
     assert empty.empty and list(empty) == COLUMNS and set(COLUMNS) <= set(alone)
 
 
@@ -238,10 +242,20 @@ def test_prompts_where_nothing_ended_are_left_out():
         for e in scores.ensembles
     ]
     without = StudyScores(scores.recipe, short, ensembles, scores.gold[kept], scores.ended[kept])
-    both = [herding(only(s, "single", "lora2", "heads5")) for s in (replace(scores, ended=ended), without)]
+    both = [rows_of(only(s, "single", "lora2", "heads5")) for s in (replace(scores, ended=ended), without)]
     for column in both[0].select_dtypes("number"):
         np.testing.assert_allclose(both[0][column], both[1][column], atol=1e-9)
 
 
 def test_an_ensemble_rule_and_n_is_a_row(table):
     assert table.index.is_unique and len(table) == 3 * 2 * 9
+
+
+def test_replicates_are_what_the_means_are_made_of():
+    tables = herding(planted(ENSEMBLES, draws=3, P=8, N=256))
+    keys = ["ensemble", "aggregator", "n"]
+    means = tables["herding_replicates"].groupby(keys).mean(numeric_only=True)
+    whole = tables["herding"].set_index(keys).loc[means.index]
+    assert set(means.reset_index().n) == {1, 64, 256}
+    for column in ("own", "shared", "idiosyncratic", "unanimous", "corr_error"):
+        assert np.allclose(means[column], whole[column], equal_nan=True)

@@ -20,6 +20,10 @@ from tests.measure.fake_scores import grid, in_step, only
 P, N, M = 40, 256, 4000
 
 
+def rates_of(scores):
+    return promised(scores)["promised"]
+
+
 def study(odds: np.ndarray, gold: np.ndarray, heldout: np.ndarray, scale: float = 2.0) -> StudyScores:
     """Single models of D replicates: log odds of the pool (D, P, N), and of held-out pairs' chosen answers (D, M)."""
     template, ensembles = in_step(1).members[0], []
@@ -104,7 +108,7 @@ def test_rates_are_exact_over_the_pool_for_aggregates_too():
     rounded = {m.id: replace(m, pool=(4 * m.pool).round() / 4, scale=m.scale * 1.5) for m in scores.members}
     ensembles = [replace(e, parts=tuple(rounded[p.id] for p in e.parts)) for e in scores.ensembles]
     scores = replace(scores, ensembles=ensembles, gold=scores.gold.round(1))
-    table = promised(scores).query("recalibration == 'none'")
+    table = rates_of(scores).query("recalibration == 'none'")
     assert sorted(table.n.unique()) == [1, 4, 16, 64]
     combine = {"mean": lambda x: x.mean(-1), "min": lambda x: x.min(-1), "max": lambda x: x.max(-1)}
     for (name, rule, n), row in table.set_index(["ensemble", "aggregator", "n"]).iterrows():
@@ -129,7 +133,7 @@ def test_true_log_odds_deliver_what_they_promise():
     odds, gold = bradley_terry(rng, P, N)
     pair_odds, pair_gold = bradley_terry(rng, M, 2)
     true = study(odds[None], gold, heldout_of(pair_odds, pair_gold)[None])
-    table = promised(true).set_index(["recalibration", "n"])
+    table = rates_of(true).set_index(["recalibration", "n"])
     assert table.promised["none", 1] == table.delivered["none", 1] == 0.5 and table.gap["none", 1] == 0
     for n in (4, 16, 64):
         assert table.gap_low["none", n] < 0 < table.gap_high["none", n]
@@ -143,7 +147,7 @@ def test_selection_promises_more_than_it_delivers_by_what_playing_it_out_says():
     proxy, pair_proxy = gold + rng.standard_t(2, gold.shape), pair_gold + rng.standard_t(2, pair_gold.shape)
     margins = heldout_of(pair_proxy, pair_gold)
     heat = temperature(margins, np.ones(M))
-    table = promised(study(proxy[None], gold, margins[None])).set_index(["recalibration", "n"])
+    table = rates_of(study(proxy[None], gold, margins[None])).set_index(["recalibration", "n"])
     draws = 400
     for n in (1, 4, 16, 64):
         rows = np.repeat(np.arange(P), draws)
@@ -171,14 +175,14 @@ def test_errors_of_light_tails_are_mended_by_a_temperature_even_for_winners():
     rng = np.random.default_rng(2)
     gold, pair_gold = rng.normal(size=(P, N)), rng.normal(size=(M, 2))
     proxy, pair_proxy = (3 * (x + rng.normal(size=x.shape)) for x in (gold, pair_gold))
-    table = promised(study(proxy[None], gold, heldout_of(pair_proxy, pair_gold)[None])).set_index(
+    table = rates_of(study(proxy[None], gold, heldout_of(pair_proxy, pair_gold)[None])).set_index(
         ["recalibration", "n"]
     )
     assert (table.gap["temperature"].abs() < 0.02).all() and table.gap["none"][16] > 0.08
 
 
 def test_a_temperature_changes_what_is_promised_and_not_who_wins():
-    table = promised(in_step(2)).set_index(["ensemble", "aggregator", "n", "recalibration"])
+    table = rates_of(in_step(2)).set_index(["ensemble", "aggregator", "n", "recalibration"])
     none, mended = (table.xs(name, level="recalibration") for name in ("none", "temperature"))
     for column in ("delivered", "delivered_low", "delivered_high"):
         np.testing.assert_array_equal(none[column], mended[column])
@@ -191,9 +195,9 @@ def test_the_scale_is_what_a_temperature_divides():
     rng = np.random.default_rng(3)
     odds, gold = bradley_terry(rng, 2, P, N)
     heldout = heldout_of(*bradley_terry(rng, 2, M, 2))
-    one = promised(study(odds, gold[0], heldout, scale=2.0))
-    other = promised(study(odds, gold[0], heldout, scale=0.5))
-    hot = promised(study(3 * odds, gold[0], 3 * heldout)).set_index("recalibration")
+    one = rates_of(study(odds, gold[0], heldout, scale=2.0))
+    other = rates_of(study(odds, gold[0], heldout, scale=0.5))
+    hot = rates_of(study(3 * odds, gold[0], 3 * heldout)).set_index("recalibration")
     np.testing.assert_allclose(one.promised, other.promised, atol=1e-6)
     same = one.set_index("recalibration").promised["temperature"]
     np.testing.assert_allclose(hot.promised["temperature"], same, atol=2e-3)
@@ -202,10 +206,10 @@ def test_the_scale_is_what_a_temperature_divides():
 
 def test_instances_of_a_replicate_count_as_one():
     scores = only(grid(), "single", "heads2")
-    table = promised(scores)
+    table = rates_of(scores)
     assert (table.units == 2).all() and len(table) == (1 + 4) * 2 * 4
     each = [
-        promised(replace(scores, ensembles=[replace(e, replicate=0, number=0)])).promised
+        rates_of(replace(scores, ensembles=[replace(e, replicate=0, number=0)])).promised
         for e in scores.ensembles
         if e.name == "single"
     ]
@@ -216,8 +220,18 @@ def test_prompts_without_an_answer_that_ended_are_left_out_and_one_prompt_has_no
     scores = only(in_step(1), "single")
     ended = np.zeros_like(scores.ended)
     ended[3, :5] = True
-    table = promised(replace(scores, ended=ended))
+    table = rates_of(replace(scores, ended=ended))
     assert table[["promised", "delivered", "gap"]].notna().all(axis=None)
     assert table[["promised_low", "delivered_high", "gap_low"]].isna().all(axis=None)
-    whole = promised(replace(scores, ended=np.where(np.arange(12)[:, None] == 3, ended, True)))
+    whole = rates_of(replace(scores, ended=np.where(np.arange(12)[:, None] == 3, ended, True)))
     assert whole.gap_low.notna().all()
+
+
+def test_replicates_are_what_the_means_are_made_of():
+    scores = in_step(2)
+    tables = promised(scores)
+    keys = ["ensemble", "aggregator", "recalibration", "n"]
+    means = tables["promised_replicates"].groupby(keys)[["promised", "delivered", "gap"]].mean()
+    whole = tables["promised"].set_index(keys).loc[means.index]
+    assert set(tables["promised_replicates"].replicate) == {0, 1} and len(means) > 4
+    assert np.allclose(means, whole[["promised", "delivered", "gap"]])

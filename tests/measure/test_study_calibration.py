@@ -175,3 +175,14 @@ def test_one_replicate_has_numbers_without_an_interval():
     assert table[list(NUMBERS)].notna().all(axis=None)
     assert table[[f"{n}_low" for n in NUMBERS]].isna().all(axis=None)
     assert tables["reliability"].low.notna().all()  # by pairs
+
+
+def test_replicates_are_what_the_means_are_made_of():
+    tables = calibration(planted(2.0, replicates=4))
+    keys = ["ensemble", "aggregator", "recalibration"]
+    means = tables["calibration_replicates"].groupby(keys).mean(numeric_only=True)
+    whole = tables["calibration"].set_index(keys).loc[means.index]
+    for column in ("accuracy", "ece", "brier", "log_loss"):
+        assert np.allclose(means[column], whole[column])
+    assert np.allclose(np.exp(means.log_temperature), whole.temperature)
+    assert np.allclose(np.sqrt(np.maximum(means.square_error, 0)), whole.calibration_error)

@@ -297,3 +297,12 @@ def test_only_studies_of_best_of_n_at_equal_penalties_are_measured():
 def test_winners_are_looked_at_where_answers_count():
     assert un.winners_of(2048) == [64, 256] and un.winners_of(1024) == [64] and un.winners_of(32) == [4]
     assert un.winners_of(4) == [2]
+
+
+def test_replicates_are_what_the_means_are_made_of(tables):
+    keys = ["score", "n", "error"]
+    means = tables["uncertainty_replicates"].groupby(keys).mean(numeric_only=True)
+    whole = tables["uncertainty"].set_index(keys).loc[means.index]
+    assert set(tables["uncertainty_replicates"].replicate) == {0, 1, 2, 3}
+    assert np.allclose(means.corr_rank, whole.corr_rank)
+    assert np.allclose(means.auroc, whole.auroc, atol=0.01)  # a ratio of means and a mean of ratios

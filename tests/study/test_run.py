@@ -19,9 +19,9 @@ from rmlab.study.presets import PRESETS, tiny_constructions, tiny_ppo
 from rmlab.study.run import run
 
 TABLES = {
-    "tiny": "accuracy agreement calibration checks comparisons costs curves diversity diversity_replicates ends goodhart hacks herding law_of_ensembles laws probes promised reliability replicates transfer",
-    "tiny_constructions": "accuracy agreement alarms bounds calibration certificates checks choices comparisons costs curves detectors diversity diversity_replicates ends goodhart hacks herding law_of_ensembles laws left_out probes promised reliability replicates transfer uncertainty",
-    "tiny_ppo": "accuracy agreement alarms answers calibration checks comparisons costs curves detectors diversity diversity_replicates ends goodhart hacks herding law_of_ensembles laws probes promised reliability replicates transfer",
+    "tiny": "accuracy agreement calibration calibration_replicates checks comparisons costs curves diversity diversity_replicates ends goodhart hacks herding herding_replicates law_of_ensembles laws probes promised promised_replicates reliability replicates transfer",
+    "tiny_constructions": "accuracy agreement alarms bounds calibration calibration_replicates certificates checks choices comparisons costs curves detectors diversity diversity_replicates ends goodhart hacks herding herding_replicates law_of_ensembles laws left_out probes promised promised_replicates reliability replicates transfer uncertainty uncertainty_replicates",
+    "tiny_ppo": "accuracy agreement alarms answers calibration calibration_replicates checks comparisons costs curves detectors diversity diversity_replicates ends goodhart hacks herding herding_replicates law_of_ensembles laws probes promised promised_replicates reliability replicates transfer",
 }
 LEAD = ["study", "recipe", "seed"]
 
