@@ -14,6 +14,7 @@ from rmlab.measure.intervals import two_way_interval
 from rmlab.optimise.compact import CompactPool
 from rmlab.study.checkout import commit_of
 from rmlab.study.executor import all_tasks
+from rmlab.study.members import instances_of
 from rmlab.study.plan import plan
 from rmlab.study.presets import PRESETS, tiny_constructions, tiny_ppo
 from rmlab.study.run import run
@@ -54,14 +55,13 @@ def test_every_ensemble_reaches_every_table(tiny_studies):
     assert all(rules == set(recipe.aggregators) for rules in several)
 
 
-def test_a_unions_scores_are_its_members(tiny_studies):
+def test_replicates_are_of_single_models_and_a_unions_parts_are_its_members(tiny_studies):
     table = pd.read_csv(tiny_studies["tiny_constructions"] / "replicates.csv")
-    members = table[table.aggregator == "mean"].groupby("ensemble").members.first()
-    assert members["finetune2"] == "d0/p0/f0+d0/p0/f1" and members["pretrain2"] == "d0/p0/f0+d0/p1/f0"
-    assert (
-        members["mixed3"] == "d0/p0/f0+d0/p0/f1+d0/p0/average2"
-        and members["heads2"] == "d0/p0/heads2.0+d0/p0/heads2.1"
-    )
+    assert set(table.ensemble) == {"single"} and set(table.replicate) == {0, 1}
+    first = [i for i in instances_of(tiny_constructions()) if (i.replicate, i.number) == (0, 0)]
+    parts = {i.spec.name: "+".join(part.id for part in i.parts) for i in first}
+    assert parts["finetune2"] == "d0/p0/f0+d0/p0/f1" and parts["pretrain2"] == "d0/p0/f0+d0/p1/f0"
+    assert parts["mixed3"] == "d0/p0/f0+d0/p0/f1+d0/p0/average2" and parts["heads2"] == "d0/p0/heads2"
 
 
 def test_the_single_model_is_one_and_the_same_across_studies(tiny_studies):
