@@ -234,11 +234,37 @@ def keys_there_are(study: str) -> set[tuple]:
 NAMES = ("axis", "value", "ensemble", "aggregator", "pessimism", "optimiser", "kl_coef", "step_multiplier")
 
 
+DISTANCES = {
+    "mahalanobis",
+    "laplace",
+    "caution",
+    "sngp",
+}  # scores of `uncertainty_replicates` that no ensemble has
+
+
+def check_table_keys(claim: Claim) -> None:
+    """A table by replicate has the quantity, and rows of what a claim names, in the tiny study; ensembles in its own."""
+    names = {e.name for e in PRESETS[claim.study]().ensembles}
+    for keys in (claim.left, claim.right):
+        if keys:
+            assert keys.get("ensemble", keys.get("score")) in names | DISTANCES
+            assert keys.get("n", 1) in (1, 64, 256)  # those that tables by replicate have
+            assert keys.get("recalibration", "none") in ("none", "temperature", "isotonic")
+            assert keys.get("error", "absolute") in ("absolute", "signed")
+
+
+@pytest.mark.parametrize("table", sorted({c.quantity for c in CLAIMS if "." in c.quantity}))
+def test_tables_that_claims_name_have_their_columns(table, tiny_studies):
+    name, column = table.split(".")
+    rows = pd.read_csv(tiny_studies["tiny_constructions"] / f"{name}.csv")
+    keys = {key for c in CLAIMS if c.quantity == table for x in (c.left, c.right) if x for key in x}
+    assert {column, "replicate", *keys} <= set(rows)
+
+
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 def test_what_a_claim_names_is_in_its_study(claim):
     if "." in claim.quantity:
-        names = {e.name for e in PRESETS[claim.study]().ensembles}
-        assert {x["ensemble"] for x in (claim.left, claim.right) if x} <= names
+        check_table_keys(claim)
         return
     known = keys_there_are(claim.study)
     for keys in (claim.left, claim.right):
