@@ -65,12 +65,13 @@ def test_the_shipped_ppo_recipe_covers_what_the_papers_optimise():
     assert free.ppo_study.kl_coefs == (0.0,) and free.replicates.draws == 3 and len(free.ppo_study.long) == 3
 
 
-def test_regimes_differ_in_sight_and_labels_alone():
+def test_regimes_differ_in_sight_labels_and_replicates_alone():
     one, other = best_of_n(), best_of_n_sighted()
     assert (one.pretraining.sight, other.pretraining.sight) == (0, 1)
     same = {"name": "x", "labels": other.labels, "pretraining": other.pretraining}
+    same["replicates"] = dataclasses.replace(one.replicates, draws=20)
     assert dataclasses.replace(one, **same) == dataclasses.replace(other, name="x")
-    assert one.replicates.draws == other.replicates.draws == 10 and one.matched
+    assert one.replicates.draws == 10 == ppo().replicates.draws and one.matched
 
 
 @pytest.mark.parametrize(
