@@ -46,7 +46,7 @@ class ChatModel:
     max_tokens : of a reply, at most
     timeout : seconds without a byte from the endpoint, after which a try has failed
     retries : further tries after a refused connection, a timeout, 408, 425, 429 or 5xx
-    backoff : seconds before the second try, doubled before each further one; `Retry-After` can make it longer; at most 60
+    backoff : seconds before the second try, doubled before each further one; `Retry-After` makes it longer; at most 60
     per_minute : requests a minute, at most, tries included; 0: no limit
     """
 
@@ -79,8 +79,8 @@ class ChatModel:
             value = getattr(self, name)
             require(least <= value < math.inf, name, value, f"a number of {least} or more")
         require(0 < self.timeout < math.inf, "timeout", self.timeout, "seconds, more than 0")
-        local = url.hostname in {"localhost", "127.0.0.1", "::1"}
-        safe = url.scheme == "https" or local or not self._key()
+        key, local = self._key(), url.hostname in {"localhost", "127.0.0.1", "::1"}
+        safe = url.scheme == "https" or local or not key
         require(
             safe, "base_url", self.base_url, 'https, as a key is to be sent, or key_variable="" to send none'
         )

@@ -53,7 +53,9 @@ def test_answers_of_mt_bench():
     assert json.loads(json.dumps(table)) == table
 
 
-@pytest.mark.parametrize("questions, turns", [([1, 1], [["a"], ["b"]]), ([1, 2], ["a", ["b"]]), ([1, 2], [["a"], []])])
+@pytest.mark.parametrize(
+    "questions, turns", [([1, 1], [["a"], ["b"]]), ([1, 2], ["a", ["b"]]), ([1, 2], [["a"], []])]
+)
 def test_answers_that_are_none(questions, turns):
     with pytest.raises(ValueError, match=r"questions|turns"):
         mt_bench_rows(questions, turns, "policy")

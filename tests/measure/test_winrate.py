@@ -31,7 +31,9 @@ def test_an_answer_that_never_ended_loses_to_all_that_did():
     np.testing.assert_array_equal(gold_wins([lost, 1, lost], [-9, lost, lost], 100), [0, 1, 0.5])
 
 
-@pytest.mark.parametrize("bad", [dict(first=[np.nan]), dict(second=[np.inf]), dict(second=[1, 2]), dict(margin=-1)])
+@pytest.mark.parametrize(
+    "bad", [dict(first=[np.nan]), dict(second=[np.inf]), dict(second=[1, 2]), dict(margin=-1)]
+)
 def test_gold_that_cannot_be_compared(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         gold_wins(**({"first": [0.0], "second": [1.0]} | bad))
@@ -86,7 +88,9 @@ def test_a_pair_counts_the_mean_of_its_two_orders():
     wins = pair_wins(table.sample(frac=1, random_state=0)).sort_values("pair")["wins"]
     assert list(wins) == [1, 0.5, 0.75, 0]
     rate = win_rate(table)
-    assert rate.rate.value == 2.25 / 4 and rate.flipped.value == 0.5 and (rate.pairs, rate.malformed) == (4, 0)
+    assert (
+        rate.rate.value == 2.25 / 4 and rate.flipped.value == 0.5 and (rate.pairs, rate.malformed) == (4, 0)
+    )
     # for the answer shown first: 1 and 0; 1 and 1; a half and 0; 0 and 1
     assert rate.shown_first.value == pytest.approx((0.5 + 1 + 0.25 + 0.5) / 4)
     assert np.isnan(rate.controlled.value)
@@ -94,7 +98,11 @@ def test_a_pair_counts_the_mean_of_its_two_orders():
 
 def test_what_cannot_be_read_is_no_tie_and_what_is_missing_is_counted():
     table = judgements(
-        ("first", "first"), ("malformed", "second"), ("second", None), (None, "malformed"), ("second", "second")
+        ("first", "first"),
+        ("malformed", "second"),
+        ("second", None),
+        (None, "malformed"),
+        ("second", "second"),
     )
     rate = win_rate(table)
     assert (rate.pairs, rate.malformed, rate.missing, rate.rate.value) == (2, 2, 1, 0.5)
@@ -150,7 +158,7 @@ def lengths(rng, pairs, at_equal, slope):
 
 def test_the_rate_at_equal_length_comes_back():
     rng = np.random.default_rng(5)
-    held = []
+    held = []  # of 200 studies
     for _ in range(200):
         wins, difference = lengths(rng, 300, 0.4, 2.0)
         estimate = length_controlled(wins, difference, np.arange(300))
