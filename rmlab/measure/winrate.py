@@ -104,8 +104,8 @@ def pair_wins(judgements: pd.DataFrame) -> pd.DataFrame:
     ----------
     judgements : a row a pair and order, with columns `pair` (its number; that of the prompt where there is no such
         column), `prompt` (whole numbers of 0 or more), `order` (0: the first policy's answer is shown first; 1: it is
-        second), `verdict` (whose answer is better, whatever the order: "first", "second" or "tie"; "malformed" where the reply
-        could not be read; None where there is none yet), and, if lengths are known, `first_length` and `second_length`
+        second), `verdict` (whose answer is better, whatever the order: "first", "second" or "tie"; "malformed" where
+        the reply could not be read; None where there is none yet), and, if lengths are known, `first_length` and `second_length`
         (characters or tokens)
 
     Returns

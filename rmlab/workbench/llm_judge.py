@@ -139,33 +139,9 @@ def judge_pairs(
     ValueError
         Texts that do not fit together, a file in the way of `out`, another run that writes to it.
     """
-    for name, texts in {"prompts": prompts, "first": first, "second": second}.items():
-        require(
-            len(texts) == len(prompts), name, f"{len(texts)} texts", f"one for each of {len(prompts)} prompts"
-        )
-        bad = [i for i, text in enumerate(texts) if not isinstance(text, str)]
-        require(not bad, f"rows of {name}", bad[:5], "strings")
-    require(len(prompts) > 0, "prompts", "none", "at least one")
     require(threads >= 1, "threads", threads, "at least 1")
     chat = ChatModel(model, base_url, key_variable, max_tokens, timeout, retries, backoff, per_minute)
-    requests, rows = {}, []
-    numbers = {text: i for i, text in enumerate(dict.fromkeys(prompts))}
-    for pair, (prompt, one, other) in enumerate(zip(prompts, first, second, strict=True)):
-        for order in (0, 1):
-            question = TEMPLATE.format(prompt=prompt, a=(one, other)[order], b=(other, one)[order])
-            key = judgement_key(model, prompt, one, other, order, max_tokens)
-            requests[key] = (order, question)
-            lengths = {"first_length": len(one), "second_length": len(other)}
-            rows.append(
-                {
-                    "pair": pair,
-                    "prompt": numbers[prompt],
-                    "order": order,
-                    "verdict": None,
-                    **lengths,
-                    "key": key,
-                }
-            )
+    requests, rows = _questions(prompts, first, second, model, max_tokens)
     with _Journal.locked(Path(out)) as journal:
         todo = {key: x for key, x in requests.items() if key not in journal.verdicts}
         failure = _judge(chat, todo, journal, threads)
@@ -190,6 +166,29 @@ def read_verdict(reply: str) -> str:
     """The verdict of a reply that is "A", "B" or "tie", marked, bracketed or not; "malformed" for every other."""
     found = re.fullmatch(r"[\s\"'`*\[\](){}<>.:]*(A|B|[Tt]ie|TIE)[\s\"'`*\[\](){}<>.:]*", reply)
     return MALFORMED if found is None else found[1].lower() if len(found[1]) > 1 else found[1]
+
+
+def _questions(
+    prompts: Sequence[str], first: Sequence[str], second: Sequence[str], model: str, max_tokens: int
+) -> tuple[dict[str, tuple[int, str]], list[dict[str, object]]]:
+    """The different requests, (order, question) by key, and the rows of the table, without verdicts."""
+    for name, texts in {"prompts": prompts, "first": first, "second": second}.items():
+        number = len(prompts)
+        require(len(texts) == number, name, f"{len(texts)} texts", f"one for each of {number} prompts")
+        bad = [i for i, text in enumerate(texts) if not isinstance(text, str)]
+        require(not bad, f"rows of {name}", bad[:5], "strings")
+    require(len(prompts) > 0, "prompts", "none", "at least one")
+    requests, rows = {}, []
+    numbers = {text: i for i, text in enumerate(dict.fromkeys(prompts))}
+    for pair, (prompt, one, other) in enumerate(zip(prompts, first, second, strict=True)):
+        about = {"pair": pair, "prompt": numbers[prompt]}
+        lengths = {"first_length": len(one), "second_length": len(other)}
+        for order in (0, 1):
+            question = TEMPLATE.format(prompt=prompt, a=(one, other)[order], b=(other, one)[order])
+            key = judgement_key(model, prompt, one, other, order, max_tokens)
+            requests[key] = (order, question)
+            rows.append({**about, "order": order, "verdict": None, **lengths, "key": key})
+    return requests, rows
 
 
 def _judge(

@@ -12,7 +12,7 @@ KEY = "sk-very+secret/0123456789"
 
 
 class Stub:
-    """`script(number, body)` is what request `number` (from 0) gets: a text, a status, or (status, headers, JSON or bytes).
+    """`script(number, body)` is what request `number` (from 0) gets: a text, a status, (status, headers, content).
 
     A script may sleep. Requests are kept as (path, headers, body), with the time at which each came.
     """
