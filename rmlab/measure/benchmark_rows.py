@@ -1,9 +1,9 @@
 """Answers and judgements as the rows that two public benchmarks of chat models read and write.
 
-AlpacaEval (https://github.com/tatsu-lab/alpaca_eval, README): a JSON list of dicts. Outputs of a model have
+AlpacaEval (Dubois et al. 2404.04475; its README): a JSON list of dicts. Outputs of a model have
 `instruction`, `output`, `generator` and `dataset`; annotations have both outputs, with the reference as 1 and the model
 as 2, and a `preference` from 1 (the first is better) by 1.5 (a draw) to 2 (the second is better), so that the model's
-win rate is the mean of preference - 1. MT-Bench (https://github.com/lm-sys/FastChat, fastchat/llm_judge): a JSON line a
+win rate is the mean of preference - 1. MT-Bench (Zheng et al. 2306.05685; FastChat's llm_judge): a JSON line a
 question, its answers under `choices`, each with a string a turn, two turns in MT-Bench itself.
 
 Letters: R prompts, with an answer each.
