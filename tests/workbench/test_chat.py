@@ -158,13 +158,13 @@ def test_stopping_ends_a_wait(serve):
 
 def test_settings_that_cannot_be(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    for bad in ("host/v1", "ftp://host", "https://host/v1?api-key=secret", "https://me:secret@host/v1"):
+    for bad in ("example.org/v1", "ftp://example.org", "https://example.org/v1?api-key=secret", "https://HOST:secret@example.org/v1"):
         with pytest.raises(ValueError, match="base_url") as caught:
             model(bad)
         assert "secret" not in str(caught.value)
     with pytest.raises(ValueError, match="https, as a key"):
-        model("http://judges.example/v1")
-    model("http://judges.example/v1", key_variable="")
+        model("http://example.org/v1")
+    model("http://example.org/v1", key_variable="")
     for name, value in {
         "timeout": 0,
         "retries": -1,
@@ -173,13 +173,13 @@ def test_settings_that_cannot_be(monkeypatch):
         "max_tokens": 0,
     }.items():
         with pytest.raises(ValueError, match=name):
-            model("https://host/v1", **{name: value})
+            model("https://example.org/v1", **{name: value})
 
 
 @pytest.mark.parametrize("key", ["two words", "clé-secret", "line\nbreak"])
 def test_a_key_that_no_header_can_hold_is_not_printed(monkeypatch, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(ValueError, match="OPENAI_API_KEY") as caught:
-        model("https://host/v1")
+        model("https://example.org/v1")
     assert key not in "".join(traceback.format_exception(caught.value))
     assert json.dumps(key)[1:-1] not in str(caught.value)

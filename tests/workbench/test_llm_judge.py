@@ -237,11 +237,11 @@ def test_another_file_is_left_alone(serve, tmp_path, content):
 def test_texts_that_do_not_fit(serve, out):
     for bad in ([FIRST[:1], SECOND], [FIRST, SECOND[:1]], [[None] * 8, SECOND]):
         with pytest.raises(ValueError, match=r"first|second"):
-            judge_pairs(PROMPTS, *bad, "judge-1", "http://localhost/v1", out)
+            judge_pairs(PROMPTS, *bad, "judge-1", "http://127.0.0.1/v1", out)
     with pytest.raises(ValueError, match="threads"):
-        judge("http://localhost/v1", out, threads=0)
+        judge("http://127.0.0.1/v1", out, threads=0)
     with pytest.raises(ValueError, match="prompts"):
-        judge_pairs([], [], [], "judge-1", "http://localhost/v1", out)
+        judge_pairs([], [], [], "judge-1", "http://127.0.0.1/v1", out)
 
 
 def test_braces_and_marks_in_a_text_are_shown_as_they_are(serve, out):
