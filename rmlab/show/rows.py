@@ -37,8 +37,8 @@ def rows(table: str, study: str = "full") -> pd.DataFrame:
     ----------
     table : `curves` or `comparisons`; of "full" and "ppo" also `replicates` and `ends`; of "full" `transfer`,
         `agreement`, `accuracy`, `probes`, `fact_sensitivity`; of "constructions" `diversity`, `costs`, `left_out`; of
-        "ppo" `answers`
-    study : "full", "constructions" or "ppo"
+        "ppo" `answers`; "best_of_n_sighted" has many more
+    study : "best_of_n_sighted", "full", "constructions" or "ppo"
     """
     with (data_folder() / study / f"{table}.csv").open("rb") as file:
         return pd.read_csv(file)

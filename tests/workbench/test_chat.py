@@ -158,7 +158,12 @@ def test_stopping_ends_a_wait(serve):
 
 def test_settings_that_cannot_be(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    for bad in ("example.org/v1", "ftp://example.org", "https://example.org/v1?api-key=secret", "https://HOST:secret@example.org/v1"):
+    for bad in (
+        "example.org/v1",
+        "ftp://example.org",
+        "https://example.org/v1?api-key=secret",
+        "https://HOST:secret@example.org/v1",
+    ):
         with pytest.raises(ValueError, match="base_url") as caught:
             model(bad)
         assert "secret" not in str(caught.value)
