@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
-from rmlab.measure.ensembles import SINGLE, MemberScores
+from rmlab.measure.ensembles import SINGLE
 from rmlab.recipe import require
 
 WINDOW = 5  # points that a slope is fitted to
 LARGEST = 1e3  # a predicted peak that lies behind counts no more than this
 JUDGES = 2  # models outside an ensemble that watch it
 TAIL = 0.99  # of the training answers' distances: beyond it an answer is an outlier
-
-Scorer = TypeVar("Scorer", bound=MemberScores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +203,7 @@ def repetition(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return ((count - new) / np.maximum(count, 1)).mean(-1)  # an answer of one token repeats nothing
 
 
-def outside_judges(parts: Sequence[Scorer], singles: Sequence[Scorer], count: int = JUDGES) -> list[Scorer]:
+def outside_judges(parts: Sequence, singles: Sequence, count: int = JUDGES) -> list:
     """The single models that watch an ensemble: of its replicate, none of its parts, other pretraining seeds first.
 
     Each comes from another backbone as far as there are some; none where every single model is a part. parts, singles: with

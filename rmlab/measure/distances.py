@@ -104,7 +104,8 @@ def fit_gaussian_process(pairs: np.ndarray, rng: np.random.Generator) -> Scorer:
 def shrunk_covariance(x: np.ndarray) -> np.ndarray:
     """Covariance (D, D) of rows x (M, D), shrunk towards a multiple of the identity: Ledoit and Wolf (2004), Eq. 14.
 
-    With S the sample covariance, m = tr(S) / D, d2 = |S - m I|^2 / D and b2 the mean over rows of |x x' - S|^2 / D / M, at most d2,
+    With S the sample covariance, m = tr(S) / D, d2 = norm(S - m I)^2 / D and b2 the mean over rows of
+    norm(x x' - S)^2 / D / M, at most d2,
     it is b2/d2 m I + (1 - b2/d2) S: of least expected squared error, and invertible although features may be fewer than they
     seem.
     """
@@ -134,7 +135,7 @@ def fourier_features(x: np.ndarray, frequencies: np.ndarray, phases: np.ndarray)
     """sqrt(2 / F) cos(x W + b), (R, F), of x (R, D), frequencies W (D, F) and phases b (F,): Rahimi and Recht (2007).
 
     With W of N(0, 1 / width^2) and b uniform on a circle, the inner product of two rows is on average the Gaussian kernel
-    exp(-|x - y|^2 / (2 width^2)).
+    exp(-norm(x - y)^2 / (2 width^2)).
     """
     return np.sqrt(2 / len(phases)) * np.cos(np.asarray(x, np.float64) @ frequencies + phases)
 
@@ -166,7 +167,7 @@ def bradley_terry_precision(differences: np.ndarray, head: np.ndarray, tau: floa
 
 
 def ridge(inputs: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
-    """The weights W (D, T) of least |inputs W - targets|^2 + penalty |W|^2, inputs (M, D), targets (M, T)."""
+    """The weights W (D, T) of least norm(inputs W - targets)^2 + penalty norm(W)^2, inputs (M, D), targets (M, T)."""
     require(penalty > 0, "penalty", penalty, "a number above 0")
     return np.linalg.solve(inputs.T @ inputs + penalty * np.eye(inputs.shape[1]), inputs.T @ targets)
 
