@@ -172,7 +172,9 @@ def test_shipped_data_is_small_and_of_one_recipe(study):
     assert tables
     for table in tables:
         rows = pd.read_csv(table)
-        assert list(rows)[:3] == ["study", "recipe", "seed"] and set(rows.recipe) <= {about["recipe"]}
+        assert list(rows)[:3] == ["study", "recipe", "seed"] and set(rows.recipe) == (
+            {about["recipe"]} if len(rows) else set()
+        )
 
 
 @pytest.mark.parametrize("study", sorted(f.parent.name for f in (ROOT / "data").glob("*/explorer.npz")))

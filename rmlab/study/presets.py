@@ -179,7 +179,7 @@ def best_of_n() -> Recipe:
 
 
 def best_of_n_sighted() -> Recipe:
-    """The same where judges read facts, with twenty replicates: ten left two primary claims within reach, undecided."""
+    """The same where judges read facts, with twenty replicates: ten left three primary claims within reach, undecided."""
     recipe = dataclasses.replace(sighted(best_of_n()), name="best_of_n_sighted")
     return dataclasses.replace(recipe, replicates=dataclasses.replace(recipe.replicates, draws=20))
 

@@ -62,9 +62,8 @@ def comparison(scores: StudyScores) -> dict[str, pd.DataFrame | ByPrompt]:
     study = scores.recipe.ppo_study
     if study is None:
         curves, left_out = pool_curves.best_of_n_curves(scores)
-        alone = [
-            curve for curve in curves if curve.setting.ensemble == SINGLE
-        ]  # of ensembles `by_prompt` has them
+        # of ensembles `by_prompt` has every replicate
+        alone = [curve for curve in curves if curve.setting.ensemble == SINGLE]
         tables = {"curves": compare.curves(curves), "replicates": compare.replicates(alone)}
         tables |= {"left_out": left_out} if scores.recipe.matched else {}
     else:
