@@ -1,4 +1,4 @@
-"""How single models react to a probe, and how often they are right: means over replicates with intervals.
+"""How single models react to a probe, how often they are right, and what that tells of the gold that they choose.
 
 Tables are those of a study as they were written, `probes.csv` and `accuracy.csv`; those of a sweep have the columns `axis`
 and `value` too, and give a row a value.
@@ -47,6 +47,43 @@ def mean_accuracy(accuracy: pd.DataFrame) -> pd.DataFrame:
     accuracy : a row a member, with `member` and `accuracy`. Returns as `mean_reactions`, with `accuracy` for `reaction`.
     """
     return _over_replicates(accuracy, "member", "accuracy")
+
+
+def chosen_against_accuracy(replicates: pd.DataFrame, accuracy: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Each single model's accuracy beside the gold of its best of n, both minus the mean of its replicate.
+
+    Within a replicate models share their labels, so that what is left is the models' own.
+
+    Parameters
+    ----------
+    replicates : `replicates.csv`: of single models `members`, `draw`, `pressure` and `gold`
+    accuracy : `accuracy.csv`: `member` and `accuracy`; n : a pressure of the table
+
+    Returns
+    -------
+    a row a model: `member`, `draw`, `accuracy` (a share), `gold` (gold units), both centred
+    """
+    at = replicates[(replicates.ensemble == "single") & (replicates.pressure == n)]
+    require(len(at) > 0, "n", n, f"one of {', '.join(f'{p:g}' for p in sorted(set(replicates.pressure)))}")
+    right = accuracy.set_index("member").accuracy
+    table = pd.DataFrame(
+        {"member": at.members, "draw": at.draw, "accuracy": at.members.map(right), "gold": at.gold}
+    )
+    missing = list(table.member[table.accuracy.isna()])
+    require(not missing, "members without an accuracy", missing[:3], "rows of the same study")
+    for column in ("accuracy", "gold"):
+        table[column] -= table.groupby("draw")[column].transform("mean")
+    return table.reset_index(drop=True)
+
+
+def accuracy_gold_correlation(models: pd.DataFrame) -> pd.Series:
+    """Correlation of accuracy and gold among a replicate's models: mean over replicates, 95% interval of Student's t.
+
+    models : of `chosen_against_accuracy`. Returns `corr`, `low`, `high`, `units` (D); the ends are NaN where D is 1
+    """
+    values = models.groupby("draw")[["accuracy", "gold"]].apply(lambda group: group.accuracy.corr(group.gold))
+    low, high = _student(values.to_numpy())
+    return pd.Series({"corr": values.mean(), "low": low, "high": high, "units": len(values)})
 
 
 def _over_replicates(table: pd.DataFrame, names: str, column: str) -> pd.DataFrame:

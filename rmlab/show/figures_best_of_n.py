@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from rmlab.measure.sensitivity import accuracy_gold_correlation, chosen_against_accuracy
 from rmlab.show.figures import (
     band,
     dotted,
@@ -105,6 +106,27 @@ def transfer(table: pd.DataFrame) -> Figure:
     end = pick(table, pressure=most).set_index("judged_by").score
     said = ", ".join(f"{judge} {score:.2f}" for judge, score in end.items())
     return Figure(fig, f"Standardised score of one model's winner at n = {most}: {said}.", "trans")
+
+
+def accuracy_and_gold(
+    replicates: pd.DataFrame, accuracy: pd.DataFrame, ns: Sequence[int] = (16, 256, 2048)
+) -> Figure:
+    """Does accuracy on held-out pairs tell which single model chooses well? A dot a model, a panel an n.
+
+    Both are minus the mean of the model's replicate; r is the correlation within replicates with its 95% interval.
+    """
+    fig, axes = canvas(len(ns), 6.4, 2.6, sharey=True, squeeze=False)
+    said = []
+    for ax, n in zip(axes[0], ns, strict=True):
+        models = chosen_against_accuracy(replicates, accuracy, n)
+        r = accuracy_gold_correlation(models)
+        ax.plot(100 * models.accuracy, models.gold, ".", color=LOOKS["single"].color, ms=4, alpha=0.5)
+        dotted(ax, x=0, y=0)
+        ax.set_title(f"n = {n:,}: r = {r['corr']:.2f}", loc="left", fontsize=9.5)
+        ax.set_xlabel("accuracy (points)", fontsize=9)
+        said.append(f"{r['corr']:.2f} [{r.low:.2f}, {r.high:.2f}] at n = {n:,}")
+    axes[0, 0].set_ylabel("gold chosen", fontsize=9)
+    return Figure(fig, f"Correlation of accuracy and gold among single models: {'; '.join(said)}.", "tell")
 
 
 def agreement(table: pd.DataFrame) -> Figure:

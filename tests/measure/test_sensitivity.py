@@ -7,7 +7,12 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from rmlab.measure.sensitivity import mean_accuracy, mean_reactions
+from rmlab.measure.sensitivity import (
+    accuracy_gold_correlation,
+    chosen_against_accuracy,
+    mean_accuracy,
+    mean_reactions,
+)
 
 PROBES = pd.DataFrame(
     [
@@ -56,6 +61,35 @@ def test_accuracy_is_of_single_models():
     assert row.accuracy == pytest.approx(0.7) and row.units == 2
     half = student.ppf(0.975, 1) * 0.1
     assert row.high - row.accuracy == pytest.approx(half)
+
+
+def models_of(correlation: float, shift: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two replicates of 400 models whose accuracy and gold correlate; the second replicate is better at both by `shift`."""
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(2, 2, 400))
+    y = correlation * x + np.sqrt(1 - correlation**2) * z
+    names = [f"d{d}/p{i}/f0" for d in range(2) for i in range(400)]
+    draw, n = np.repeat([0, 1], 400), [16] * 800
+    gold = (y + shift * np.arange(2)[:, None]).ravel()
+    accuracy = (x + shift * np.arange(2)[:, None]).ravel()
+    replicates = {"ensemble": "single", "members": names, "draw": draw, "pressure": n, "gold": gold}
+    return pd.DataFrame(replicates), pd.DataFrame({"member": names, "accuracy": accuracy})
+
+
+def test_accuracy_and_gold_correlate_within_a_replicate_not_between_them():
+    for correlation in (0.0, 0.6):
+        models = chosen_against_accuracy(*models_of(correlation, shift=50.0), 16)
+        assert models.groupby("draw")[["accuracy", "gold"]].mean().abs().to_numpy().max() < 1e-9
+        found = accuracy_gold_correlation(models)
+        assert found["corr"] == pytest.approx(correlation, abs=0.08) and found.units == 2
+
+
+def test_models_of_another_study_and_n_that_is_not_there_are_refused():
+    replicates, accuracy = models_of(0.5, 0.0)
+    with pytest.raises(ValueError, match="n = 17: give one of 16"):
+        chosen_against_accuracy(replicates, accuracy, 17)
+    with pytest.raises(ValueError, match=r"members without an accuracy = .'d0/p0/f0'"):
+        chosen_against_accuracy(replicates, accuracy[1:], 16)
 
 
 def test_what_is_not_there_is_named():

@@ -173,3 +173,20 @@ def test_ten_draws_stand_in_two_rows(panels):
     assert len(panels) == 10 and len({ax.get_position().y0 for ax in panels}) == 2
     means = [ax.lines[-1].get_ydata()[0] for ax in panels]
     np.testing.assert_allclose(np.diff(means), 1.0)
+
+
+def test_accuracy_beside_the_gold_chosen_and_their_correlation(panels):
+    """A tenth of the models is right more often and chooses better at 16, worse at 256."""
+    better = np.tile(np.arange(10) == 0, 4)
+    names = [f"d{d}/p0/f{i}" for d in range(4) for i in range(10)]
+    at = {"ensemble": "single", "members": names, "draw": np.repeat(range(4), 10)}
+    tables = [
+        pd.DataFrame({**at, "pressure": n, "gold": sign * better}) for n, sign in ((16, 2.0), (256, -1.0))
+    ]
+    accuracy = pd.DataFrame({"member": names, "accuracy": 0.7 + 0.1 * better})
+    figure = figures.accuracy_and_gold(pd.concat(tables), accuracy, (16, 256))
+    assert [ax.get_title(loc="left") for ax in panels] == ["n = 16: r = 1.00", "n = 256: r = -1.00"]
+    for ax, top in zip(panels, (1.8, -0.9), strict=True):
+        x, y = ax.lines[0].get_data()
+        assert x.max() == pytest.approx(9) and y[x.argmax()] == pytest.approx(top)
+    assert "1.00 [1.00, 1.00] at n = 16; -1.00" in figure.alt

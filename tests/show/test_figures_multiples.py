@@ -114,3 +114,14 @@ def test_dots_are_sorted_gains_with_their_intervals(curves, panels):
 def test_an_n_that_is_not_there_is_named(curves):
     with pytest.raises(ValueError, match="n = 300: give one of 1, 2, 4"):
         figures.gains_dots(curves, 300, [("heads5", "min")])
+
+
+def test_the_same_judge_in_two_studies_is_a_panel_each(curves, panels):
+    lower = curves.assign(gold=curves.gold - 1, gold_low=curves.gold_low - 1, gold_high=curves.gold_high - 1)
+    figure = figures.side_by_side({"blind": lower, "sighted": curves}, [ONE])
+    one = pick(curves, ensemble="single")
+    for ax, title, shift in zip(panels, ("blind", "sighted"), (1, 0), strict=True):
+        assert ax.get_title(loc="left") == title
+        np.testing.assert_allclose(lines(ax)[0].get_ydata(), one.gold - shift)
+    assert f"blind, one model: peak {one.gold.max() - 1:.2f}" in figure.alt
+    assert f"sighted, one model: peak {one.gold.max():.2f}" in figure.alt
