@@ -24,6 +24,7 @@ ENSEMBLES = ("single", "finetune5", "pretrain5", "heads5", "lora5", "grid15")
 AGGREGATORS = ("mean", "min")
 DRAWS = 20  # of the labels
 CERTIFIED = ("best_of_n", "tilt")
+AVERAGED = {"certified": "some", "gain": "gain", "violation": "wrong", "violation_all": "wrong_all"}
 Rows = dict[str, dict[str, np.ndarray]]  # rule or family -> quantity -> values
 
 
@@ -50,21 +51,28 @@ def choice_tables(scores: StudyScores, draws: int = DRAWS) -> dict[str, pd.DataF
     `certificates`, a row a family: the median strength certified, the share of certificates that allow any strength, the
     largest strength with mean gold above the start's over all prompts (`largest_safe`, median over replicates), the gain on
     fresh prompts, and how often it is below 0: `violation`, with Student's interval over replicates. Means over few fresh
-    prompts fall below 0 by chance too: `violation_all` counts those over all prompts instead.
+    prompts fall below 0 by chance too: `violation_all` counts those over all prompts instead. `certificates_replicates`:
+    `certified`, `gain`, `violation` and `violation_all` of each replicate, the means over draws and halves.
     """
-    cells: dict[Setting, list[tuple[Rows, Rows]]] = defaultdict(list)
+    cells: dict[Setting, dict[int, tuple[Rows, Rows]]] = defaultdict(dict)
     for setting, e, x in scored_settings(scores, None):
         if setting.ensemble in ENSEMBLES and setting.aggregator in AGGREGATORS and e.number == 0:
             case = _case(setting, e, x.score, scores)
             rng = stream(scores.recipe.seed, "choices", repr(setting), e.replicate)
-            cells[setting].append(measured(case, setting.aggregator, rng, draws))
-    tables: dict[str, list] = {"choices": [], "certificates": []}
-    for s, every in cells.items():
+            cells[setting][e.replicate] = measured(case, setting.aggregator, rng, draws)
+    tables: dict[str, list] = {"choices": [], "certificates": [], "certificates_replicates": []}
+    for s, replicates in cells.items():
+        numbers, every = list(replicates), list(replicates.values())
         keys = {name: getattr(s, name) for name in ("ensemble", "method", "k", "aggregator")}
         for rule in every[0][0]:
             tables["choices"].append(keys | _choice_row(rule, [rules[rule] for rules, _ in every]))
         for family in every[0][1]:
-            tables["certificates"].append(keys | _certificate_row(family, [c[family] for _, c in every]))
+            own = [certificates[family] for _, certificates in every]
+            tables["certificates"].append(keys | _certificate_row(family, own))
+            tables["certificates_replicates"] += [
+                {**keys, **_certificate_keys(family), "replicate": number, **_certificate_means(x)}
+                for number, x in zip(numbers, own, strict=True)
+            ]
     return {name: pd.DataFrame(rows) for name, rows in tables.items()}
 
 
@@ -169,17 +177,23 @@ def _choice_row(rule: str, every: list[dict[str, np.ndarray]]) -> dict[str, obje
     return row | covered(values["gold"])
 
 
-def _certificate_row(family: str, every: list[dict[str, np.ndarray]]) -> dict[str, object]:
-    def over(name: str) -> np.ndarray:
-        """(D,) means over draws and halves."""
-        return np.array([x[name].mean() for x in every])
+def _certificate_keys(family: str) -> dict[str, object]:
+    return {"family": family, "level": certificate.LEVEL, "labels": certificate.LABELS}
 
-    row = {"family": family, "level": certificate.LEVEL, "labels": certificate.LABELS}
+
+def _certificate_means(replicate: dict[str, np.ndarray]) -> dict[str, float]:
+    """What `certificates` is averaged from: one replicate's means over draws and halves."""
+    return {column: float(replicate[name].mean()) for column, name in AVERAGED.items()}
+
+
+def _certificate_row(family: str, every: list[dict[str, np.ndarray]]) -> dict[str, object]:
+    row = _certificate_keys(family)
     row["strength"] = float(np.median(np.concatenate([x["strength"] for x in every])))
     row["largest_safe"] = float(np.median([x["largest_safe"][0] for x in every]))
-    row["certified"] = over("some").mean()
-    for column, name in (("gain", "gain"), ("violation", "wrong"), ("violation_all", "wrong_all")):
-        x = over(name)
+    means = pd.DataFrame([_certificate_means(x) for x in every])
+    row["certified"] = means.certified.mean()
+    for column in ("gain", "violation", "violation_all"):
+        x = means[column].to_numpy()  # (D,)
         half = student.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)) if len(x) > 1 else np.nan
         row |= {column: x.mean(), f"{column}_low": x.mean() - half, f"{column}_high": x.mean() + half}
     return row | {"units": len(every)}

@@ -86,6 +86,20 @@ def test_every_listed_ensemble_has_every_rule(tables):
     assert len(certificates) == 2 * len(rules) and certificates.violation.between(0, 1).all()
 
 
+def test_replicates_are_what_the_means_are_made_of(tables):
+    keys, numbers = ["ensemble", "aggregator", "family"], ["certified", "gain", "violation", "violation_all"]
+    by_replicate = tables["certificates_replicates"]
+    means, counts = by_replicate.groupby(keys)[numbers].mean(), by_replicate.groupby(keys).replicate.agg(list)
+    whole = tables["certificates"].set_index(keys)
+    np.testing.assert_allclose(means, whole.loc[means.index, numbers], atol=1e-12)
+    assert len(means) == len(whole) and all(x == [0, 1, 2] for x in counts)
+    assert {"method", "k", "level", "labels"} <= set(by_replicate)
+    spread = by_replicate.groupby(keys).gain.std().loc[whole.index]  # Student's over three replicates
+    half = 4.302653 * spread / np.sqrt(3)
+    np.testing.assert_allclose(whole.gain_high - whole.gain, half, rtol=1e-5)
+    assert (spread > 0).any()
+
+
 def test_the_same_study_gives_the_same_table_and_few_prompts_or_replicates_do_not_stop_it(tables):
     again = choice_tables(only(in_step(), "single", "finetune5", "heads5", "lora2"), draws=3)
     assert all(again[name].equals(table) for name, table in tables.items())
