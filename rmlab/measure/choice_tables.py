@@ -15,8 +15,9 @@ from scipy.stats import t as student
 
 from rmlab.measure import certificate, choose
 from rmlab.measure.choose import Family
-from rmlab.measure.compare import Setting, covered, interval_columns
+from rmlab.measure.compare import Setting, covered
 from rmlab.measure.ensembles import EnsembleResult, StudyScores
+from rmlab.measure.intervals import columns_of, two_way_interval
 from rmlab.measure.pool_curves import scored_settings
 from rmlab.recipe import stream
 
@@ -51,7 +52,10 @@ def choice_tables(scores: StudyScores, draws: int = DRAWS) -> dict[str, pd.DataF
     `certificates`, a row a family: the median strength certified, the share of certificates that allow any strength, the
     largest strength with mean gold above the start's over all prompts (`largest_safe`, median over replicates), the gain on
     fresh prompts, and how often it is below 0: `violation`, with Student's interval over replicates. Means over few fresh
-    prompts fall below 0 by chance too: `violation_all` counts those over all prompts instead. `certificates_replicates`:
+    prompts fall below 0 by chance too: `violation_all` counts those over all prompts instead.
+    `level_attained`, the mean over replicates of `certificate.attained_level` over all draws' estimates, and `level_holds`, that
+    it is at most `certificate.SLACK` above `level`: where it is not, losses of few prompts decide, and `level` is not the
+    chance of a wrong certificate, whatever `violation` was on these prompts. `certificates_replicates`:
     `certified`, `gain`, `violation` and `violation_all` of each replicate, the means over draws and halves.
     """
     cells: dict[Setting, dict[int, tuple[Rows, Rows]]] = defaultdict(dict)
@@ -79,8 +83,8 @@ def choice_tables(scores: StudyScores, draws: int = DRAWS) -> dict[str, pd.DataF
 def measured(case: Case, aggregator: str, rng: np.random.Generator, draws: int = DRAWS) -> tuple[Rows, Rows]:
     """One replicate: each rule's gold, gain, regret and KL by prompt (P,) and strengths; each family's certificates.
 
-    Certificates are arrays over draws and halves: `strength`, `some`, `gain`, `wrong` and `wrong_all`; `largest_safe` is one
-    number.
+    Certificates are arrays over draws and halves: `strength`, `some`, `gain`, `wrong` and `wrong_all`; `largest_safe` and
+    `attained` are one number.
     """
     best = case.families["best_of_n"]
     P = len(case.gold)
@@ -117,6 +121,8 @@ def measured(case: Case, aggregator: str, rng: np.random.Generator, draws: int =
         family = case.families[name]
         safe = np.flatnonzero(family.gold.mean(0) - family.gold[:, 0].mean() > 0)
         row["largest_safe"] = [family.strengths[safe.max() if len(safe) else 0]]
+        estimates = row.pop("estimates", [])
+        row["attained"] = [_attained(estimates) if estimates else np.nan]
     return rules, {name: {n: np.array(x) for n, x in row.items()} for name, row in certificates.items()}
 
 
@@ -142,7 +148,9 @@ def _choices(
     for family, row in certificates.items():
         f = case.families[family]
         steps = powers if family == "best_of_n" else np.arange(len(f.strengths))
-        place = int(steps[certificate.certified(estimates[family][:, steps[1:]])])
+        contrasts = estimates[family][:, steps[1:]]
+        place = int(steps[certificate.certified(contrasts)])
+        row["estimates"].append(contrasts)
         gain = f.gold[:, place] - f.gold[:, 0]
         row["strength"].append(f.strengths[place])
         row["some"].append(place > 0)
@@ -152,6 +160,11 @@ def _choices(
         if family == "best_of_n":
             chosen["certificate"] = (family, place)
     return chosen
+
+
+def _attained(estimates: list[np.ndarray]) -> float:
+    """`attained_level` of one replicate's draws, (C, L) each."""
+    return certificate.attained_level(np.concatenate(estimates), min(len(x) for x in estimates))
 
 
 def _case(setting: Setting, e: EnsembleResult, score: np.ndarray, scores: StudyScores) -> Case:
@@ -171,9 +184,7 @@ def _choice_row(rule: str, every: list[dict[str, np.ndarray]]) -> dict[str, obje
     row = {"rule": rule, "strength": float(np.median(np.concatenate([x["strength"] for x in every])))}
     row["kl"] = values["kl"].mean()
     for name in ("gold", "gain", "regret"):
-        low, high = (f"{name}_{end}" for end in ("low", "high"))
-        mean, *ends = interval_columns("gold", values[name]).values()
-        row |= dict(zip((name, low, high), (mean, *ends), strict=True))
+        row |= columns_of(name, two_way_interval(values[name]))
     return row | covered(values["gold"])
 
 
@@ -196,4 +207,6 @@ def _certificate_row(family: str, every: list[dict[str, np.ndarray]]) -> dict[st
         x = means[column].to_numpy()  # (D,)
         half = student.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)) if len(x) > 1 else np.nan
         row |= {column: x.mean(), f"{column}_low": x.mean() - half, f"{column}_high": x.mean() + half}
+    row["level_attained"] = float(np.mean([x["attained"][0] for x in every]))
+    row["level_holds"] = row["level_attained"] <= certificate.LEVEL + certificate.SLACK
     return row | {"units": len(every)}
