@@ -124,21 +124,20 @@ def verdict(courses: Sequence[Course], rule: str, found: np.ndarray) -> dict[str
     """
     kept = np.flatnonzero(~np.isnan(found))
     runs, raised = [courses[i] for i in kept], np.isfinite(found[kept])
-    ends = [int(min(at, len(c.gold) - 1)) for c, at in zip(runs, found[kept], strict=True)]
+    ends = [_end(c, at) for c, at in zip(runs, found[kept], strict=True)]
     harmful, replicates = (np.array([getattr(c, n) for c in runs]) for n in ("harmful", "replicate"))
     harmful = harmful.astype(bool)
     pairs = list(zip(runs, ends, strict=True))
     lead = np.array([c.peak - e for c, e in pairs], np.float64)
     nats = np.array([c.kl[c.peak] - c.kl[e] for c, e in pairs])
-    regret = np.array([c.gold[c.peak] - c.gold[e] for c, e in pairs])
-    saved = np.array([c.gold[e] - c.gold[-1] for c, e in pairs])
+    gold = gold_of_stops(runs, found[kept])
     rows = {
         "caught": _share(raised[harmful], replicates[harmful]),
         "false_alarms": _share(raised[~harmful], replicates[~harmful]),
         "lead_points": by_replicate(lead[harmful], replicates[harmful]),
         "lead_kl": by_replicate(nats[harmful], replicates[harmful]),
-        "regret": by_replicate(regret, replicates),
-        "saved": by_replicate(saved, replicates),
+        "regret": by_replicate(gold["regret"], replicates),
+        "saved": by_replicate(gold["saved"], replicates),
         "auc": area(courses, rule),
         "auc_points": area(courses, rule, points=True),
     }
@@ -148,6 +147,24 @@ def verdict(courses: Sequence[Course], rule: str, found: np.ndarray) -> dict[str
     for name, interval in rows.items():
         out |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
     return out
+
+
+def gold_of_stops(courses: Sequence[Course], found: np.ndarray) -> dict[str, np.ndarray]:
+    """Gold at the stops (U,) of runs: `regret`, lost to an oracle's stop, and `saved`, above that of the end, (U, P) each.
+
+    A run that was never stopped goes on to its end; NaN where a rule has no threshold.
+    """
+    regret, saved = [], []
+    for c, at in zip(courses, found, strict=True):
+        stop = np.full(c.gold.shape[1], np.nan) if np.isnan(at) else c.gold[_end(c, at)]
+        regret.append(c.gold[c.peak] - stop)
+        saved.append(stop - c.gold[-1])
+    return {"regret": np.array(regret), "saved": np.array(saved)}
+
+
+def _end(course: Course, at: float) -> int:
+    """The point at which a run ends that a rule stops at a point, or at infinity not at all."""
+    return int(min(at, len(course.gold) - 1))
 
 
 def _share(raised: np.ndarray, replicates: np.ndarray) -> tuple[float, float, float]:

@@ -15,8 +15,9 @@ from scipy.stats import t as student
 
 from rmlab.measure import certificate, choose
 from rmlab.measure.choose import Family
-from rmlab.measure.compare import Setting, covered, interval_columns
+from rmlab.measure.compare import Setting, covered
 from rmlab.measure.ensembles import EnsembleResult, StudyScores
+from rmlab.measure.intervals import columns_of, two_way_interval
 from rmlab.measure.pool_curves import scored_settings
 from rmlab.recipe import stream
 
@@ -24,6 +25,7 @@ ENSEMBLES = ("single", "finetune5", "pretrain5", "heads5", "lora5", "grid15")
 AGGREGATORS = ("mean", "min")
 DRAWS = 20  # of the labels
 CERTIFIED = ("best_of_n", "tilt")
+AVERAGED = {"certified": "some", "gain": "gain", "violation": "wrong", "violation_all": "wrong_all"}
 Rows = dict[str, dict[str, np.ndarray]]  # rule or family -> quantity -> values
 
 
@@ -51,28 +53,38 @@ def choice_tables(scores: StudyScores, draws: int = DRAWS) -> dict[str, pd.DataF
     largest strength with mean gold above the start's over all prompts (`largest_safe`, median over replicates), the gain on
     fresh prompts, and how often it is below 0: `violation`, with Student's interval over replicates. Means over few fresh
     prompts fall below 0 by chance too: `violation_all` counts those over all prompts instead.
+    `level_attained`, the mean over replicates of `certificate.attained_level` over all draws' estimates, and `level_holds`, that
+    it is at most `certificate.SLACK` above `level`: where it is not, losses of few prompts decide, and `level` is not the
+    chance of a wrong certificate, whatever `violation` was on these prompts. `certificates_replicates`:
+    `certified`, `gain`, `violation` and `violation_all` of each replicate, the means over draws and halves.
     """
-    cells: dict[Setting, list[tuple[Rows, Rows]]] = defaultdict(list)
+    cells: dict[Setting, dict[int, tuple[Rows, Rows]]] = defaultdict(dict)
     for setting, e, x in scored_settings(scores, None):
         if setting.ensemble in ENSEMBLES and setting.aggregator in AGGREGATORS and e.number == 0:
             case = _case(setting, e, x.score, scores)
             rng = stream(scores.recipe.seed, "choices", repr(setting), e.replicate)
-            cells[setting].append(measured(case, setting.aggregator, rng, draws))
-    tables: dict[str, list] = {"choices": [], "certificates": []}
-    for s, every in cells.items():
+            cells[setting][e.replicate] = measured(case, setting.aggregator, rng, draws)
+    tables: dict[str, list] = {"choices": [], "certificates": [], "certificates_replicates": []}
+    for s, replicates in cells.items():
+        numbers, every = list(replicates), list(replicates.values())
         keys = {name: getattr(s, name) for name in ("ensemble", "method", "k", "aggregator")}
         for rule in every[0][0]:
             tables["choices"].append(keys | _choice_row(rule, [rules[rule] for rules, _ in every]))
         for family in every[0][1]:
-            tables["certificates"].append(keys | _certificate_row(family, [c[family] for _, c in every]))
+            own = [certificates[family] for _, certificates in every]
+            tables["certificates"].append(keys | _certificate_row(family, own))
+            tables["certificates_replicates"] += [
+                {**keys, **_certificate_keys(family), "replicate": number, **_certificate_means(x)}
+                for number, x in zip(numbers, own, strict=True)
+            ]
     return {name: pd.DataFrame(rows) for name, rows in tables.items()}
 
 
 def measured(case: Case, aggregator: str, rng: np.random.Generator, draws: int = DRAWS) -> tuple[Rows, Rows]:
     """One replicate: each rule's gold, gain, regret and KL by prompt (P,) and strengths; each family's certificates.
 
-    Certificates are arrays over draws and halves: `strength`, `some`, `gain`, `wrong` and `wrong_all`; `largest_safe` is one
-    number.
+    Certificates are arrays over draws and halves: `strength`, `some`, `gain`, `wrong` and `wrong_all`; `largest_safe` and
+    `attained` are one number.
     """
     best = case.families["best_of_n"]
     P = len(case.gold)
@@ -109,6 +121,8 @@ def measured(case: Case, aggregator: str, rng: np.random.Generator, draws: int =
         family = case.families[name]
         safe = np.flatnonzero(family.gold.mean(0) - family.gold[:, 0].mean() > 0)
         row["largest_safe"] = [family.strengths[safe.max() if len(safe) else 0]]
+        estimates = row.pop("estimates", [])
+        row["attained"] = [_attained(estimates) if estimates else np.nan]
     return rules, {name: {n: np.array(x) for n, x in row.items()} for name, row in certificates.items()}
 
 
@@ -134,7 +148,9 @@ def _choices(
     for family, row in certificates.items():
         f = case.families[family]
         steps = powers if family == "best_of_n" else np.arange(len(f.strengths))
-        place = int(steps[certificate.certified(estimates[family][:, steps[1:]])])
+        contrasts = estimates[family][:, steps[1:]]
+        place = int(steps[certificate.certified(contrasts)])
+        row["estimates"].append(contrasts)
         gain = f.gold[:, place] - f.gold[:, 0]
         row["strength"].append(f.strengths[place])
         row["some"].append(place > 0)
@@ -144,6 +160,11 @@ def _choices(
         if family == "best_of_n":
             chosen["certificate"] = (family, place)
     return chosen
+
+
+def _attained(estimates: list[np.ndarray]) -> float:
+    """`attained_level` of one replicate's draws, (C, L) each."""
+    return certificate.attained_level(np.concatenate(estimates), min(len(x) for x in estimates))
 
 
 def _case(setting: Setting, e: EnsembleResult, score: np.ndarray, scores: StudyScores) -> Case:
@@ -163,23 +184,29 @@ def _choice_row(rule: str, every: list[dict[str, np.ndarray]]) -> dict[str, obje
     row = {"rule": rule, "strength": float(np.median(np.concatenate([x["strength"] for x in every])))}
     row["kl"] = values["kl"].mean()
     for name in ("gold", "gain", "regret"):
-        low, high = (f"{name}_{end}" for end in ("low", "high"))
-        mean, *ends = interval_columns("gold", values[name]).values()
-        row |= dict(zip((name, low, high), (mean, *ends), strict=True))
+        row |= columns_of(name, two_way_interval(values[name]))
     return row | covered(values["gold"])
 
 
-def _certificate_row(family: str, every: list[dict[str, np.ndarray]]) -> dict[str, object]:
-    def over(name: str) -> np.ndarray:
-        """(D,) means over draws and halves."""
-        return np.array([x[name].mean() for x in every])
+def _certificate_keys(family: str) -> dict[str, object]:
+    return {"family": family, "level": certificate.LEVEL, "labels": certificate.LABELS}
 
-    row = {"family": family, "level": certificate.LEVEL, "labels": certificate.LABELS}
+
+def _certificate_means(replicate: dict[str, np.ndarray]) -> dict[str, float]:
+    """What `certificates` is averaged from: one replicate's means over draws and halves."""
+    return {column: float(replicate[name].mean()) for column, name in AVERAGED.items()}
+
+
+def _certificate_row(family: str, every: list[dict[str, np.ndarray]]) -> dict[str, object]:
+    row = _certificate_keys(family)
     row["strength"] = float(np.median(np.concatenate([x["strength"] for x in every])))
     row["largest_safe"] = float(np.median([x["largest_safe"][0] for x in every]))
-    row["certified"] = over("some").mean()
-    for column, name in (("gain", "gain"), ("violation", "wrong"), ("violation_all", "wrong_all")):
-        x = over(name)
+    means = pd.DataFrame([_certificate_means(x) for x in every])
+    row["certified"] = means.certified.mean()
+    for column in ("gain", "violation", "violation_all"):
+        x = means[column].to_numpy()  # (D,)
         half = student.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)) if len(x) > 1 else np.nan
         row |= {column: x.mean(), f"{column}_low": x.mean() - half, f"{column}_high": x.mean() + half}
+    row["level_attained"] = float(np.mean([x["attained"][0] for x in every]))
+    row["level_holds"] = row["level_attained"] <= certificate.LEVEL + certificate.SLACK
     return row | {"units": len(every)}

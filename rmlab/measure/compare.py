@@ -18,7 +18,7 @@ import pandas as pd
 
 from rmlab.measure.ensembles import ORACLE, EnsembleResult
 from rmlab.measure.inference import fall
-from rmlab.measure.intervals import Interval, two_way_interval
+from rmlab.measure.intervals import Interval, columns_of, two_way_interval
 
 REFERENCE = "finetune5"  # the ensemble that others are compared with, where a study has it
 USUAL = {  # the aggregator that a method's paper uses, or the one as near to it as there is
@@ -290,5 +290,4 @@ def covered(values: np.ndarray) -> dict[str, object]:
 
 def _banded(quantity: str, interval: Interval) -> dict[str, np.ndarray]:
     """An interval as columns, those of gain and difference without their name."""
-    stem = "" if quantity in {"gain", "difference"} else f"{quantity}_"
-    return {quantity: interval.mean, f"{stem}low": interval.low, f"{stem}high": interval.high}
+    return columns_of(quantity, interval, "" if quantity in {"gain", "difference"} else None)

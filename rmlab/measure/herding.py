@@ -27,9 +27,9 @@ from rmlab.measure.compare import covered
 from rmlab.measure.diversity import mean_off_diagonal
 from rmlab.measure.ensembles import EnsembleResult, MemberScores, StudyScores, by_name
 from rmlab.measure.errors import effective_errors
+from rmlab.measure.intervals import columns_of
 from rmlab.measure.winners import (
     centred,
-    columns_of,
     interval,
     member_errors,
     ratio_interval,

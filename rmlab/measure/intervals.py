@@ -75,6 +75,25 @@ def two_way_interval(x: np.ndarray, level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, se, df[()])
 
 
+def mean_interval(x: np.ndarray, level: float = 0.95) -> Interval:
+    """`two_way_interval` where one can be had, and a mean without ends where not.
+
+    x : (D, P, ...), any unit. One value, D and P of 1: that value, its ends NaN. No value, or nothing but NaN: NaN
+    throughout. Values of which some alone are NaN are an error, as in `two_way_interval`.
+    """
+    x = np.asarray(x, np.float64)
+    if x.size and max(x.shape[:2]) > 1 and not np.isnan(x).all():
+        return two_way_interval(x, level)
+    missing = np.full(x.shape[2:], np.nan)[()]
+    return Interval(x[0, 0] if x.shape[:2] == (1, 1) else missing, *[missing] * 4)
+
+
+def columns_of(name: str, interval: Interval, stem: str | None = None) -> dict[str, np.ndarray]:
+    """An interval as columns of a table, {name, name_low, name_high}; with a stem {name, <stem>low, <stem>high}."""
+    stem = f"{name}_" if stem is None else stem
+    return {name: interval.mean, f"{stem}low": interval.low, f"{stem}high": interval.high}
+
+
 def _two_way_variance(x: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The variance of the mean (...) and its degrees of freedom, of x (D, P, ...) with D and P of 2 or more."""
     D, P = x.shape[:2]

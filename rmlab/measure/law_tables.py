@@ -6,6 +6,8 @@ Letters: D replicates, P prompts, L points of a curve, E ensembles.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,7 @@ CUT = 64  # n up to which a law of best-of-n is fitted, to be tested beyond
 ENOUGH = 10.0  # effective answers a prompt; a point with fewer counts in proportion
 ASSUMED = ("mean", "min")  # aggregators whose proxy's slopes and tails are measured
 FEWEST = 4  # ensembles that a slope over ensembles needs
+SLOPE_KEYS = ("aggregator", *REGIME, "form", "coefficient", "regressor")
 
 
 def law_tables(scores: StudyScores) -> dict[str, pd.DataFrame]:
@@ -36,13 +39,20 @@ def law_tables(scores: StudyScores) -> dict[str, pd.DataFrame]:
     draws, whose noise raises every form's error alike. A point with fewer than 10 effective answers a prompt weighs less in proportion. d is the root of the mean KL:
     best-of-n's upper bound, PPO's k1, taken as known.
 
+    `laws_replicates`: the same forms fitted to each replicate's own mean curve over prompts (`laws_by_replicate`).
     `law_of_ensembles`: alpha and beta of the optimiser's own form against log K and the effective members by errors.
+    `law_of_ensembles_replicates`: each replicate's own slope, whose mean `slope` is.
     `goodhart`: slopes of gold on the proxy in the body and the top, and the tail of the errors.
     """
     every = best_curves(scores) if scores.recipe.ppo_study is None else ppo_curves(scores)
-    tables = {"laws": pd.concat([laws_of(c, scores.recipe.seed) for c in every], ignore_index=True)}
-    tables["law_of_ensembles"] = law_of_ensembles(every, effective_errors(scores))
-    return {**tables, "goodhart": goodhart_table(scores)}
+    effective = effective_errors(scores)
+    return {
+        "laws": pd.concat([laws_of(c, scores.recipe.seed) for c in every], ignore_index=True),
+        "laws_replicates": pd.concat([laws_by_replicate(c) for c in every], ignore_index=True),
+        "law_of_ensembles": law_of_ensembles(every, effective),
+        "law_of_ensembles_replicates": slopes_by_replicate(every, effective),
+        "goodhart": goodhart_table(scores),
+    }
 
 
 def best_curves(scores: StudyScores) -> list[Curve]:
@@ -85,13 +95,29 @@ def laws_of(curve: Curve, seed: int = 0) -> pd.DataFrame:
         ends = np.quantile(excess, [0.025, 0.975]) if np.isfinite(excess).all() else [np.nan, np.nan]
         row["excess_out"] = row["rmse_out"] - (rows[0]["rmse_out"] if rows else row["rmse_out"])
         rows.append({**row, "excess_out_low": ends[0], "excess_out_high": ends[1]})
-    keys = {
-        name: value for name, value in keys_of(curve.setting).items() if name not in {"strength", "penalty"}
-    }
     frame = pd.DataFrame(rows).assign(points=int((d > 0).sum()), **covered(curve.gold))
-    for column, value in reversed(keys.items()):
+    for column, value in reversed(_keys(curve).items()):
         frame.insert(0, column, value)
     return frame
+
+
+def laws_by_replicate(curve: Curve) -> pd.DataFrame:
+    """Every form fitted to each replicate's own mean curve over prompts, a row a form and replicate; numbers as in `laws_of`.
+
+    All but the power form are linear in their coefficients: the mean of a replicate's alpha or beta is that of the mean curve.
+    A peak's is not, and is infinite where a replicate's law only rises.
+    """
+    d, weights = distance(curve)
+    cut, own = cut_of(curve, d), laws.PAPER[curve.setting.optimiser]
+    gain = (curve.gold - curve.gold[..., :1]).mean(1)  # (D, L)
+    frames = []
+    for form in (own, *(f for f in laws.FORMS if f != own)):
+        law = laws.fit(d, gain, form, weights)
+        row = {**_keys(curve), "form": form, "replicate": curve.replicates}
+        row |= {name: getattr(law, name) for name in ("alpha", "beta", "peak_d", "peak_gain")}
+        missed = laws.extrapolation(d, gain, form, cut, weights)
+        frames.append(pd.DataFrame({**row, **dict(zip(("rmse_in", "rmse_out"), missed, strict=True))}))
+    return pd.concat(frames, ignore_index=True)
 
 
 def distance(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
@@ -127,32 +153,37 @@ def law_of_ensembles(every: list[Curve], effective: dict[str, float]) -> pd.Data
     is an ensemble of one under any aggregator. The interval (95%) is `slope_over_ensembles`'s; NaN with fewer than 4
     ensembles or a single replicate. Ensembles differ in more than their size: a slope describes these and proves nothing.
     """
-    groups: dict[tuple, dict[str, Curve]] = defaultdict(dict)
-    for curve in every:
-        s = curve.setting
-        if s.ensemble != SINGLE:
-            groups[(s.aggregator, *s.regime)][s.ensemble] = curve
-    alone = {c.setting.regime: c for c in every if c.setting.ensemble == SINGLE}
     rows = []
-    for (aggregator, *regime), group in groups.items():
-        if tuple(regime) in alone:
-            group = {SINGLE: alone[tuple(regime)], **group}
-        shared = sorted(set.intersection(*(set(c.replicates) for c in group.values())))
-        coefficients = np.stack([_coefficients(c, shared) for c in group.values()], -1)  # (2, D, E)
-        regressors = {
-            "log_k": np.log([c.setting.k for c in group.values()]),
-            "effective_error": np.array([effective[name] for name in group]),
-        }
-        for coefficient, y in zip(("alpha", "beta"), coefficients, strict=True):
-            for regressor, x in regressors.items():
-                interval = slope_over_ensembles(x, y)
-                about = {"aggregator": aggregator, **dict(zip(REGIME, regime, strict=True))}
-                about["kl_coef"] = np.nan if about["kl_coef"] is None else about["kl_coef"]
-                about |= {"form": laws.PAPER[regime[0]], "coefficient": coefficient, "regressor": regressor}
-                numbers = {"slope": interval.mean, "slope_low": interval.low, "slope_high": interval.high}
-                rows.append({**about, **numbers, "ensembles": len(group), "units": len(shared)})
-    columns = ["aggregator", *REGIME, "form", "coefficient", "regressor", "slope", "slope_low", "slope_high"]
-    return pd.DataFrame(rows, columns=[*columns, "ensembles", "units"])
+    for of in _slopes(every, effective):
+        interval = slope_over_ensembles(of.x, of.y)
+        numbers = {"slope": interval.mean, "slope_low": interval.low, "slope_high": interval.high}
+        rows.append({**of.about, **numbers, "ensembles": len(of.x), "units": len(of.replicates)})
+    columns = [*SLOPE_KEYS, "slope", "slope_low", "slope_high", "ensembles", "units"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def slopes_by_replicate(every: list[Curve], effective: dict[str, float]) -> pd.DataFrame:
+    """Each replicate's own slope over ensembles, a row a row of `law_of_ensembles` and replicate: what its slopes are means of."""
+    frames = []
+    for of in _slopes(every, effective):
+        slope = replicate_slopes(of.x, of.y)
+        row = {**of.about, "replicate": of.replicates, "slope": slope, "ensembles": len(of.x)}
+        frames.append(pd.DataFrame(row))
+    columns = [*SLOPE_KEYS, "replicate", "slope", "ensembles"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def replicate_slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The least-squares slope on x (E,) of each row of y (D, E): (D,).
+
+    NaN throughout with one ensemble, with x that does not vary or where y has NaN or infinity.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    apart = x - x.mean()
+    spread = float(np.square(apart).sum())
+    if len(x) < 2 or spread < 1e-12 or not np.isfinite(y).all():
+        return np.full(len(y), np.nan)
+    return y @ apart / spread
 
 
 def slope_over_ensembles(x: np.ndarray, y: np.ndarray, level: float = 0.95) -> Interval:
@@ -172,12 +203,10 @@ def slope_over_ensembles(x: np.ndarray, y: np.ndarray, level: float = 0.95) -> I
     Interval of floats; low and high are NaN with fewer than 4 ensembles, 2 replicates or 3 values of x
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    (D, E), apart = y.shape, x - x.mean()
-    spread = float(np.square(apart).sum())
-    if E < 2 or spread < 1e-12 or not np.isfinite(y).all():
+    (D, E), apart, each = y.shape, x - x.mean(), replicate_slopes(x, y)
+    spread, slope = float(np.square(apart).sum()), float(each.mean())
+    if np.isnan(slope):
         return Interval(*[np.nan] * 5)
-    each = y @ apart / spread  # (D,)
-    slope = float(each.mean())
     if E < FEWEST or D < 2 or len(np.unique(x)) < 3:
         return Interval(slope, *[np.nan] * 4)
     left = y - y.mean(1, keepdims=True) - each[:, None] * apart
@@ -221,6 +250,45 @@ def goodhart_table(scores: StudyScores) -> pd.DataFrame:
         row |= {"top": min(goodhart.TOP, ended.shape[1] // 4), "tail_index": tails.mean()}
         rows.append({**row, "tail_index_normal": goodhart.gaussian_hill(), **covered(crossed)})
     return pd.DataFrame(rows)
+
+
+class _Slope(NamedTuple):
+    """What one slope is of: keys of its row, the replicates that all ensembles have (D,), regressor x (E,), y (D, E)."""
+
+    about: dict[str, object]
+    replicates: list[int]
+    x: np.ndarray
+    y: np.ndarray
+
+
+def _slopes(every: list[Curve], effective: dict[str, float]) -> Iterator[_Slope]:
+    """The slopes of `law_of_ensembles`, row by row."""
+    groups: dict[tuple, dict[str, Curve]] = defaultdict(dict)
+    for curve in every:
+        s = curve.setting
+        if s.ensemble != SINGLE:
+            groups[(s.aggregator, *s.regime)][s.ensemble] = curve
+    alone = {c.setting.regime: c for c in every if c.setting.ensemble == SINGLE}
+    for (aggregator, *regime), group in groups.items():
+        if tuple(regime) in alone:
+            group = {SINGLE: alone[tuple(regime)], **group}
+        shared = sorted(set.intersection(*(set(c.replicates) for c in group.values())))
+        coefficients = np.stack([_coefficients(c, shared) for c in group.values()], -1)  # (2, D, E)
+        regressors = {
+            "log_k": np.log([c.setting.k for c in group.values()]),
+            "effective_error": np.array([effective[name] for name in group]),
+        }
+        for coefficient, y in zip(("alpha", "beta"), coefficients, strict=True):
+            for regressor, x in regressors.items():
+                about = {"aggregator": aggregator, **dict(zip(REGIME, regime, strict=True))}
+                about["kl_coef"] = np.nan if about["kl_coef"] is None else about["kl_coef"]
+                about |= {"form": laws.PAPER[regime[0]], "coefficient": coefficient, "regressor": regressor}
+                yield _Slope(about, shared, x, y)
+
+
+def _keys(curve: Curve) -> dict[str, object]:
+    """The leading columns of `laws`."""
+    return {n: value for n, value in keys_of(curve.setting).items() if n not in {"strength", "penalty"}}
 
 
 def _coefficients(curve: Curve, replicates: list[int]) -> np.ndarray:

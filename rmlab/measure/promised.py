@@ -21,8 +21,9 @@ from scipy.fft import irfft, next_fast_len, rfft
 
 from rmlab.measure.accuracy import probability
 from rmlab.measure.calibration import temperature
-from rmlab.measure.compare import covered, interval_columns
+from rmlab.measure.compare import covered
 from rmlab.measure.ensembles import EnsembleResult, StudyScores, by_name
+from rmlab.measure.intervals import columns_of, mean_interval
 from rmlab.measure.study_calibration import heldout_margins, log_odds, rules_of
 from rmlab.optimise.best_of_n import best_of_n, n_grid
 from rmlab.recipe import require
@@ -152,7 +153,7 @@ def _frames(keys: dict[str, object], ns: np.ndarray, values: np.ndarray) -> list
         frame = {**keys, "recalibration": name, "n": ns}
         quantities = {"promised": values[..., i], "delivered": delivered, "gap": values[..., i] - delivered}
         for quantity, x in quantities.items():
-            frame |= _banded(quantity, x)
+            frame |= columns_of(quantity, mean_interval(x))
         frames.append(pd.DataFrame({**frame, "units": covered(values)["units"]}))
     return frames
 
@@ -169,14 +170,6 @@ def _replicate_frames(
             columns = {"promised": promise, "delivered": delivered, "gap": promise - delivered}
             frames.append(pd.DataFrame({**frame, **columns}))
     return frames
-
-
-def _banded(quantity: str, x: np.ndarray) -> dict[str, np.ndarray]:
-    """The mean over (D, P) and its interval, NaN where there is one replicate and one prompt."""
-    if x.shape[:2] != (1, 1):
-        return interval_columns(quantity, x)
-    missing = np.full(x.shape[2], np.nan)
-    return {quantity: x[0, 0], f"{quantity}_low": missing, f"{quantity}_high": missing}
 
 
 def _by_pair(odds: np.ndarray, ended: np.ndarray, heats: np.ndarray) -> np.ndarray:

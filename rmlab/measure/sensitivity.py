@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from rmlab.measure.intervals import two_way_interval
+from rmlab.measure.intervals import mean_interval
 from rmlab.recipe import require
 
 SINGLE = re.compile(r"d(\d+)/p\d+/f\d+")  # "d0/p2/f1": replicate 0, backbone 2, finetuning seed 1
@@ -105,7 +105,5 @@ def _over_replicates(table: pd.DataFrame, names: str, column: str) -> pd.DataFra
 
 def _student(values: Sequence[float]) -> tuple[float, float]:
     """The ends of Student's 95% interval of values (D,), NaN where D is 1."""
-    if len(values) == 1:
-        return np.nan, np.nan
-    interval = two_way_interval(np.asarray(values)[:, None])
+    interval = mean_interval(np.asarray(values)[:, None])
     return float(interval.low), float(interval.high)

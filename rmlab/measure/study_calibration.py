@@ -18,7 +18,7 @@ import pandas as pd
 from rmlab.measure import accuracy
 from rmlab.measure import calibration as pairwise
 from rmlab.measure.ensembles import SINGLE, EnsembleResult, StudyScores, by_name
-from rmlab.measure.intervals import two_way_interval
+from rmlab.measure.intervals import columns_of, mean_interval
 from rmlab.measure.recalibrate import by_isotonic, by_temperature, cross_fitted
 from rmlab.reward.aggregate import aggregate, usual_strength
 
@@ -133,14 +133,12 @@ def _numbers(margins: np.ndarray, labels: np.ndarray, clusters: np.ndarray) -> t
 
 def _averaged(column: str, values: np.ndarray) -> dict[str, float]:
     """The mean over replicates (D,) with the ends of its interval, back on the number's own scale."""
-    ends = np.array([values.mean(), np.nan, np.nan])
-    if len(values) > 1:
-        ends = np.array(two_way_interval(values[:, None])[:3])
+    columns = columns_of(column, mean_interval(values[:, None]))
     if column == "calibration_error":
-        ends = np.sqrt(np.maximum(ends, 0.0))
-    elif column == "temperature":
-        ends = np.exp(ends)
-    return dict(zip((column, f"{column}_low", f"{column}_high"), ends.tolist(), strict=True))
+        return {name: float(np.sqrt(np.maximum(x, 0.0))) for name, x in columns.items()}
+    if column == "temperature":
+        return {name: float(np.exp(x)) for name, x in columns.items()}
+    return columns
 
 
 def _reliability(group: Sequence[EnsembleResult], margins: Sequence[np.ndarray]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from rmlab.measure import errors
 from rmlab.measure.ensembles import SINGLE, EnsembleResult, StudyScores, by_name
-from rmlab.measure.intervals import two_way_interval
+from rmlab.measure.intervals import columns_of, mean_interval
 from rmlab.measure.pool_curves import are_copies, matched_penalty
 from rmlab.optimise.best_of_n import best_of_n, ess, n_grid, winner_chances
 from rmlab.recipe import Recipe, require, stream
@@ -266,7 +266,8 @@ def _seen_rows(seen: dict[str, list], kinds: dict[str, str], ns: np.ndarray) -> 
         for i, n in enumerate(ns):
             for j, error in enumerate(ERRORS):
                 about = {"score": name, "kind": kinds[name], "n": int(n), "error": error}
-                about |= _with_ends("auroc", auroc[..., i, j]) | _with_ends("corr_rank", rank[..., i, j])
+                about |= columns_of("auroc", mean_interval(auroc[..., i, j]))
+                about |= columns_of("corr_rank", mean_interval(rank[..., i, j]))
                 about |= {"share": share[..., i, j].mean(), "outliers": outliers[..., i].mean()}
                 rows.append(about | {"units": len(replicates)})
     return pd.DataFrame(rows)
@@ -298,17 +299,8 @@ def _bound_rows(
         for i, n in enumerate(ns):
             gold, gain, coverage, chosen = np.moveaxis(values[..., i], 1, 0)  # (D, P) each
             about = {"score": name, "kind": kinds.get(name, SINGLE), "rule": rule, "n": int(n)}
-            about |= {"strength": strength.mean(), "penalty": penalty.mean()} | _with_ends("gold", gold)
-            ends = _with_ends("gain", gain)
-            about |= {"gain": ends["gain"], "low": ends["gain_low"], "high": ends["gain_high"]}
-            about |= _with_ends("coverage", coverage) | {"coverage_chosen": chosen.mean()}
+            about |= {"strength": strength.mean(), "penalty": penalty.mean()}
+            about |= columns_of("gold", mean_interval(gold)) | columns_of("gain", mean_interval(gain), "")
+            about |= columns_of("coverage", mean_interval(coverage)) | {"coverage_chosen": chosen.mean()}
             rows.append(about | {"ess": answers[i], "units": len(replicates)})
     return pd.DataFrame(rows)
-
-
-def _with_ends(name: str, x: np.ndarray) -> dict[str, float]:
-    """A column's mean and its interval over replicates and prompts, x (D, P); NaN where it is not known."""
-    if not np.isfinite(x).all():
-        return {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
-    mean, low, high, *_ = two_way_interval(x)
-    return {name: float(mean), f"{name}_low": float(low), f"{name}_high": float(high)}

@@ -13,9 +13,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from rmlab.measure.compare import covered, interval_columns
+from rmlab.measure.compare import covered
 from rmlab.measure.ensembles import MemberScores, StudyScores
 from rmlab.measure.errors import errors
+from rmlab.measure.intervals import columns_of, two_way_interval
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, kl_bound, n_grid
 
 FACT_PROBES = ("wrong", "one_wrong", "missing")
@@ -45,7 +46,7 @@ def transfer(scores: StudyScores) -> pd.DataFrame:
     for name, groups in curves.items():
         values = np.stack([np.mean(group, 0) for group in groups.values()])  # (D, P, L)
         frame = {"judged_by": name, "pressure": ns, "kl": kl_bound(ns), "kl_name": KL_NAME}
-        banded = dict(zip(("score", "low", "high"), interval_columns("score", values).values(), strict=True))
+        banded = columns_of("score", two_way_interval(values), "")
         frames.append(pd.DataFrame({**frame, **banded, **covered(values)}))
     return pd.concat(frames, ignore_index=True)
 

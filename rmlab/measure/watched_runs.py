@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from rmlab.measure.alarms import Course, stops, verdict
+from rmlab.measure.alarms import Course, gold_of_stops, stops, verdict
 from rmlab.measure.detectors import (
     RULES,
     TAIL,
@@ -29,6 +29,15 @@ from rmlab.reward.aggregate import aggregate, usual_strength
 AGGREGATORS = ("mean", "min", "mean_std")  # that best-of-n is watched under
 EFFECTIVE = 10  # answers a prompt that stand behind the last n of a sweep
 BOUNDS = ("peek", "never")  # an oracle's stop, and none
+LISTED = (
+    "single",
+    "finetune5",
+    "pretrain5",
+    "heads5",
+    "lora5",
+    "grid15",
+    "all",
+)  # ensembles of sweeps by replicate
 KEYS = ("where", "ensemble", "aggregator", "kl_coef", "step_multiplier")
 
 
@@ -38,7 +47,9 @@ def detectors(scores: StudyScores) -> dict[str, pd.DataFrame]:
     `detectors`: a row a setting and rule, and rows over all settings (ensemble "all"), where thresholds are still each
     setting's own; columns as `alarms.verdict` says, `lead` in steps of PPO or doublings of n. Rule "peek" stops at gold's
     peak, "never" at the end. `alarms`: a row a run: where gold peaks and how far it falls (gold units), whether that is harm,
-    and where each rule stops it (a step or n; empty where it does not).
+    and where each rule stops it (a step or n; empty where it does not). `detectors_replicates`: `regret` and `saved` of each
+    replicate, averaged over its runs, of which `detectors` has the mean; of sweeps those of `LISTED`. No row where a rule has
+    no threshold.
     """
     rows = [*_runs(scores), *_sweeps(scores)]
     kinds: dict[tuple, list[int]] = {}
@@ -47,13 +58,20 @@ def detectors(scores: StudyScores) -> dict[str, pd.DataFrame]:
         kinds.setdefault((keys[0], "all", "all", None, None), []).append(i)
     courses = [course for _, course in rows]
     found = {rule: stops(courses, rule) for rule in (*RULES, *BOUNDS)}  # (U,) each
-    table = []
+    table, replicates = [], []
     for keys, places in kinds.items():
         group = [courses[i] for i in places]
         for rule in (*RULES, *BOUNDS):
             if rule in BOUNDS or any(rule in c.suspicions for c in group):
                 table.append(_row(keys, rule, group, found[rule][places]))
-    return {"detectors": pd.DataFrame(table), "alarms": _alarms(rows, found)}
+                if keys[0] != "best_of_n" or keys[1] in LISTED:
+                    replicates += _replicate_rows(keys, rule, group, found[rule][places])
+    columns = [*KEYS, "rule", "replicate", "regret", "saved"]
+    return {
+        "detectors": pd.DataFrame(table),
+        "detectors_replicates": pd.DataFrame(replicates, columns=columns),
+        "alarms": _alarms(rows, found),
+    }
 
 
 def _row(keys: tuple, rule: str, courses: list[Course], found: np.ndarray) -> dict:
@@ -63,6 +81,20 @@ def _row(keys: tuple, rule: str, courses: list[Course], found: np.ndarray) -> di
     lead = {f"lead{end}": step * row.pop(f"lead_points{end}") for end in ("", "_low", "_high")}
     units = len({c.replicate for c in courses})
     return {**dict(zip(KEYS, keys, strict=True)), "rule": rule, "units": units, **lead, **row}
+
+
+def _replicate_rows(keys: tuple, rule: str, courses: list[Course], found: np.ndarray) -> list[dict]:
+    """Rows of `detectors_replicates`, one a replicate with a run that has a threshold."""
+    replicates = np.array([c.replicate for c in courses])
+    gold = {
+        name: x.mean(1) for name, x in gold_of_stops(courses, found).items()
+    }  # (U,), NaN without a threshold
+    kept = ~np.isnan(found)
+    about = {**dict(zip(KEYS, keys, strict=True)), "rule": rule}
+    return [
+        {**about, "replicate": r, **{name: x[kept & (replicates == r)].mean() for name, x in gold.items()}}
+        for r in np.unique(replicates[kept]).tolist()
+    ]
 
 
 def _alarms(rows: list[tuple[tuple, Course]], found: dict[str, dict[int, int | None]]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import numpy as np
 
 from rmlab.measure.ensembles import EnsembleResult
 from rmlab.measure.errors import errors
-from rmlab.measure.intervals import Interval, two_way_interval
+from rmlab.measure.intervals import Interval, mean_interval
 from rmlab.optimise.best_of_n import best_of_n
 from rmlab.recipe import require
 
@@ -92,11 +92,7 @@ def interval(x: np.ndarray) -> Interval:
     x = np.asarray(x, np.float64)
     columns = []
     for values in np.moveaxis(x, -1, 0):  # (D, P)
-        values = values[:, np.isfinite(values).all(0)]
-        if values.size > 1:
-            columns.append(two_way_interval(values))
-        else:
-            columns.append(Interval(values.mean() if values.size else np.nan, *[np.nan] * 4))
+        columns.append(mean_interval(values[:, np.isfinite(values).all(0)]))
     return Interval(*(np.array(column, np.float64) for column in zip(*columns, strict=True)))
 
 
@@ -110,8 +106,3 @@ def ratio_interval(above: np.ndarray, below: np.ndarray) -> Interval:
     low = np.where(apart, low, np.nan)
     ratio = high / low
     return interval(ratio + (above - ratio * below) / low)
-
-
-def columns_of(name: str, band: Interval) -> dict[str, np.ndarray]:
-    """{name, name_low, name_high}."""
-    return {name: band.mean, f"{name}_low": band.low, f"{name}_high": band.high}

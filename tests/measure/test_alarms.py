@@ -11,6 +11,7 @@ from rmlab.measure.alarms import (
     area,
     by_replicate,
     fall,
+    gold_of_stops,
     stops,
     threshold,
     thresholds,
@@ -66,6 +67,14 @@ def test_who_peeks_regrets_nothing_and_who_never_stops_saves_nothing():
     }
     assert never["lead_points"] == pytest.approx(np.mean(list(by_hand.values())))
     assert never["lead_kl"] == pytest.approx(0.5 * never["lead_points"])
+
+
+def test_gold_of_stops_is_read_at_the_stop():
+    gold = np.array([[0.0, 1], [2, 3], [1, 1], [0, -1]])
+    one = Course(0, (), np.arange(4.0), np.arange(4.0), gold, {})
+    found = gold_of_stops([one] * 4, np.array([0, 2, np.inf, np.nan]))
+    np.testing.assert_array_equal(found["regret"], [[2, 2], [1, 2], [2, 4], [np.nan] * 2])
+    np.testing.assert_array_equal(found["saved"], [[0, 2], [1, 2], [0, 0], [np.nan] * 2])
 
 
 def test_harmless_drift_raises_alarms_at_the_level():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from rmlab.measure.certificate import LEVEL, certified, contrasts, draw_labels
+from rmlab.measure.certificate import LEVEL, attained_level, certified, contrasts, draw_labels
 from rmlab.optimise.tilt import best_of_n_policies
 
 N, C = 256, 32
@@ -55,6 +55,25 @@ def test_a_certificate_is_not_trivial_where_gold_rises():
     assert np.median(NS[got]) == N and (got == 0).mean() < 0.05
     peaked, truth = certificates("peaks", 200)
     assert np.median(NS[peaked]) >= 4 and NS[truth > 0].max() == 32
+
+
+def test_the_attained_level_is_that_of_the_test_at_skewed_contrasts():
+    rng, prompts = np.random.default_rng(0), 32
+    for skewed in (rng.exponential(size=(4000, prompts)), rng.gamma(4, size=(4000, prompts))):
+        x = skewed.mean() - skewed  # of mean 0: a few prompts lose much
+        wrong = np.mean([certified(row[:, None]) for row in x])
+        expected = attained_level(x.reshape(-1, 1), prompts)
+        assert expected == pytest.approx(wrong, abs=0.015) and wrong > 0.115
+        both = np.stack([x.ravel(), -x.ravel()], 1)
+        assert attained_level(both, prompts) == pytest.approx(expected)  # the worst strength
+        assert attained_level(-x.reshape(-1, 1), prompts) == LEVEL
+        assert attained_level(x.reshape(-1, 1), 4 * prompts) - LEVEL == pytest.approx((expected - LEVEL) / 2)
+    assert attained_level(rng.normal(size=(20_000, 3)), prompts) == pytest.approx(LEVEL, abs=0.002)
+    assert attained_level(np.zeros((5, 2)), 5) == LEVEL
+    with pytest.raises(ValueError, match="contrasts' shape"):
+        attained_level(np.zeros((0, 2)), 5)
+    with pytest.raises(ValueError, match="prompts = 0"):
+        attained_level(np.zeros((3, 2)), 0)
 
 
 def test_estimates_are_unbiased_for_every_strength():

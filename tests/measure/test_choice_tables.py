@@ -53,6 +53,23 @@ def test_rules_go_on_where_gold_rises():
     assert certificates["tilt"]["some"].mean() > 0.9
 
 
+@pytest.mark.parametrize("staked", [0, 2])
+def test_a_level_that_losses_of_few_prompts_break_is_said_not_to_hold(staked):
+    """Gold rises a little with the proxy; two prompts of 64 have an answer of proxy 12 that loses 10, which tilting stakes all on."""
+    rng = np.random.default_rng(0)
+    proxy = rng.normal(size=(64, 256))
+    gold = 0.1 * proxy + 0.3 * rng.normal(size=proxy.shape)
+    proxy[:staked, 0], gold[:staked, 0] = 12.0, -10.0
+    ended = np.ones(proxy.shape, bool)
+    one = module.Case(families(proxy, gold, ended, soft=False), proxy, gold, ended, None)
+    _, certificates = measured(one, "mean", np.random.default_rng(1), draws=10)
+    attained = {family: x["attained"][0] for family, x in certificates.items()}
+    if staked:
+        assert certificates["tilt"]["wrong_all"].mean() > 0.4 and attained["tilt"] > 0.25
+    else:
+        assert certificates["tilt"]["wrong_all"].mean() == 0 and max(attained.values()) < 0.13
+
+
 def test_what_a_rule_earns_is_read_off_its_policy():
     one = case(0.5)
     rules, _ = measured(one, "mean", np.random.default_rng(1), draws=3)
@@ -84,6 +101,22 @@ def test_every_listed_ensemble_has_every_rule(tables):
     assert (table[table.rule == "oracle"].regret == 0).all()
     certificates = tables["certificates"]
     assert len(certificates) == 2 * len(rules) and certificates.violation.between(0, 1).all()
+    assert certificates.level_attained.between(0.1, 1).all()
+    assert certificates.level_holds.equals(certificates.level_attained <= 0.15)
+
+
+def test_replicates_are_what_the_means_are_made_of(tables):
+    keys, numbers = ["ensemble", "aggregator", "family"], ["certified", "gain", "violation", "violation_all"]
+    by_replicate = tables["certificates_replicates"]
+    means, counts = by_replicate.groupby(keys)[numbers].mean(), by_replicate.groupby(keys).replicate.agg(list)
+    whole = tables["certificates"].set_index(keys)
+    np.testing.assert_allclose(means, whole.loc[means.index, numbers], atol=1e-12)
+    assert len(means) == len(whole) and all(x == [0, 1, 2] for x in counts)
+    assert {"method", "k", "level", "labels"} <= set(by_replicate)
+    spread = by_replicate.groupby(keys).gain.std().loc[whole.index]  # Student's over three replicates
+    half = 4.302653 * spread / np.sqrt(3)
+    np.testing.assert_allclose(whole.gain_high - whole.gain, half, rtol=1e-5)
+    assert (spread > 0).any()
 
 
 def test_the_same_study_gives_the_same_table_and_few_prompts_or_replicates_do_not_stop_it(tables):

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import sem
 from scipy.stats import t as student
 
-from rmlab.measure.intervals import clustered_share, two_way_interval
+from rmlab.measure.intervals import clustered_share, columns_of, mean_interval, two_way_interval
 
 
 def trials(rng, D, ratio, prompt=1.0, P=20, T=3000):
@@ -154,3 +154,23 @@ def test_groups_of_one_are_wilsons_and_groups_of_the_same_count_once():
         clustered_share(correct, range(99))
     with pytest.raises(ValueError, match="level = 95"):
         clustered_share(correct, range(100), 95)
+
+
+def test_a_mean_without_an_interval_has_no_ends():
+    x = np.random.default_rng(0).normal(size=(3, 4, 2))
+    for one, other in zip(mean_interval(x), two_way_interval(x), strict=True):
+        np.testing.assert_array_equal(one, other)
+    alone = mean_interval(x[:1, :1])
+    np.testing.assert_array_equal(alone.mean, x[0, 0])
+    assert np.isnan(alone.low).all() and alone.high.shape == (2,)
+    for missing in (x[:, :0, 0], np.full((3, 4), np.nan)):
+        assert np.isnan(mean_interval(missing)).all()
+    x[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="1 values NaN"):
+        mean_interval(x)
+
+
+def test_an_interval_is_three_columns():
+    band = two_way_interval(np.random.default_rng(0).normal(size=(3, 4)))
+    assert columns_of("gap", band) == {"gap": band.mean, "gap_low": band.low, "gap_high": band.high}
+    assert list(columns_of("gap", band, "")) == ["gap", "low", "high"]

@@ -16,6 +16,7 @@ from rmlab.measure.law_tables import (
     effective_errors,
     law_of_ensembles,
     law_tables,
+    laws_by_replicate,
     laws_of,
     slope_over_ensembles,
 )
@@ -56,6 +57,54 @@ def test_every_setting_has_every_form_and_the_same_curves_as_the_comparison(scor
     assert table.cut_d.iloc[0] == pytest.approx(np.sqrt(kl_bound(64)))
 
 
+def test_replicates_are_fitted_to_their_own_curves(scores, tables):
+    keys = ["ensemble", "aggregator", "form"]
+    table = tables["laws_replicates"].set_index([*keys, "replicate"])
+    means, whole = table.groupby(keys)[["alpha", "beta"]].mean(), tables["laws"].set_index(keys)
+    assert len(means) == len(whole) and len(table) == 3 * len(whole)
+    linear = means.drop("power", level="form")
+    np.testing.assert_allclose(linear, whole.loc[linear.index, ["alpha", "beta"]], atol=1e-9)
+    for curve in best_curves(only(scores, "heads5")):
+        s, d = curve.setting, distance(curve)[0]
+        for i, replicate in enumerate(curve.replicates):
+            alone = replace(curve, gold=curve.gold[[i]], units=[curve.units[i]])
+            own = laws_of(alone).set_index("form")
+            for form in laws.FORMS:
+                row = table.loc[(s.ensemble, s.aggregator, form, replicate)]
+                for name in ("alpha", "beta", "peak_d", "peak_gain", "rmse_in", "rmse_out"):
+                    assert row[name] == pytest.approx(own.loc[form, name], nan_ok=True), (form, name)
+        assert cut_of(curve, d) < kl_bound(128)
+    assert table.alpha.groupby(keys).std().min() > 0
+
+
+def test_the_errors_of_a_replicate_are_those_of_a_planted_law():
+    """Up to the cut d (2 - d) exactly, beyond it the same moved by 0.1: nothing missed inside, 0.1 outside."""
+    (curve, *_) = best_curves(only(in_step(2), "single"))
+    d = np.arange(len(curve.kl)) * 0.5
+    cut = cut_of(curve, d)
+    gold = np.stack([d * (2 - d) + 0.1 * r * (d > cut) for r in (0, 1)])[:, None] + np.zeros((2, 12, 1))
+    table = laws_by_replicate(replace(curve, kl=d**2, gold=gold, columns={}))
+    rows = table[table.form == "quadratic"].set_index("replicate")
+    np.testing.assert_allclose(
+        rows.loc[0, ["alpha", "beta", "peak_d", "peak_gain"]].to_numpy(float), [2, 1, 1, 1]
+    )
+    assert d.max() > cut and rows.rmse_in.to_numpy() == pytest.approx(0, abs=1e-9)
+    assert rows.rmse_out.to_numpy() == pytest.approx([0, 0.1], abs=1e-9)
+    assert rows.alpha[1] != pytest.approx(2)
+
+
+def test_slopes_of_replicates_are_what_the_slope_is_the_mean_of(tables):
+    keys = ["aggregator", "coefficient", "regressor"]
+    table, whole = tables["law_of_ensembles_replicates"], tables["law_of_ensembles"].set_index(keys)
+    means = table.groupby(keys).slope.mean()
+    np.testing.assert_allclose(means, whole.loc[means.index].slope)
+    assert len(means) == len(whole) and len(table) == 3 * len(whole)
+    own = tables["laws_replicates"].query("aggregator == 'mean' and form == 'quadratic' and replicate == 1")
+    one = table.query("aggregator == 'mean' and coefficient == 'beta' and regressor == 'log_k'")
+    slope = one.set_index("replicate").slope[1]
+    assert slope == pytest.approx(np.polyfit(np.log(own.k), own.beta, 1)[0])
+
+
 def test_points_with_few_effective_answers_weigh_less(scores):
     d, weights = distance(best_curves(only(scores, "single"))[0])
     assert d[0] == 0 and weights[0] == 1 and weights[-1] == pytest.approx(0.1)
@@ -79,7 +128,8 @@ def test_runs_of_ppo_have_laws_too():
 def test_one_replicate_and_several_instances_do_not_stop_it():
     for scores in (grid(), grid(draws=1), in_step(1)):
         tables = law_tables(scores)
-        assert set(tables) == {"laws", "law_of_ensembles", "goodhart"}
+        by_replicate = {"laws_replicates", "law_of_ensembles_replicates"}
+        assert set(tables) == {"laws", "law_of_ensembles", "goodhart", *by_replicate}
         assert tables["laws"].alpha.notna().all() and len(tables["goodhart"])
 
 

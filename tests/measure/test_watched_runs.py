@@ -148,6 +148,35 @@ def test_alarms_are_a_row_a_run_where_each_rule_stopped_it(tables, scores):
     assert row.lead == pytest.approx((harmful.peak - harmful.spread_rise.fillna(66)).mean())
 
 
+def test_replicates_are_what_the_means_are_made_of(tables, scores):
+    keys = ["where", "ensemble", "aggregator", "kl_coef", "step_multiplier", "rule"]
+    of_sweeps = {"kl_coef": -1.0, "step_multiplier": -1.0}  # which have none
+    by_replicate, whole = (tables[name].fillna(of_sweeps) for name in ("detectors_replicates", "detectors"))
+    numbers, whole = ["regret", "saved"], whole.query("runs > 0").set_index(keys)
+    means = by_replicate.groupby(keys)[numbers].mean()
+    assert len(means) == len(whole) > 100 and not by_replicate.duplicated([*keys, "replicate"]).any()
+    np.testing.assert_allclose(means, whole.loc[means.index, numbers], atol=1e-12)
+    own = by_replicate.query("where == 'ppo' and kl_coef == 0").set_index(["rule", "replicate"])
+    for r in (r for r in scores.ppo_runs if r.kl_coef == 0):
+        gold = r.gold.mean(0)
+        assert own.regret["never", r.replicate] == pytest.approx(gold.max() - gold[-1])
+        stopped = tables["alarms"].query(f"kl_coef == 0 and replicate == {r.replicate}").spread_rise.iloc[0]
+        at = -1 if np.isnan(stopped) else int(stopped / 6)
+        assert own.saved["spread_rise", r.replicate] == pytest.approx(gold[at] - gold[-1])
+    both = by_replicate.query("where == 'ppo' and ensemble == 'all' and rule == 'never'").set_index(
+        "replicate"
+    )
+    each = [r.gold.mean(0) for r in scores.ppo_runs if r.replicate == 4]
+    assert len(each) == 2 and both.regret[4] == pytest.approx(np.mean([g.max() - g[-1] for g in each]))
+
+
+def test_sweeps_by_replicate_are_of_listed_ensembles_and_all():
+    tables = detectors(only(in_step(2), "single", "finetune3"))
+    table = tables["detectors_replicates"]
+    assert set(table.ensemble) == {"single", "all"} and set(table.replicate) == {0, 1}
+    assert set(tables["detectors"].ensemble) == {"single", "finetune3", "all"}
+
+
 def test_settings_and_rules_are_those_that_exist(tables):
     table = tables["detectors"]
     single = table[(table.ensemble == "single")].rule
@@ -163,6 +192,7 @@ def test_one_replicate_gives_no_threshold_and_no_crash(scores):
     alone = only(in_step(1), "single", "heads5")
     tables = detectors(replace(alone, ppo_runs=[r for r in scores.ppo_runs if r.replicate == 0]))
     rules = tables["detectors"].query("rule not in ('peek', 'never')")
+    assert set(tables["detectors_replicates"].rule) == {"peek", "never"}
     assert (rules.runs == 0).all() and rules[["regret", "caught", "lead_kl"]].isna().all(axis=None)
     assert tables["alarms"][list(RULES)].isna().all(axis=None)
 

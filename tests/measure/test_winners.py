@@ -13,7 +13,6 @@ from rmlab.measure.intervals import two_way_interval
 from rmlab.measure.winners import (
     INSTANCES,
     centred,
-    columns_of,
     interval,
     member_errors,
     ratio_interval,
@@ -84,7 +83,6 @@ def test_an_interval_leaves_out_prompts_that_a_replicate_lacks():
     np.testing.assert_allclose(band.high[2], two_way_interval(x[..., 2]).high)
     alone = interval(np.full((1, 1, 1), 4.0))
     assert alone.mean[0] == 4 and np.isnan(alone.low[0]) and np.isnan(alone.high[0])
-    assert list(columns_of("gap", band)) == ["gap", "gap_low", "gap_high"]
 
 
 def test_the_interval_of_a_ratio_covers_it():

@@ -20,9 +20,9 @@ from rmlab.study.presets import PRESETS, tiny_constructions, tiny_ppo
 from rmlab.study.run import run
 
 TABLES = {
-    "tiny": "accuracy agreement calibration calibration_replicates checks comparisons costs curves diversity diversity_replicates ends goodhart hacks herding herding_replicates law_of_ensembles laws probes promised promised_replicates reliability replicates transfer",
-    "tiny_constructions": "accuracy agreement alarms bounds calibration calibration_replicates certificates checks choices comparisons costs curves detectors diversity diversity_replicates ends goodhart hacks herding herding_replicates law_of_ensembles laws left_out probes promised promised_replicates reliability replicates transfer uncertainty uncertainty_replicates",
-    "tiny_ppo": "accuracy agreement alarms answers calibration calibration_replicates checks comparisons costs curves detectors diversity diversity_replicates ends goodhart hacks herding herding_replicates law_of_ensembles laws probes promised promised_replicates reliability replicates transfer",
+    "tiny": "accuracy agreement calibration calibration_replicates checks comparisons costs curves diversity diversity_replicates ends goodhart hacks herding herding_replicates law_of_ensembles law_of_ensembles_replicates laws laws_replicates probes promised promised_replicates reliability replicates transfer",
+    "tiny_constructions": "accuracy agreement alarms bounds calibration calibration_replicates certificates certificates_replicates checks choices comparisons costs curves detectors detectors_replicates diversity diversity_replicates ends goodhart hacks herding herding_replicates law_of_ensembles law_of_ensembles_replicates laws laws_replicates left_out probes promised promised_replicates reliability replicates transfer uncertainty uncertainty_replicates",
+    "tiny_ppo": "accuracy agreement alarms answers calibration calibration_replicates checks comparisons costs curves detectors detectors_replicates diversity diversity_replicates ends goodhart hacks herding herding_replicates law_of_ensembles law_of_ensembles_replicates laws laws_replicates probes promised promised_replicates reliability replicates transfer",
 }
 LEAD = ["study", "recipe", "seed"]
 

@@ -40,7 +40,7 @@ def again(recipe, store) -> dict[str, int]:
 def test_a_text_study_ends_in_the_tables_of_every_study(text_study):
     folder, _ = text_study
     tables = {path.stem: pd.read_csv(path) for path in folder.glob("*.csv")}
-    names = "curves replicates ends comparisons answers accuracy diversity diversity_replicates herding herding_replicates costs transfer agreement calibration calibration_replicates reliability promised promised_replicates laws law_of_ensembles goodhart alarms detectors"  # no probes: text has none
+    names = "curves replicates ends comparisons answers accuracy diversity diversity_replicates herding herding_replicates costs transfer agreement calibration calibration_replicates reliability promised promised_replicates laws laws_replicates law_of_ensembles law_of_ensembles_replicates goodhart alarms detectors detectors_replicates"  # no probes: text has none
     assert set(tables) == set(names.split())
     assert all(set(table.study) == {"tiny_text"} for table in tables.values())
     assert set(SCHEMA.split()) <= set(tables["curves"]) and set(PPO.split()) <= set(tables["replicates"])

@@ -8,6 +8,7 @@ import pytest
 
 import rmlab
 from tests.own_model import own_folder, own_tokenizer
+from tests.workbench.chat_stub import KEY, Stub
 
 GOOD, BAD = "Yes, warm and kind.", "No."
 
@@ -39,3 +40,19 @@ def place(tmp_path_factory):
     gold = rmlab.fit(folder / "gold-backbone", prefs, "heads", k=1, lr=1e-3, epochs=2, seed=5)
     gold.save(folder / "my-gold-rm")
     return folder
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """A function that starts a server by its script; the key is in the environment."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing of this machine goes by a proxy
+    stubs = []
+
+    def start(script):
+        stubs.append(Stub(script))
+        return stubs[-1]
+
+    yield start
+    for stub in stubs:
+        stub.close()

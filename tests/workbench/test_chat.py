@@ -11,24 +11,9 @@ import traceback
 import pytest
 
 from rmlab.workbench.chat import ChatError, ChatModel, Stopped
-from tests.workbench.chat_stub import KEY, Stub
+from tests.workbench.chat_stub import KEY
 
 MESSAGES = [{"role": "user", "content": "A or B?"}]
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing of this machine goes by a proxy
-    stubs = []
-
-    def start(script):
-        stubs.append(Stub(script))
-        return stubs[-1]
-
-    yield start
-    for stub in stubs:
-        stub.close()
 
 
 def model(url, **options):

@@ -17,26 +17,12 @@ import pytest
 
 from rmlab.measure.winrate import win_rate
 from rmlab.workbench.llm_judge import HalfDone, Judged, judge_pairs, judgement_key, read_verdict
-from tests.workbench.chat_stub import KEY, Stub
+from tests.workbench.chat_stub import KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = [f"Question {i // 2}?" for i in range(8)]
 FIRST = [f"good {i}" if i < 6 else f"bad {i}" for i in range(8)]
 SECOND = [f"bad, and longer {i}" if i < 6 else f"good {i}" for i in range(8)]
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    stubs = []
-
-    def start(script):
-        stubs.append(Stub(script))
-        return stubs[-1]
-
-    yield start
-    for stub in stubs:
-        stub.close()
 
 
 @pytest.fixture
