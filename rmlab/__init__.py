@@ -11,7 +11,6 @@ _HOMES = {
     "ensemble": "recipe",
     "PRESETS": "study.presets",
     "quick": "study.presets",
-    "full": "study.presets",
     "tiny": "study.presets",
     "TextSource": "study.text_source",
     "run": "study.run",

@@ -132,15 +132,6 @@ class PoolSize:
 
 
 @dataclass(frozen=True)
-class FactSensitivity:
-    """A side study: which sizes with how many clean pairs begin to react to a wrong fact. Empty: not run."""
-
-    sizes: tuple[Size, ...] = ()
-    pairs: tuple[int, ...] = ()
-    seeds: int = 2
-
-
-@dataclass(frozen=True)
 class EnsembleSpec:
     """One ensemble of a study: `method` is a name in `rmlab.reward.methods.METHODS`, options are its training function's.
 
@@ -284,7 +275,6 @@ class Recipe:
     ensembles: tuple[EnsembleSpec, ...] = (EnsembleSpec("single", "single"),)
     aggregators: tuple[str, ...] = ("mean", "median", "min", "mean_std", "uwo")
     matched: bool = False
-    fact_sensitivity: FactSensitivity = field(default_factory=FactSensitivity)
     ppo_study: PpoStudy | None = None
 
     def validate(self) -> Recipe:

@@ -61,7 +61,7 @@ def test_a_dry_run_says_what_would_run(tmp_path, tiny_studies, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["study", "huge"], "preset = 'huge': give one of quick, full"),
+        (["study", "huge"], "preset = 'huge': give one of quick, constructions"),
         (["study"], "preset = None: give one of"),
         (["study", "tiny", "--labels.flips", "0.7"], "labels.flips = 0.7: give a share"),
         (["study", "tiny", "--ensembles", "heads2"], "an ensemble named single"),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rmlab.show.figures import with_interval
+from rmlab.show.rows import ledger
 from rmlab.tokens import pad_right
 
 PAGE = Path(__file__).resolve().parent.parent / "book" / "index.md"
@@ -23,6 +25,19 @@ def test_the_ten_lines_are_those_of_the_readme():
         [b for b in blocks(page) if "rmlab.fit(" in b] for page in (PAGE, PAGE.parents[1] / "README.md")
     )
     assert one == other and len(one) == 1
+
+
+def test_the_readmes_findings_are_the_ledgers():
+    """Every effect with its interval and every verdict is that of the claim it names, and none stands without a claim."""
+    text = " ".join((PAGE.parents[1] / "README.md").read_text("utf-8").split())
+    findings = text[text.index("What we find") : text.index("## What it costs")]
+    effect = r"[+-]\d\.\d\d \[[^]]+\]"
+    quoted = re.findall(rf"({effect})[^`\[]*\(`([\w-]+)`: (\w+)", findings)
+    assert len(quoted) == len(re.findall(effect, findings)) == findings.count("(`") - 1 > 4
+    _, table = ledger(*(name for _, name, _ in quoted))
+    for (numbers, name, verdict), row in zip(quoted, table.itertuples(), strict=True):
+        assert numbers == with_interval(table.loc[row.Index], "effect", sign=True), name
+        assert verdict == row.verdict, name
 
 
 def test_the_eight_lines_run(tiny_lm, world_pairs, tmp_path, monkeypatch):

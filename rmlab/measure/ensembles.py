@@ -141,7 +141,6 @@ class StudyScores:
     terms : (P, N, F) how often each term of gold's bill occurs; term_names : (F,); None and () for gold without a bill
     gold : (P, N) float64, gold units; ended : (P, N) bool, False where an answer never ends; lengths : (P, N) tokens
     probe_names : (C,) "base" first; probe_labels : what each of the others changes, in words; probe_gold : (P, C)
-    sensitivity : the members of the side study of sizes and pairs
     checks : how well each backbone counts facts, replicate by replicate
     distances : how far answers are from training answers, replicate by replicate: (P, N) float32 by name
 
@@ -158,7 +157,6 @@ class StudyScores:
     probe_names: tuple[str, ...] = ()
     probe_labels: dict[str, str] = field(default_factory=dict)
     probe_gold: np.ndarray | None = None
-    sensitivity: list[MemberScores] = field(default_factory=list)
     ppo_runs: list[RunResult] = field(default_factory=list)
     checks: list[dict[str, float]] = field(default_factory=list)
     terms: np.ndarray | None = None

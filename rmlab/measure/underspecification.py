@@ -19,8 +19,6 @@ from rmlab.measure.errors import errors
 from rmlab.measure.intervals import columns_of, two_way_interval
 from rmlab.optimise.best_of_n import KL_NAME, best_of_n, kl_bound, n_grid
 
-FACT_PROBES = ("wrong", "one_wrong", "missing")
-
 
 def transfer(scores: StudyScores) -> pd.DataFrame:
     """The winner that one single model picks, judged by itself, by others and by gold.
@@ -83,17 +81,6 @@ def probes(scores: StudyScores) -> pd.DataFrame:
         for name, change in zip(scores.probe_names[1:], changes, strict=True):
             rows.append((reward_model, name, scores.probe_labels.get(name, name), change))
     return pd.DataFrame(rows, columns=["reward_model", "probe", "label", "reaction"])
-
-
-def fact_sensitivity(scores: StudyScores) -> pd.DataFrame:
-    """Which sizes, on how many clean pairs, react to a wrong fact: one row a model of the side study."""
-    rows = []
-    for m in scores.sensitivity:
-        reactions = dict(zip(scores.probe_names[1:], reaction(m.probes)[:, 0], strict=True))
-        row = {name: m.facts[name] for name in ("hidden", "layers", "parameters", "pairs")}
-        row |= {"backbone": m.backbone, "accuracy": (m.heldout[:, 0, 0] > m.heldout[:, 1, 0]).mean()}
-        rows.append({**row, **{name: reactions[name] for name in FACT_PROBES if name in reactions}})
-    return pd.DataFrame(rows)
 
 
 def checks(scores: StudyScores) -> pd.DataFrame:

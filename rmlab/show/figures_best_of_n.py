@@ -1,4 +1,4 @@
-"""The figures of best-of-n and of what members agree on, drawn from the rows of the full study."""
+"""The figures of best-of-n and of what members agree on, drawn from the rows of a best-of-n study."""
 
 from __future__ import annotations
 
@@ -13,24 +13,18 @@ from rmlab.show.figures import (
     band,
     dotted,
     end_label,
-    interval,
-    legend,
-    limits,
     line,
     n_axis,
     one_curve,
     pick,
     start_level,
-    used,
 )
-from rmlab.show.figures_members import name
-from rmlab.show.style import LOOKS, Figure, canvas, look_of
+from rmlab.show.style import LOOKS, Figure, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KL_LABEL = "KL from the policy, log n − (n−1)/n, upper bound (nats)"
-ENSEMBLES = ("finetune3", "pretrain3", "heads3", "heads5")
 
 
 def overoptimisation(curves: pd.DataFrame, own: pd.DataFrame | None = None) -> Figure:
@@ -58,31 +52,6 @@ def overoptimisation(curves: pd.DataFrame, own: pd.DataFrame | None = None) -> F
         f"{single.proxy.iloc[0]:.2f} to {end.proxy:.2f}."
     )
     return Figure(fig, alt, "over")
-
-
-def ensembles(
-    curves: pd.DataFrame, names: Sequence[str] = ENSEMBLES, aggregators: Sequence[str] = ("mean", "min")
-) -> Figure:
-    """Gold against KL for each ensemble, one panel an aggregator, with the single model in both."""
-    fig, axes = canvas(len(aggregators), 8.4, 3.9, sharey=True)
-    axes = np.atleast_1d(axes)
-    single = one_curve(curves, ensemble="single")
-    for ax, aggregator in zip(axes, aggregators, strict=True):
-        band(ax, single, "gold", LOOKS["single"], "single", at_end=False)
-        for ensemble in names:
-            curve = one_curve(curves, ensemble=ensemble, aggregator=aggregator)
-            band(ax, curve, "gold", look_of(ensemble, curve.method.iloc[0]), name(ensemble), at_end=False)
-        _uniform_pick(ax, single)
-        n_axis(ax, single.pressure)
-        ax.set_xlabel("KL, upper bound (nats)")
-        ax.text(0.02, 0.03, f"aggregator: {aggregator}", transform=ax.transAxes, weight="bold")
-    axes[0].set_ylabel("gold reward")
-    legend(fig, axes[0], len(names) + 1)
-    most = curves.pressure.max()
-    end = pick(curves, pressure=most, pessimism="paper")
-    end = end[end.aggregator.isin(aggregators) & end.ensemble.isin(["single", *names])]
-    said = "; ".join(f"{r.ensemble} {r.aggregator} {r.gold:.2f}" for r in end.itertuples())
-    return Figure(fig, f"Gold reward against KL for every ensemble. At n = {most}: {said}.", "cons")
 
 
 def transfer(table: pd.DataFrame) -> Figure:
@@ -130,16 +99,12 @@ def accuracy_and_gold(
 
 
 def agreement(table: pd.DataFrame) -> Figure:
-    """How alike two members are on held-out pairs, in the pool, and in their errors there.
-
-    Rows of before errors were measured have `corr_tail` instead, the scores' correlation on each prompt's 64 best.
-    """
+    """How alike two members are on held-out pairs, in the pool, and in their errors there."""
     fig, ax = canvas(height=3.2)
-    other, words = ("corr_error", "their errors") if "corr_error" in table else ("corr_tail", "its 64 best")
     columns = {
         "corr_heldout": ("held-out pairs", "full"),
         "corr_pool": ("all answers to a prompt", "left"),
-        other: (words, "none"),
+        "corr_error": ("their errors", "none"),
     }
     names = {
         "heads 5": "two of 5 heads",
@@ -163,44 +128,10 @@ def agreement(table: pd.DataFrame) -> Figure:
     ax.set_xlabel("correlation between two members")
     means = table.groupby("relation")[list(columns)].mean()
     said = "; ".join(
-        f"{names[r]} {means.corr_heldout[r]:.2f} on held-out pairs, {means[other][r]:.2f} of {words}"
+        f"{names[r]} {means.corr_heldout[r]:.2f} on held-out pairs, {means.corr_error[r]:.2f} of their errors"
         for r in relations
     )
     return Figure(fig, f"Correlation between two members: {said}.", "agree")
-
-
-def gains(
-    curves: pd.DataFrame,
-    names: Sequence[str] = ENSEMBLES,
-    ns: Sequence[int] = (16, 256, 4096),
-    aggregators: Sequence[str] = ("mean", "median", "min", "mean_std", "uwo"),
-) -> Figure:
-    """Gold minus the single models', paired, with 95% bands: does an ensemble help, and where?
-
-    Of n and of aggregators those are shown that the rows have.
-    """
-    curves = pick(curves, pessimism="paper")
-    ns = [n for n in ns if n in set(curves.pressure)]
-    fig, axes = canvas(len(ns), 8.4, 4.2, sharey=True)
-    axes = np.atleast_1d(axes)
-    known = set(zip(curves.ensemble, curves.aggregator, strict=True))
-    lines = [(x, rule) for x in reversed(names) for rule in reversed(aggregators) if (x, rule) in known]
-    for ax, n in zip(axes, ns, strict=True):
-        at = pick(curves, pressure=n).set_index(["ensemble", "aggregator"]).loc[lines]
-        for y, ((ensemble, _), r) in enumerate(at.iterrows()):
-            low, high = limits(r, "gain")
-            interval(ax, y, low, r.gain, high, look_of(ensemble, r.method))
-        dotted(ax, x=0)
-        ax.set_xlabel(f"gold gained over single\nat n = {n:,}")
-    labels = [f"{name(ensemble)}: {rule.replace('_', ' − ')}" for ensemble, rule in lines]
-    axes[0].set_yticks(range(len(lines)), labels, fontsize=8)
-    last = pick(curves, pressure=ns[-1])
-    said = "; ".join(
-        f"{r.ensemble} {r.aggregator} {r.gain:+.2f}"
-        for r in last.itertuples()
-        if (r.ensemble, r.aggregator) in set(lines)
-    )
-    return Figure(fig, f"Paired gold gain over single models at n = {ns[-1]}: {said}.", "gains")
 
 
 def probes(table: pd.DataFrame) -> Figure:
@@ -223,53 +154,6 @@ def probes(table: pd.DataFrame) -> Figure:
         f"{gold.label[p]} gold {gold.reaction[p]:+.1f}, members {mean[p]:+.2f}" for p in gold.index
     )
     return Figure(fig, f"Reaction to one change: {said}.", "probe")
-
-
-def draws(replicates: pd.DataFrame) -> Figure:
-    """Every single reward model's gold curve, one panel a label draw, the draw's mean over them."""
-    singles = pick(replicates, ensemble="single")
-    numbers = sorted(singles.draw.unique())
-    columns = len(numbers) if len(numbers) < 6 else 5
-    rows = -(-len(numbers) // columns)
-    fig, grid = canvas(columns, 8.4, 0.4 + 2.5 * rows, rows=rows, sharey=True)
-    axes = used(grid, len(numbers))
-    for ax, draw in zip(axes, numbers, strict=True):
-        group = pick(singles, draw=draw)
-        for _, curve in group.groupby("members"):
-            ax.plot(np.log2(curve.pressure), curve.gold, color=LOOKS["single"].color, lw=0.7, alpha=0.45)
-        mean = group.groupby("pressure").gold.mean()
-        ax.plot(np.log2(mean.index), mean, color=LOOKS["gold"].color, lw=2.4)
-        ax.set_xticks(np.log2(mean.index)[::3], [f"{n:,}" for n in mean.index[::3]])
-        ax.set_xlabel(f"n (label draw {draw})")
-    for ax in axes[::columns]:
-        ax.set_ylabel("gold reward")
-    ends = pick(singles, pressure=singles.pressure.max()).groupby("draw").gold.mean()
-    said = ", ".join(f"draw {draw} {gold:.2f}" for draw, gold in ends.items())
-    alt = f"Gold curves of every single model by label draw; mean gold at the largest n: {said}."
-    return Figure(fig, alt, "draws")
-
-
-def fact_sensitivity(table: pd.DataFrame) -> Figure:
-    """Reaction to an answer whose every fact is wrong, by size and number of clean pairs."""
-    fig, ax = canvas(height=3.4)
-    looks = [LOOKS[name] for name in ("proxy", "finetune", "pretrain", "you")]  # by size
-    for i, ((hidden, layers), group) in enumerate(table.groupby(["hidden", "layers"])):
-        look = looks[min(i, 3)]
-        mean = group.groupby("pairs").wrong.mean()
-        label = f"{group.parameters.iloc[0] / 1e6:.2f} M parameters ({hidden} × {layers})"
-        ax.plot(group.pairs, group.wrong, look.marker, color=look.color, alpha=0.4, ms=5)
-        ax.plot(mean.index, mean, look.marker, ls=look.dash, color=look.color, label=label)
-    dotted(ax, y=0)
-    ax.set_xscale("log")
-    pairs = sorted(table.pairs.unique())
-    ax.set_xticks(pairs, [f"{p:,}" for p in pairs])
-    ax.minorticks_off()
-    ax.set_xlabel("clean preference pairs")
-    ax.set_ylabel("reaction to every fact wrong (std)")
-    ax.legend(fontsize=8, frameon=False)
-    mean = table.groupby(["hidden", "layers", "pairs"]).wrong.mean()
-    said = "; ".join(f"{h} x {n} on {p} pairs {x:+.2f}" for (h, n, p), x in mean.items())
-    return Figure(fig, f"Mean reaction to wrong facts: {said}.", "sight")
 
 
 def _uniform_pick(ax: Axes, single: pd.DataFrame) -> None:

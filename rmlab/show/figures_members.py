@@ -70,7 +70,7 @@ def cost(
 
     n : of best-of-n, or the largest there is
     """
-    fig, axes = canvas(2, 8.4, 4.0, sharey=True)
+    fig, axes = canvas(1, 4.4, 5.6, rows=2, sharex=True)
     most = int(curves.pressure.max()) if n is None else n
     end = pick(curves, aggregator=aggregator, pessimism="paper", pressure=most).set_index("ensemble")
     costs = costs.set_index("ensemble")
@@ -85,10 +85,10 @@ def cost(
         ticks = 2.0 ** np.arange(0, np.ceil(np.log2(times[list(names)].max())) + 0.1)
         ax.set_xticks(ticks, [f"{t:g}x" for t in ticks])
         ax.minorticks_off()
-    axes[0].set_xlabel("training time, in single models")
-    axes[1].set_xlabel("scoring time, in single models")
-    axes[0].set_ylabel(f"gold gained over one model, n = {most:,}")
-    legend(fig, axes[0], 3)
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel(f"time to {stage}, in single models", fontsize=9)
+        ax.set_ylabel(f"gold gained, n = {most:,}", fontsize=9)
+    legend(fig, axes[0], 2)
     said = "; ".join(
         f"{name(x)} {end.gain[x]:+.2f} for {costs.train_seconds_x[x]:.1f} times the training "
         f"and {costs.score_seconds_x[x]:.1f} times the scoring"

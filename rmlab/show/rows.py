@@ -30,21 +30,19 @@ def data_folder() -> Traversable:
     return packaged if packaged.is_dir() else CHECKOUT / "data"
 
 
-def rows(table: str, study: str = "full") -> pd.DataFrame:
+def rows(table: str, study: str = "best_of_n_sighted") -> pd.DataFrame:
     """A shipped table; `data/README.md` describes every column.
 
     Parameters
     ----------
-    table : `curves` or `comparisons`; of "full" and "ppo" also `replicates` and `ends`; of "full" `transfer`,
-        `agreement`, `accuracy`, `probes`, `fact_sensitivity`; of "constructions" `diversity`, `costs`, `left_out`; of
-        "ppo" `answers`; "best_of_n_sighted" has many more
-    study : "best_of_n_sighted", "full", "constructions" or "ppo"
+    table : `curves`, `comparisons`, `accuracy`, `probes` or another of the folder
+    study : a folder of `data/`, one of `rmlab.study.presets.SHIPPED`
     """
     with (data_folder() / study / f"{table}.csv").open("rb") as file:
         return pd.read_csv(file)
 
 
-def provenance(study: str = "full") -> dict:
+def provenance(study: str = "best_of_n_sighted") -> dict:
     """The shipped rows' recipe, versions, seeds and times, and the commit that made them."""
     return json.loads((data_folder() / study / "provenance.json").read_text("utf-8"))
 
@@ -92,8 +90,8 @@ def own(table: str) -> pd.DataFrame | None:
     return None
 
 
-def pool(study: str = "full") -> CompactPool:
-    """A study's shipped compact pool, for the explorer: that of "full", or of "constructions"."""
+def pool(study: str = "best_of_n_sighted") -> CompactPool:
+    """A best-of-n study's shipped compact pool, for the explorer."""
     from rmlab.optimise.compact import CompactPool
 
     with resources.as_file(data_folder() / study / "explorer.npz") as path:

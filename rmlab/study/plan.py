@@ -67,7 +67,6 @@ def plan(recipe: Recipe) -> dict[str, Task]:
         "prompts": shared.prompts,
         "scores": [_score_task(recipe, shared, spec, trained[spec]) for spec in specs],
         "probes": [_probe_task(recipe, shared, trained[spec]) for spec in specs],
-        "sensitivity": _sensitivity_tasks(recipe, shared),
         "checks": _check_tasks(recipe, shared),
         "distances": _distance_tasks(recipe, shared, trained),
         "runs": runs,
@@ -296,22 +295,6 @@ def _distance_tasks(recipe: Recipe, shared: SharedInputs, trained: dict[TrainedS
         read |= {"pool": shared.pool, "prompts": shared.prompts}
         settings = ScoreDistances(recipe.seed, instance.replicate)
         out.append(Task(score_distances, settings, read, cost=cost))
-    return out
-
-
-def _sensitivity_tasks(recipe: Recipe, shared: SharedInputs) -> list[Task]:
-    """Members of every size on growing sets of clean pairs, with their probes; not optimised against."""
-    out = []
-    clean = replace(recipe.labels, temperature=0.0, flips=0.0)
-    for size in recipe.fact_sensitivity.sizes:
-        own = replace(recipe, size=size)
-        for count in recipe.fact_sensitivity.pairs:
-            pairs = _pairs_task(recipe, shared.policy, "fact_sensitivity", count, clean)
-            for i in range(recipe.fact_sensitivity.seeds):
-                backbone = _backbone_task(recipe, size, i + 1)
-                one = replace(shared, pairs=[pairs])
-                member = _member_task(own, TrainedSpec(SINGLE, (), 0, i), backbone, one)
-                out += [member, _probe_task(own, shared, member)]
     return out
 
 

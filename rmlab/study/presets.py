@@ -1,6 +1,6 @@
 """Ready recipes, each a plain function: what ships, what runs in minutes, what tests run.
 
-Each is about the sandbox; another source goes in with `dataclasses.replace(full(), source=...)`.
+Each is about the sandbox; another source goes in with `dataclasses.replace(quick(), source=...)`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from rmlab.fingerprint import Lookup
 from rmlab.recipe import (
     EnsembleSpec,
-    FactSensitivity,
     Labels,
     PoolSize,
     Ppo,
@@ -35,18 +34,6 @@ AHMED = ensemble(
 ZHANG = ensemble(
     "lora5_two_stage", "lora", k=5, stage1=0.5
 )  # 2401.16635: encoder and heads on one half, adapters on the other
-
-
-def full() -> Recipe:
-    """Finetuning against pretraining seeds: three replicates of five x three seeds, 96 prompts of 4,096 answers; two sizes."""
-    sizes = (Size(), Size(hidden=128, layers=3, heads=4, ff=384))
-    return Recipe(
-        name="full",
-        source=Sandbox(),
-        ensembles=_seeds(3, 5, (3, 5)),
-        aggregators=EVERY,
-        fact_sensitivity=FactSensitivity(sizes=sizes, pairs=(1000, 4000, 16000), seeds=2),
-    )
 
 
 def quick() -> Recipe:
@@ -288,7 +275,6 @@ def tiny_sweeps() -> Sweep:
 
 PRESETS: Lookup[str, Callable[[], Study]] = Lookup(
     quick=quick,
-    full=full,
     constructions=constructions,
     best_of_n=best_of_n,
     best_of_n_sighted=best_of_n_sighted,
@@ -301,7 +287,7 @@ PRESETS: Lookup[str, Callable[[], Study]] = Lookup(
     tiny_ppo=tiny_ppo,
     tiny_sweeps=tiny_sweeps,
 )
-SHIPPED = ("best_of_n_sighted", "full", "constructions", "ppo")  # presets whose rows are in data/
+SHIPPED = ("best_of_n_sighted", "constructions", "ppo")  # presets whose rows are in data/
 
 
 def _seeds(k: int, backbones: int, heads: tuple[int, ...]) -> tuple[EnsembleSpec, ...]:

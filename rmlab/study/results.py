@@ -48,7 +48,7 @@ ALIGNED = "model/rmlab.json"  # of a member: the card of its saved model, `rmlab
 class Measurement:
     """One line of the table: a function of scores, what it reads beside the members, and which recipes it is for.
 
-    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "sensitivity", "runs", "checks",
+    function : StudyScores -> a table, or tables by name; reads : "scores", "pool", "probes", "runs", "checks",
         "distances", "views"
     """
 
@@ -126,11 +126,6 @@ MEASUREMENTS: Lookup[str, Measurement] = Lookup(
         ("scores", "pool", "runs", "views"),
         lambda recipe: recipe.replicates.draws > 1,  # thresholds are other replicates'
     ),
-    fact_sensitivity=Measurement(
-        underspecification.fact_sensitivity,
-        ("sensitivity", "prompts"),
-        lambda recipe: bool(recipe.fact_sensitivity.sizes),
-    ),
 )
 
 
@@ -193,7 +188,6 @@ def read_scores(
     pool: list[Path] = (),
     probes: list[Path] = (),
     prompts: list[Path] = (),
-    sensitivity: list[Path] = (),
     runs: list[Path] = (),
     checks: list[Path] = (),
     distances: list[Path] = (),
@@ -207,9 +201,6 @@ def read_scores(
     probed = (
         recipe.source.probes([x for folder in prompts for x in load_prompts(folder)]) if prompts else None
     )
-    side = [
-        _member(TrainedSpec("single", (), 0, i), m, None, p) for i, m, p in _pairs_of(sensitivity, recipe)
-    ]
     return StudyScores(
         recipe,
         list(listed.values()),
@@ -219,7 +210,6 @@ def read_scores(
         probe_names=probed.names if probed else (),
         probe_labels=recipe.source.probe_labels if probed else {},
         probe_gold=probed.gold if probed else None,
-        sensitivity=side,
         ppo_runs=_runs(runs, views),
         checks=[json.loads((folder / "checks.json").read_text()) for folder in checks],
         terms=answers.terms if answers else None,
@@ -275,9 +265,3 @@ def _ensemble(instance: Instance, listed: dict[TrainedSpec, MemberScores]) -> En
     parts, rivals = (tuple(listed[spec] for spec in group) for group in (instance.parts, instance.rivals))
     spec = instance.spec
     return EnsembleResult(spec.name, spec.method, instance.replicate, instance.number, parts, rivals)
-
-
-def _pairs_of(folders: list[Path], recipe: Recipe) -> list[tuple[int, Path, Path]]:
-    """(backbone, member, probes) of the side study, whose folders come in turn."""
-    rows = zip(folders[::2], folders[1::2], strict=True)
-    return [(i % recipe.fact_sensitivity.seeds, member, probes) for i, (member, probes) in enumerate(rows)]

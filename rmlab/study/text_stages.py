@@ -38,9 +38,8 @@ def validate_text(recipe: Recipe) -> None:
         f"the source's, {source.max_new_tokens}",
     )
     require(tokens == source.max_new_tokens, "ppo.max_new_tokens", tokens, mend)
-    temperature, sizes = recipe.labels.temperature, recipe.fact_sensitivity.sizes
+    temperature = recipe.labels.temperature
     require(temperature == 0, "labels.temperature", temperature, "0: the file says which answer is better")
-    require(not sizes, "fact_sensitivity.sizes", sizes, "none: text has no facts that a probe could change")
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def grid(draws: int = 2, backbones: int = 3, finetune: int = 2) -> StudyScores:
                 ensembles.append(EnsembleResult(name, method, d, i, group, rivals))
     recipe = Recipe("grid", None, replicates=Replicates(draws, backbones, finetune))
     members = [*seeds.values(), *heads.values()]
-    return StudyScores(recipe, members, ensembles, gold, ended, *_probes(), sensitivity=members[:4])
+    return StudyScores(recipe, members, ensembles, gold, ended, *_probes())
 
 
 def with_copies(scores: StudyScores, of: str = "heads5", name: str = "copies5") -> StudyScores:

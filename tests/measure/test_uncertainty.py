@@ -15,7 +15,7 @@ from rmlab.measure.pool_curves import best_of_n_curves, matched_penalty
 from rmlab.optimise.best_of_n import best_of_n, n_grid
 from rmlab.recipe import Recipe, Replicates
 from rmlab.study.presets import best_of_n as best_of_n_preset
-from rmlab.study.presets import best_of_n_sighted, full, sweeps, tiny_constructions, tiny_ppo
+from rmlab.study.presets import best_of_n_sighted, quick, sweeps, tiny_constructions, tiny_ppo
 from rmlab.study.sweep import parts_of
 from tests.measure.fake_scores import in_step, with_copies
 
@@ -290,7 +290,7 @@ def test_one_replicate_has_intervals_over_prompts():
 def test_only_studies_of_best_of_n_at_equal_penalties_are_measured():
     for recipe in (best_of_n_preset(), best_of_n_sighted(), tiny_constructions()):
         assert un.is_measured(recipe)
-    for recipe in (full(), tiny_ppo(), *(r for _, r in parts_of(sweeps()))):
+    for recipe in (quick(), tiny_ppo(), *(r for _, r in parts_of(sweeps()))):
         assert not un.is_measured(recipe)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rmlab.measure.intervals import two_way_interval
-from rmlab.measure.underspecification import agreement, checks, fact_sensitivity, probes, reaction, transfer
+from rmlab.measure.underspecification import agreement, checks, probes, transfer
 from rmlab.optimise.best_of_n import best_of_n, kl_bound
 from rmlab.recipe import Replicates
 from tests.measure.fake_scores import PROBES, P, grid, in_step
@@ -107,20 +107,8 @@ def test_probes_carry_their_labels_where_the_source_has_some(scores):
     assert labels["wrong"] == "every fact stated wrong" and labels["missing"] == "missing"
 
 
-def test_fact_sensitivity_is_a_row_a_model_of_the_side_study(scores):
-    table = fact_sensitivity(scores)
-    facts = ["hidden", "layers", "parameters", "pairs"]
-    assert list(table) == [*facts, "backbone", "accuracy", "wrong", "one_wrong", "missing"]
-    assert len(table) == len(scores.sensitivity) == 4
-    for row, m in zip(table.itertuples(), scores.sensitivity, strict=True):
-        assert (row.parameters, row.pairs, row.backbone) == (100, 990 + m.backbone, m.backbone)
-        assert row.accuracy == (m.heldout[:, 0, 0] > m.heldout[:, 1, 0]).mean()
-        np.testing.assert_array_equal([row.wrong, row.one_wrong, row.missing], reaction(m.probes)[:, 0])
-
-
 def test_a_source_may_have_other_probes(scores):
     other = replace(scores, probe_names=("base", "wrong", "rude", "late"))
-    assert list(fact_sensitivity(other))[5:] == ["accuracy", "wrong"]
     assert set(probes(other).probe) == {"wrong", "rude", "late"}
 
 

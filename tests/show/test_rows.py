@@ -7,11 +7,12 @@ import json
 import pandas as pd
 import pytest
 
+from rmlab.measure.by_prompt import ByPrompt
 from rmlab.show import rows as module
-from rmlab.show.rows import ledger, made_by, own, provenance, rows
+from rmlab.show.rows import data_folder, ledger, made_by, own, provenance, rows
 
 TABLES = {
-    "full": [
+    "best_of_n_sighted": [
         "curves",
         "replicates",
         "ends",
@@ -20,7 +21,8 @@ TABLES = {
         "agreement",
         "accuracy",
         "probes",
-        "fact_sensitivity",
+        "diversity",
+        "costs",
     ],
     "constructions": ["curves", "comparisons", "diversity", "costs", "left_out"],
     "ppo": ["curves", "replicates", "ends", "comparisons", "answers"],
@@ -43,7 +45,7 @@ NUMBERS = {"kl", "kl_name", "proxy", "gold", "gold_low", "gold_high", "gain", "l
 @pytest.mark.parametrize("study", TABLES)
 def test_rows_are_of_the_recipe_that_provenance_names(study):
     recipe = provenance(study)["recipe"]
-    assert len(provenance(study)["numbers_of"]) == 7
+    assert provenance(study).get("commit") or len(provenance(study)["numbers_of"]) == 7
     for table in TABLES[study]:
         assert {tuple(x) for x in rows(table, study)[["study", "recipe"]].to_numpy()} == {(study, recipe)}
 
@@ -72,16 +74,22 @@ def test_a_comparison_names_curves_that_are_there():
         assert ((pairs.low <= pairs.difference + 1e-4) & (pairs.difference <= pairs.high + 1e-4)).all()
 
 
-def test_means_over_replicates_are_the_curves():
-    keys = ["ensemble", "aggregator", "pressure"]
-    mean = rows("replicates").groupby(keys).gold.mean()
-    curve = rows("curves").set_index(keys).gold
-    assert (mean - curve).abs().max() < 1e-3 and len(mean) == len(curve)
+def test_means_over_replicates_and_prompts_are_the_curves():
+    curves = rows("curves").query("optimiser == 'best_of_n'")
+    single = rows("replicates").groupby("pressure").gold.mean()
+    curve = curves.query("ensemble == 'single'").set_index("pressure").gold
+    assert (single - curve).abs().max() < 1e-3 and len(single) == len(curve)
+    by_prompt = ByPrompt.load(data_folder() / "best_of_n_sighted" / "by_prompt.npz")
+    at = curves.query("pressure == 256 and ensemble != 'oracle'")
+    for r in at.itertuples():
+        keys = {"ensemble": r.ensemble, "aggregator": r.aggregator, "pessimism": r.pessimism}
+        assert by_prompt.values(256, "gold", **keys).mean() == pytest.approx(r.gold, abs=1e-3)
+    assert len(at) > 40
 
 
 def test_the_folder_can_be_named(tmp_path, monkeypatch):
-    (tmp_path / "full").mkdir()
-    pd.DataFrame({"gold": [1.5]}).to_csv(tmp_path / "full" / "curves.csv", index=False)
+    (tmp_path / "best_of_n_sighted").mkdir()
+    pd.DataFrame({"gold": [1.5]}).to_csv(tmp_path / "best_of_n_sighted" / "curves.csv", index=False)
     monkeypatch.setenv("RMLAB_DATA", str(tmp_path))
     assert list(rows("curves").gold) == [1.5]
 
@@ -90,8 +98,8 @@ def test_an_installed_package_reads_what_it_brings_along(tmp_path, monkeypatch):
     """Whatever lies beside it: another project may have put a `data` there."""
     monkeypatch.delenv("RMLAB_DATA", raising=False)
     for folder, gold in ((tmp_path / "data", 3.5), (tmp_path / "rmlab" / "data", 2.5)):
-        (folder / "full").mkdir(parents=True)
-        pd.DataFrame({"gold": [gold]}).to_csv(folder / "full" / "curves.csv", index=False)
+        (folder / "best_of_n_sighted").mkdir(parents=True)
+        pd.DataFrame({"gold": [gold]}).to_csv(folder / "best_of_n_sighted" / "curves.csv", index=False)
         monkeypatch.setattr(module, "CHECKOUT", tmp_path)
         monkeypatch.setattr(module.resources, "files", lambda package: tmp_path / package)
         assert list(rows("curves").gold) == [gold]

@@ -9,7 +9,7 @@ import pytest
 
 from rmlab.recipe import Replicates, ensemble
 from rmlab.study.members import backbone_number, instances_of, trained_of, validate_ensembles
-from rmlab.study.presets import PRESETS, constructions, full, tiny, tiny_constructions
+from rmlab.study.presets import PRESETS, best_of_n, constructions, quick, tiny, tiny_constructions
 from rmlab.study.sweep import parts_of
 
 
@@ -18,21 +18,21 @@ def instances(recipe, name):
 
 
 def test_a_replicate_holds_an_ensemble_as_often_as_it_can_or_on_its_homes():
-    recipe = full()
-    counts = {"single": 15, "finetune3": 5, "heads5": 5, "pretrain3": 10 * 3, "pretrain5": 3}
+    recipe = best_of_n()
+    counts = {"single": 15, "finetune3": 5, "heads5": 1, "pretrain3": 10 * 3, "pretrain5": 3, "grid15": 1}
     for name, count in counts.items():
         every = instances(recipe, name)
-        assert [(i.replicate, i.number) for i in every] == [(d, n) for d in range(3) for n in range(count)]
+        assert [(i.replicate, i.number) for i in every] == [(d, n) for d in range(10) for n in range(count)]
     for name in ("finetune5", "heads5", "lora5", "grid25", "average5", "mixed9"):
         assert [(i.replicate, i.number) for i in instances(constructions(), name)] == [
             (d, 0) for d in range(5)
         ]
-    two = dataclasses.replace(recipe, ensembles=(*recipe.ensembles, ensemble("lora5", "lora", homes=2)))
-    assert [i.parts[0].backbone for i in instances(two, "lora5")] == [0, 1] * 3
+    two = dataclasses.replace(recipe, ensembles=(*recipe.ensembles, ensemble("lora4", "lora", k=4, homes=2)))
+    assert [i.parts[0].backbone for i in instances(two, "lora4")] == [0, 1] * 10
 
 
 def test_every_set_of_backbones_is_an_ensemble_of_pretraining_seeds_with_each_seed():
-    every = [i for i in instances(full(), "pretrain3") if i.replicate == 1]
+    every = [i for i in instances(best_of_n(), "pretrain3") if i.replicate == 1]
     sets = [tuple((p.backbone, p.finetune) for p in i.parts) for i in every]
     assert len(set(sets)) == 30 and {len(s) for s in sets} == {3}
     assert all(len({f for _, f in s}) == 1 and len({p for p, _ in s}) == 3 for s in sets)
@@ -41,13 +41,13 @@ def test_every_set_of_backbones_is_an_ensemble_of_pretraining_seeds_with_each_se
 def test_every_single_model_is_used_equally_often():
     """A good backbone cannot pass for a good method."""
     for name in ("finetune3", "pretrain3", "pretrain5"):
-        uses = [p for i in instances(full(), name) for p in i.parts]
+        uses = [p for i in instances(best_of_n(), name) for p in i.parts]
         counts = {p: uses.count(p) for p in uses}
-        assert len(counts) == 45 and len(set(counts.values())) == 1
+        assert len(counts) == 150 and len(set(counts.values())) == 1
 
 
 def test_an_ensemble_is_compared_with_every_single_model_on_its_backbones():
-    for recipe in (full(), constructions()):
+    for recipe in (best_of_n(), quick(), constructions()):
         for i in instances_of(recipe):
             on = {(i.replicate, p.backbone) for p in i.parts}
             expected = [(d, p, f) for d, p in sorted(on) for f in range(3)]
@@ -66,9 +66,9 @@ def test_members_beyond_the_grid_of_single_models_are_no_rivals():
 
 
 def test_replicates_share_no_backbone_and_the_first_has_the_first_ones():
-    recipe = full()
-    numbers = [backbone_number(recipe, d, p) for d in range(3) for p in range(5)]
-    assert numbers == list(range(15))
+    recipe = best_of_n()
+    numbers = [backbone_number(recipe, d, p) for d in range(10) for p in range(5)]
+    assert numbers == list(range(50))
 
 
 def test_folders_of_a_text_source_are_shared_in_turn():
@@ -86,9 +86,9 @@ def test_folders_of_a_text_source_are_shared_in_turn():
 def test_the_single_model_is_the_same_in_every_study():
     ids = {
         name: {s.id for s in trained_of(PRESETS[name]()) if s.method == "single"}
-        for name in ("full", "constructions", "ppo")
+        for name in ("best_of_n", "constructions", "ppo")
     }
-    assert {"d0/p0/f0", "d1/p1/f0", "d2/p4/f2"} <= ids["full"] & ids["constructions"] & ids["ppo"]
+    assert {"d0/p0/f0", "d1/p1/f0", "d2/p4/f2"} <= ids["best_of_n"] & ids["constructions"] & ids["ppo"]
 
 
 def test_ids_are_unique_and_say_where_a_scorer_comes_from():

@@ -41,11 +41,12 @@ def test_which_measurements_a_recipe_has():
         "explorer",
     }
     one = dataclasses.replace(tiny_ppo(), replicates=Replicates(2, 1, 1), ensembles=tiny_ppo().ensembles[:1])
-    assert "transfer" in plan(tiny_constructions()) and "fact_sensitivity" not in plan(tiny_ppo())
+    assert "transfer" in plan(tiny_constructions())
     assert not {"transfer", "agreement"} & set(plan(one))  # a single model has nobody to be compared with
     assert "herding" not in plan(one) and "hacks" in plan(one)  # nor with whom to err
-    assert "ceiling" in plan(PRESETS["full"]()) and "ceiling" not in plan(tiny_constructions())  # pairs alone
-    assert "fact_sensitivity" in plan(PRESETS["full"]())
+    assert "ceiling" in plan(PRESETS["best_of_n"]()) and "ceiling" not in plan(
+        tiny_constructions()
+    )  # pairs alone
     assert "uncertainty" in plan(tiny_constructions()) and "uncertainty" not in plan(tiny_ppo())
     assert "detectors" in plan(tiny_constructions()) and "detectors" in plan(
         tiny_ppo()

@@ -23,7 +23,7 @@ def test_a_cell_of_a_study_is_made_again_and_holds(tiny_studies, tmp_path):
 
 
 def test_a_changed_row_is_found_out(tiny_studies, tmp_path):
-    folder = shutil.copytree(tiny_studies["tiny"], tmp_path / "full")
+    folder = shutil.copytree(tiny_studies["tiny"], tmp_path / "mine")
     table = folder / "accuracy.csv"
     text = table.read_text()
     row = next(x for x in text.splitlines() if "d0/p0/f0" in x)
@@ -35,7 +35,7 @@ def test_a_changed_row_is_found_out(tiny_studies, tmp_path):
 
 
 def test_rows_of_older_code_are_said_to_be(tiny_studies, tmp_path):
-    folder = shutil.copytree(tiny_studies["tiny"], tmp_path / "full")
+    folder = shutil.copytree(tiny_studies["tiny"], tmp_path / "mine")
     about = json.loads((folder / "provenance.json").read_text())
     (folder / "provenance.json").write_text(
         json.dumps({**about, "tables": {**about["tables"], "accuracy": "0" * 20}})
