@@ -31,6 +31,9 @@ PAGES = [
 ]
 
 
+LONGER = ("ch5_heads", "ch6_ppo", "ch7_kl_penalty", "ch8_your_data")  # cells of up to 25 lines, some of them folded
+
+
 @pytest.fixture(scope="module")
 def soups():
     if not (HTML / "index.html").exists():
@@ -117,8 +120,10 @@ def test_a_cell_can_be_read(name):
     """Code fits a column of a page, and what a reader sees of it fits a screen."""
     for cell in code_cells(ROOT / "book" / f"{name}.ipynb"):
         lines = "".join(cell["source"]).split("\n")
-        hidden = "remove-cell" in cell["metadata"].get("tags", [])
-        assert hidden or len(lines) <= 25, lines[0]
+        tags = cell["metadata"].get("tags", [])
+        if "remove-cell" not in tags:
+            assert len(lines) <= (25 if name in LONGER else 15), lines[0]
+            assert name in LONGER or "hide-input" not in tags, lines[0]
         assert not [x for x in lines if len(x) > 88]
 
 
