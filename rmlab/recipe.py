@@ -309,13 +309,13 @@ class Recipe:
 
     @property
     def id(self) -> str:
-        """The study's id: a hash of everything but the name."""
+        """The study's id: a hash of everything but the name, after a letter: a table would read "70377395e285" as a number."""
         settings = dataclasses.asdict(self)
         del settings["name"]
         for name in ("micro_batch", "max_grad_norm", "checkpointing"):  # off, they are no part of it
             if not settings["training"][name]:
                 del settings["training"][name]
-        return digest([type(self.source).__name__, settings])[:12]
+        return f"r{digest([type(self.source).__name__, settings])[:11]}"
 
 
 def digest(value: object) -> str:

@@ -31,7 +31,12 @@ PAGES = [
 ]
 
 
-LONGER = ("ch5_heads", "ch6_ppo", "ch7_kl_penalty", "ch8_your_data")  # cells of up to 25 lines, some of them folded
+LONGER = (
+    "ch5_heads",
+    "ch6_ppo",
+    "ch7_kl_penalty",
+    "ch8_your_data",
+)  # cells of up to 25 lines, some of them folded
 
 
 @pytest.fixture(scope="module")

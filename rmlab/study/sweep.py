@@ -53,7 +53,7 @@ class Sweep:
     @property
     def id(self) -> str:
         """The study's id: a hash of its recipes' and of their axes and values."""
-        return digest([[axis, str(value), recipe.id] for axis, value, recipe in self.recipes()])[:12]
+        return f"r{digest([[axis, str(value), recipe.id] for axis, value, recipe in self.recipes()])[:11]}"
 
 
 Study = Recipe | Sweep
