@@ -173,6 +173,11 @@ def _was_run(folder: Path) -> bool:
     return folder.is_dir() and not (about.is_file() and "numbers_of" in json.loads(about.read_text()))
 
 
+def small(row: tuple, margin: float) -> bool:
+    """Whether a claim of the ledger's table holds, but its whole interval lies inside the margin."""
+    return row.verdict == "holds" and -margin < row.low and row.high < margin
+
+
 def ledger_text(claims: Iterable[Claim], table: pd.DataFrame) -> str:
     """The ledger as a person reads it: a claim, its source, and a line with effect, interval, p and verdict; by family."""
     claims, lines = {claim.id: claim for claim in claims}, []
@@ -182,6 +187,7 @@ def ledger_text(claims: Iterable[Claim], table: pd.DataFrame) -> str:
         for row in rows.itertuples():
             lines.append(f"{row.claim}: {claims[row.claim].text} [{row.source}; {row.study}]")
             word = Verdict(row.verdict, row.needed)
+            word = f"{word}{', by less than matters' if small(row, claims[row.claim].margin) else ''}"
             if row.verdict == "not run":
                 lines += ["    not run", ""]
                 continue

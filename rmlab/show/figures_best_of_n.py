@@ -24,15 +24,15 @@ from rmlab.show.style import LOOKS, Figure, canvas
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-KL_LABEL = "KL from the policy, log n − (n−1)/n, upper bound (nats)"
+KL_LABEL = "KL, log n − (n−1)/n, upper bound (nats)"
 
 
 def overoptimisation(curves: pd.DataFrame, own: pd.DataFrame | None = None) -> Figure:
     """The proxy climbs, gold peaks and falls: one reward model, mean over all of the study's; own is a quick study's."""
-    fig, (upper, lower) = canvas(1, 7.2, 4.8, rows=2, sharex=True, gridspec_kw={"height_ratios": [3, 1.5]})
+    fig, (upper, lower) = canvas(1, 4.9, 4.6, rows=2, sharex=True, gridspec_kw={"height_ratios": [3, 1.5]})
     single = one_curve(curves, ensemble="single")
-    band(upper, single, "gold", LOOKS["gold"], "gold: what it was worth")
-    band(lower, single, "proxy", LOOKS["proxy"], "proxy: what was optimised")
+    band(upper, single, "gold", LOOKS["gold"], "gold")
+    band(lower, single, "proxy", LOOKS["proxy"], "proxy")
     _uniform_pick(upper, single)
     top, end = single.loc[single.gold[::-1].idxmax()], single.iloc[-1]  # of rounded rows that tie, the last
     upper.plot([top.kl], [top.gold], "o", color=LOOKS["gold"].color, ms=8)
@@ -56,12 +56,12 @@ def overoptimisation(curves: pd.DataFrame, own: pd.DataFrame | None = None) -> F
 
 def transfer(table: pd.DataFrame) -> Figure:
     """The winner of one model, judged by itself, its siblings, its cousins and gold."""
-    fig, ax = canvas(height=4.0)
+    fig, ax = canvas(width=4.9, height=3.6)
     labels = {
-        "self": (LOOKS["single"], "by itself"),
-        "finetune": (LOOKS["finetune"], "by other finetuning seeds"),
-        "pretrain": (LOOKS["pretrain"], "by other pretraining seeds"),
-        "gold": (LOOKS["gold"], "by gold"),
+        "self": (LOOKS["single"], "itself"),
+        "finetune": (LOOKS["finetune"], "finetuning seeds"),
+        "pretrain": (LOOKS["pretrain"], "pretraining seeds"),
+        "gold": (LOOKS["gold"], "gold"),
     }
     for judge, (look, label) in labels.items():
         curve = pick(table, judged_by=judge)
@@ -100,7 +100,7 @@ def accuracy_and_gold(
 
 def agreement(table: pd.DataFrame) -> Figure:
     """How alike two members are on held-out pairs, in the pool, and in their errors there."""
-    fig, ax = canvas(height=3.2)
+    fig, ax = canvas(width=4.9, height=3.4)
     columns = {
         "corr_heldout": ("held-out pairs", "full"),
         "corr_pool": ("all answers to a prompt", "left"),
@@ -117,7 +117,8 @@ def agreement(table: pd.DataFrame) -> Figure:
         look, pairs = LOOKS[relation.split()[0]], pick(table, relation=relation)
         for shift, (column, (_, fill)) in zip((0.22, 0.0, -0.22), columns.items(), strict=True):
             style = {"color": look.color, "fillstyle": fill, "markerfacecoloralt": "none"}
-            ax.plot(pairs[column], np.full(len(pairs), y + shift), "|", color=look.color, alpha=0.35, ms=7)
+            faint = min(0.35, 20 / len(pairs))  # hundreds of pairs lie on each other
+            ax.plot(pairs[column], np.full(len(pairs), y + shift), "|", color=look.color, alpha=faint, ms=7)
             ax.plot([pairs[column].mean()], [y + shift], look.marker, ms=8, **style)
     ax.set_yticks(range(len(relations)), [names[r] for r in relations])
     ax.set_ylim(-0.6, len(relations) - 0.3)
@@ -135,21 +136,22 @@ def agreement(table: pd.DataFrame) -> Figure:
 
 
 def probes(table: pd.DataFrame) -> Figure:
-    """One change in a good answer: gold's reaction, and every member's, as a share of their spread."""
-    fig, (left, right) = canvas(2, 8.4, 3.8, sharey=True, gridspec_kw={"width_ratios": [1, 1.6]})
+    """One change in a good answer: every single model's reaction (ticks), their mean, and gold's as a number."""
     gold = pick(table, reward_model="gold").sort_values("reaction").set_index("probe")
     singles = table[table.reward_model.str.contains("/f")]
-    for y, probe in enumerate(reversed(gold.index)):
-        left.barh(y, gold.reaction[probe], color=LOOKS["gold"].color, height=0.55)
-        reactions = singles[singles.probe == probe].reaction
-        look = LOOKS["single"]
-        right.plot(reactions, np.full(len(reactions), y), "|", color=look.color, alpha=0.5, ms=9)
-        right.plot([reactions.mean()], [y], "s", color=look.color, ms=6)
-    for ax, label in ((left, "gold's reaction (gold units)"), (right, "members' reactions (std)")):
-        dotted(ax, x=0)
-        ax.set_xlabel(label)
-    left.set_yticks(range(len(gold)), list(gold.label[::-1]))
     mean = singles.groupby("probe").reaction.mean()
+    fig, ax = canvas(width=4.8, height=0.8 + 0.3 * len(gold))
+    look = LOOKS["single"]
+    for y, probe in enumerate(reversed(gold.index)):
+        reactions = singles[singles.probe == probe].reaction
+        ax.plot(reactions, np.full(len(reactions), y), "|", color=look.color, alpha=0.2, ms=9)
+        ax.plot([mean[probe]], [y], "s", color=look.color, ms=7, mec="white", mew=1)
+        number = f"{gold.reaction[probe]:.1f}".replace("-", "−")
+        end_label(ax, number, 1, y, (4, -3), ("axes fraction", "data"))
+    dotted(ax, x=0)
+    ax.set_yticks(range(len(gold)), list(gold.label[::-1]), fontsize=9)
+    ax.set_xlabel("judges' reactions (std)", fontsize=9)
+    ax.set_title("gold's", loc="right", fontsize=9)
     said = "; ".join(
         f"{gold.label[p]} gold {gold.reaction[p]:+.1f}, members {mean[p]:+.2f}" for p in gold.index
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from rmlab.measure.claims import DESCRIPTIVE, READ_AT_A_POINT, Claim
+from rmlab.measure.claims import DESCRIPTIVE, READ_AT_A_POINT, Claim, small
 from rmlab.recipe import require
 from rmlab.reward.methods import METHODS
 from rmlab.show.figures import INK
@@ -118,7 +118,7 @@ def ledger_table(
         ran = row.verdict != "not run"
         we = f"{row.effect:+.2f} [{row.low:+.2f}, {row.high:+.2f}]" if ran else "–"
         we += f", {_unit(claim)}" if ran and _unit(claim) != "gold" else ""
-        rows.append([claim.text, found, we, _verdict_words(row)])
+        rows.append([claim.text, found, we, _verdict_words(row, claim.margin)])
         p = "p" if row.family == DESCRIPTIVE else "Holm's p"
         p += " < 0.001" if row.p_adjusted < 0.001 else f" = {row.p_adjusted:.2g}"
         numbers = f"{row.replicates:.0f} replicates, {p}" if ran else "–"
@@ -168,8 +168,10 @@ def _read_words(claim: Claim) -> str:
     return claim.study if "." in claim.quantity else f"{claim.study}, whole curve"
 
 
-def _verdict_words(row: tuple) -> str:
-    """The verdict, and the replicates that an undecided claim would need."""
+def _verdict_words(row: tuple, margin: float) -> str:
+    """The verdict, the replicates that an undecided claim would need, and whether what holds is too small to matter."""
+    if small(row, margin):
+        return f"{row.verdict}, by less than matters"
     needed = row.verdict == "undecided" and np.isfinite(row.needed)
     return f"{row.verdict} (needs {row.needed:,.0f} replicates)" if needed else row.verdict
 

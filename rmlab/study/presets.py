@@ -287,7 +287,7 @@ PRESETS: Lookup[str, Callable[[], Study]] = Lookup(
     tiny_ppo=tiny_ppo,
     tiny_sweeps=tiny_sweeps,
 )
-SHIPPED = ("best_of_n_sighted", "constructions", "ppo")  # presets whose rows are in data/
+SHIPPED = ("best_of_n", "best_of_n_sighted", "constructions", "ppo")  # presets whose rows are in data/
 
 
 def _seeds(k: int, backbones: int, heads: tuple[int, ...]) -> tuple[EnsembleSpec, ...]:

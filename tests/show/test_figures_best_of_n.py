@@ -75,11 +75,13 @@ def test_probes_stand_in_the_order_of_golds_reaction(panels):
     table = rows("probes")
     figure = figures.probes(table)
     gold = pick(table, reward_model="gold").sort_values("reaction", ascending=False)
-    left, right = panels
-    np.testing.assert_allclose([p.get_width() for p in left.patches], gold.reaction)
-    assert [t.get_text() for t in left.get_yticklabels()] == list(gold.label)
-    ticks = [x for x in right.lines if x.get_marker() == "|"]
+    (ax,) = panels
+    assert [t.get_text() for t in ax.get_yticklabels()] == list(gold.label)
+    assert [float(t.get_text().replace("−", "-")) for t in ax.texts] == list(gold.reaction.round(1))
+    ticks = [x for x in ax.lines if x.get_marker() == "|"]
     assert {len(x.get_xdata()) for x in ticks} == {340}  # single models alone
+    squares = [x.get_xdata()[0] for x in ax.lines if x.get_marker() == "s"]
+    np.testing.assert_allclose(squares, [x.get_xdata().mean() for x in ticks])
     assert re.search(r"every fact stated wrong gold -6\.\d, members -2\.\d", figure.alt)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmlab.measure.claims import Claim, read_claims
+from rmlab.measure.claims import Claim, ledger_text, read_claims
 from rmlab.show import figures_claims as figures
 from rmlab.show.style import LOOKS, NEUTRAL
 from tests.show.fake_rows import ledger
@@ -177,6 +177,14 @@ def test_descriptive_p_is_not_called_adjusted_and_endless_needs_are_not_numbers(
     page = figures.ledger_table(CLAIMS, table).html
     assert "10 replicates, p &lt; 0.001" in page
     assert "p = 0.04" in page and "Holm" not in page and ">undecided</td>" in page
+
+
+@pytest.mark.parametrize("high, words", [(0.09, "holds, by less than matters"), (0.11, "holds")])
+def test_what_holds_and_does_not_matter_says_so(high, words):
+    table = ledger(PRIMARY).query("verdict == 'holds'")[:1].assign(effect=0.05, low=0.02, high=high)
+    claim = BY_ID[table.claim.iloc[0]]
+    assert f">{words}</td>" in figures.ledger_table([claim], table).html
+    assert ledger_text([claim], table).split("replicates: ")[1].startswith(f"{words}\n")
 
 
 def test_what_is_not_gold_says_what_it_is():
