@@ -47,6 +47,10 @@ DOUBTS = {  # scores of doubt that are no ensemble's spread
     "sngp": "Gaussian process",
 }
 DISTANCE = LOOKS["average"]
+ERRORS = {
+    "absolute": "errs much",
+    "signed": "is overrated much",
+}  # a kind of error, and what it is of an answer
 
 
 def promises(
@@ -90,8 +94,7 @@ def promises(
             ax.set_ylabel("win rate", fontsize=9)
         where = f"{title}, {words}" if len(studies) > 1 else words
         said.append(
-            f"{where} at n = {n:,}: {ends[0]:.2f} as stated, {ends[1]:.2f} mended, "
-            f"{ends[2]:.2f} delivered"
+            f"{where} at n = {n:,}: {ends[0]:.2f} as stated, {ends[1]:.2f} mended, {ends[2]:.2f} delivered"
         )
     least = 0.08 * np.ptp(axes[0].get_ylim())
     for ax in axes:
@@ -185,7 +188,7 @@ def sees_errors(
     table: pd.DataFrame,
     scores: Sequence[str],
     n: int = 256,
-    errors: Mapping[str, str] = {"absolute": "errs much", "signed": "is overrated much"},  # noqa: B006
+    errors: Mapping[str, str] = ERRORS,
 ) -> Figure:
     """How well scores of doubt rank one model's errors: AUROC among all answers (open) and among winners of n (full).
 

@@ -14,7 +14,7 @@ import pandas as pd
 from rmlab.recipe import require
 from rmlab.show.figures import apart, dotted, end_label, interval, legend, limits, pick, used, with_interval
 from rmlab.show.figures_members import called, name
-from rmlab.show.style import LOOKS, NEUTRAL, Figure, canvas, look_of
+from rmlab.show.style import NEUTRAL, Figure, canvas, look_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
