@@ -29,10 +29,10 @@ from rmlab.show.figures_members import called, name
 from rmlab.show.style import LOOKS, NEUTRAL, Figure, canvas, look_of
 
 FORMS = {  # of `rmlab.measure.laws`, with a dash
-    "quadratic": ("α − βd", (0, (5, 2))),
-    "log1p": ("α − β log(1 + d)", (0, (1, 1.3))),
-    "log": ("α − β log d", (0, (4, 1, 1, 1))),
-    "power": ("α − βd^γ", (0, (8, 2))),
+    "quadratic": ("d (α − βd)", (0, (5, 2))),
+    "log1p": ("d (α − β log(1 + d))", (0, (1, 1.3))),
+    "log": ("d (α − β log d)", (0, (4, 1, 1, 1))),
+    "power": ("d (α − βd^γ)", (0, (8, 2))),
 }
 RULES = {  # of choices, in words
     "all": "all there are",
@@ -170,7 +170,7 @@ def goodhart_slopes(table: pd.DataFrame, judges: Sequence[tuple[str, str]]) -> F
     dotted(ax, x=0)
     ax.set_yticks(range(len(judges)), [called(*j) for j in reversed(judges)], fontsize=8.5)
     ax.set_ylim(-0.6, len(judges) - 0.4)
-    ax.set_xlabel("gold a standard deviation of proxy", fontsize=9)
+    ax.set_xlabel("gold per standard deviation of proxy", fontsize=9)
     top = int(table.top.iloc[0])
     for fill, label in (("none", "most answers"), ("full", f"the top {top} a prompt")):
         ax.plot([], [], "o", color=NEUTRAL, fillstyle=fill, ms=6, mew=1.3, label=label)

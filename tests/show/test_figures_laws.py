@@ -34,7 +34,7 @@ def test_a_law_is_drawn_on_beyond_what_it_saw(panels):
         (grey,) = ax.patches
         assert grey.get_x() == pytest.approx(np.sqrt(kl_bound(64)))
     assert [ax.get_title(loc="left") for ax in panels] == ["one model", "5 finetuning seeds, mean"]
-    assert "one model: 1.28 at its highest, 0.81 at the end, where α − βd says 0.81" in figure.alt
+    assert "one model: 1.28 at its highest, 0.81 at the end, where d (α − βd) says 0.81" in figure.alt
 
 
 def test_what_lies_beyond_the_cut_moves_no_law(panels):
