@@ -7,7 +7,10 @@ import pytest
 
 from rmlab.show import (
     figures_best_of_n,
+    figures_calibration,
     figures_claims,
+    figures_herding,
+    figures_laws,
     figures_members,
     figures_multiples,
     figures_ppo,
@@ -27,8 +30,9 @@ def panels(monkeypatch):
         seen.extend(np.atleast_1d(axes).ravel())
         return fig, axes
 
-    best_of_n, ppo, claims = figures_best_of_n, figures_ppo, figures_claims
-    for module in (best_of_n, figures_members, figures_multiples, ppo, claims, figures_sweeps):
+    modules = (figures_best_of_n, figures_members, figures_multiples, figures_ppo, figures_claims)
+    later = (figures_sweeps, figures_calibration, figures_herding, figures_laws)
+    for module in (*modules, *later):
         monkeypatch.setattr(module, "canvas", canvas)
     return seen
 
