@@ -25,7 +25,10 @@ PAGES = [
     "ch5_heads",
     "ch6_ppo",
     "ch7_kl_penalty",
-    "ch8_your_data",
+    "ch8_calibrated",
+    "ch9_herding",
+    "ch10_law",
+    "your_data",
     "api",
     "references",
 ]
@@ -35,7 +38,7 @@ LONGER = (
     "ch5_heads",
     "ch6_ppo",
     "ch7_kl_penalty",
-    "ch8_your_data",
+    "your_data",
 )  # cells of up to 25 lines, some of them folded
 
 

@@ -22,7 +22,7 @@ PAGES = [
     "ch5_heads",
     "ch6_ppo",
     "ch7_kl_penalty",
-    "ch8_your_data",
+    "your_data",
     "api",
     "references",
 ]
