@@ -169,7 +169,12 @@ export function stageOf(draw) {
 }
 
 export function dragged(node, to) { // `to` is called where a pointer goes down, and while it is down
-  node.onpointerdown = (e) => { if (e.button === 0) { node.setPointerCapture(e.pointerId); to(e, true); } };
+  node.onpointerdown = (e) => {
+    if (e.button !== 0) return;
+    e.stopPropagation(); // one node holds a pointer: the innermost
+    node.setPointerCapture(e.pointerId);
+    to(e, true);
+  };
   node.onpointermove = (e) => { if (e.buttons && node.hasPointerCapture(e.pointerId)) to(e, false); };
 }
 

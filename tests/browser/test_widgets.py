@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget")
 pytest.importorskip("playwright.sync_api", reason="the browser checks need playwright")
+from rmlab.show.fit_law import FitLaw
 from rmlab.show.promised import Promised
 from rmlab.show.rows import rows
 from tests.show.page import browsing, fits, redraws, said, settle, violations
@@ -17,11 +18,19 @@ SIGHTED = "best_of_n_sighted"
 STATE_BYTES = 200_000  # of a widget in a page, its script and style sheet included
 
 
-def promised():
-    return Promised(*(rows(name, SIGHTED) for name in ("promised", "reliability", "calibration")), n=16)
+def promised(**state):
+    return Promised(*(rows(name, SIGHTED) for name in ("promised", "reliability", "calibration")), **state)
 
 
-WIDGETS = {"promised": promised}
+def fit_law(step="fit", **state):
+    return FitLaw(rows("curves", SIGHTED), rows("laws", SIGHTED), step=step, **state)
+
+
+def sketch(**state):
+    return fit_law(step="draw")
+
+
+WIDGETS = {"promised": promised, "fit_law": fit_law}
 every = pytest.mark.parametrize("make", WIDGETS.values(), ids=WIDGETS)
 
 
@@ -95,9 +104,46 @@ def test_a_redraw_takes_less_than_a_frame(make, show):
 
 
 @every
-def test_what_is_typed_in_python_is_shown(make, show):
-    """Two of one page, in different states, do not share their sentences."""
-    other = make()
-    other.n = 1
-    page = show(make(), other)
-    assert said(page, 0) != said(page, 1)
+def test_two_on_one_page_do_not_share_their_state(make, show):
+    page = show(make(), make())
+    first, second = said(page, 0), said(page, 1)
+    handle(page).press("Home")
+    assert said(page, 0) != first and said(page, 1) == second
+
+
+@every
+def test_a_finger_moves_the_handle_and_leaves_the_page_to_scroll(make, tab, show):
+    """Pointer events of a touch, as a browser sends them where `touch-action` lets a page be scrolled up and down."""
+    page = show(make(), width=360)
+    first = said(page)
+    assert handle(page).evaluate("e => getComputedStyle(e.closest('.rmx-plot')).touchAction") == "pan-y"
+    box = handle(page).locator(".rmx-grip").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touch = page.context.new_cdp_session(page)
+    for kind, at in (("touchStart", x), ("touchMove", x - 30), ("touchMove", x - 90), ("touchEnd", None)):
+        points = [] if at is None else [{"x": at, "y": y}]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert said(page) != first
+
+
+def test_a_finger_draws_where_gold_goes(show):
+    page = show(sketch(), width=360)
+    pad = page.locator(".rmx-pad")
+    assert pad.evaluate("e => getComputedStyle(e).touchAction") == "none"
+    box, touch = pad.bounding_box(), page.context.new_cdp_session(page)
+    for kind, share in (("touchStart", 0.05), ("touchMove", 0.5), ("touchMove", 0.99), ("touchEnd", None)):
+        at = (
+            []
+            if share is None
+            else [{"x": box["x"] + share * box["width"], "y": box["y"] + 100 - 60 * share}]
+        )
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+    assert said(page).startswith("You draw gold going from")
+    heights = [
+        x.get_attribute("aria-valuenow") for x in page.locator("[aria-orientation=vertical]").all()[:7]
+    ]
+    assert (
+        sorted(map(int, heights)) == list(map(int, heights)) and len(set(heights)) > 4
+    )  # each that it crossed
+    fits(page, (360, 900))
+    assert not violations(page)
