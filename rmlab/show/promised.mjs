@@ -89,7 +89,7 @@ function diagramOf(plot, d, s) {
   const most = Math.max(...bins.pairs), { confidence, agreement } = bins;
   const strip = bandOf(g, confidence, confidence, agreement, "rmx-strip");
   const bars = bins.low[0] === null ? [] : confidence.map((c, b) =>
-    rule(g.x(c), g.y(bins.low[b]), g.x(c), g.y(bins.high[b]), "rmx-bar-of"));
+    rule(g.x(c), g.y(bins.low[b]), g.x(c), g.y(bins.high[b]), "rmx-whisker"));
   const dots = confidence.map((c, b) =>
     dotOf(g, c, agreement[b], 3 + 2.5 * Math.sqrt(bins.pairs[b] / most), "rmx-dot"));
   const words = confidence.map((c, b) => `${num(c)} stated, ${num(agreement[b])} came true`).join("; ");

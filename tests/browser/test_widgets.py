@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("anywidget", reason="the widgets need anywidget")
 pytest.importorskip("playwright.sync_api", reason="the browser checks need playwright")
 from rmlab.show.fit_law import FitLaw
+from rmlab.show.herd import Herd
 from rmlab.show.promised import Promised
 from rmlab.show.rows import rows
 from tests.show.page import browsing, fits, redraws, said, settle, violations
@@ -30,7 +31,18 @@ def sketch(**state):
     return fit_law(step="draw")
 
 
-WIDGETS = {"promised": promised, "fit_law": fit_law}
+def herd(**state):
+    return Herd(rows("herding", SIGHTED), rows("ceiling", SIGHTED), **state)
+
+
+def herds(**state):
+    """Two studies side by side: the second one's rows are the first's, larger."""
+    other = rows("herding", SIGHTED)
+    parts = [f"{q}{end}" for q in ("own", "shared", "idiosyncratic") for end in ("", "_low", "_high")]
+    return herd(beside=other.assign(**{q: 1.3 * other[q] for q in parts}), **state)
+
+
+WIDGETS = {"promised": promised, "fit_law": fit_law, "herd": herd, "herds": herds}
 every = pytest.mark.parametrize("make", WIDGETS.values(), ids=WIDGETS)
 
 
