@@ -21,7 +21,7 @@ const rowsOf = (set, { aggregator }) => set?.rules[aggregator] ?? null;
 export function numbersOf({ ns, studies }, s) { // the trait `result`
   const numbers = s.found.map((set, i) => {
     const row = rowsOf(set, s), at = (table) => table?.value[s.at] ?? null;
-    const far = s.aggregator === "mean" && set?.ceiling, one = (kind) => (far && far[kind]?.[s.at]) ?? null;
+    const far = s.aggregator === "mean" && set?.ceiling, one = (kind) => (far ? far[kind][s.at] : null);
     return [studies[i].name, row && { own: at(row.own), shared: at(row.shared), idiosyncratic: at(row.idiosyncratic),
       shared_share: at(row.shared_share), predicted: one("predicted"), measured: one("measured"),
       ceiling: one("ceiling") }];
@@ -53,8 +53,8 @@ function readings({ ns, studies }, s) { // a line a study
     const part = (words, table) => `${words} ${num(table.value[s.at])}${between(table, s.at, num)}`;
     const far = s.aggregator === "mean" && ns[s.at] > 1 && set.ceiling;
     const further = far ? ` Gaussian errors and two members would predict ${num(far.ceiling[s.at])} for members `
-      + `without end; for these ${set.k} they predict ${num(far.predicted[s.at])}, and ${num(far.measured[s.at])} is measured.`
-      : "";
+      + `without end; for these ${set.k} they predict ${num(far.predicted[s.at])}, and ${num(far.measured[s.at])} `
+      + "is measured." : "";
     return h("p", { class: "rmx-small" }, h("b", {}, `${studies.length > 1 ? `${name}, ` : ""}n = ${whole(ns[s.at])}`
       .replaceAll(" ", "\u00a0")), ` · ${part("overrated by", row.own)} · ${part("shared", row.shared)} · `
       + `${part("their own", row.idiosyncratic)}.${further}`);

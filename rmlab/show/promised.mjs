@@ -108,7 +108,7 @@ function ratesOf(plot, d, s) {
   const g = axesOf(plot, { x, y, ends, titles, tall: 230 });
   const band = (table, c) => bandOf(g, xs, table.low, table.high, c);
   const level = (v, words) => [rule(g.left, g.y(v), g.left + g.wide, g.y(v), "rmx-start"),
-    label(g, g.left + g.wide - 4, g.y(v) + 3, [words], { by: 1 })];
+    label(g, g.left + 6, g.y(v) + 3, [words], { c: "rmx-halo" })];
   const { promised } = rates ?? {}, gap = promised && (promised.value[at] - row.delivered.value[at]);
   const style = `--ensemble:${ensemble.look[0]};--dash:6 4;--worth:var(--gold)`;
   const nodes = svg("g", { style },
