@@ -84,9 +84,12 @@ export function sentence(s, result) {
   const at = law[1] > 0 && law[0] > 0 ? law[0] / (2 * law[1]) : null;
   const where = at === null ? "It has no peak." : `Its peak is at d = ${num(at)}`
     + (at > curve.d[last] ? ", beyond what is seen." : ".");
+  const own = curve.laws.find((x) => x.form === "quadratic")?.peak_d, theirs = own?.value === null || !own ? ""
+    : ` Least squares of all points has it at ${num(own.value)}`
+      + (own.low === null || own.high === null ? "." : ` (95%: ${num(own.low)} to ${num(own.high)}).`);
   return `With α = ${num(law[0])} and β = ${num(law[1])} your law misses gold up to ${named(cut)} by `
     + `${num(result.rmse_in, 3)}, and beyond it by ${num(result.rmse_out, 3)}; least squares up to there misses by `
-    + `${num(result.best_rmse_in, 3)} and ${num(result.best_rmse_out, 3)}. ${where}`;
+    + `${num(result.best_rmse_in, 3)} and ${num(result.best_rmse_out, 3)}. ${where}${theirs}`;
 }
 
 function tableOf({ curve, law }, result) { // the two fits, and the rows' of the whole curve
@@ -241,7 +244,7 @@ function build(ui) {
     const { best } = fitted(now().curve, now().cut, [0, 0]);
     change({ alpha: within(best[0], 0, d.most[0]), beta: within(best[1], 0, d.most[1]) });
   });
-  const again = button("start again", () => change({ sketch: [], step: "draw", alpha: d.start[0], beta: d.start[1] }));
+  const again = button("reset", () => change({ sketch: [], step: "draw", alpha: d.start[0], beta: d.start[1] }));
   const table = h("table", { class: "rmx-fits" }), forms = h("table", { class: "rmx-fits" });
   const summary = h("summary"), fold = h("details", {}, summary, forms);
   const sliders = h("div", { class: "rmx-row" }, alpha.field, beta.field, h("div", { class: "rmx-low" }, solve));
@@ -251,7 +254,7 @@ function build(ui) {
     const s = soundOf(d, traits), result = numbersOf(s), { g, style, nodes } = (last = panelOf(plot, d, s));
     const said = sentence(s, result), fit = s.step === "fit";
     cut.node.style.display = fit ? "" : "none";
-    cut.place(s.stops.indexOf(s.cut), s.stops.length - 1, `${named(s.cut)}. ${said}`,
+    cut.place(s.stops.indexOf(s.cut), s.stops.length - 1, named(s.cut),
       gripAt(g, g.x(s.curve.d[s.curve.n.indexOf(s.cut)])));
     sketch.draw(s, g, style);
     plot.node.classList.toggle("rmx-still", !fit);

@@ -51,20 +51,21 @@ class FitLaw(anywidget.AnyWidget):
     Parameters
     ----------
     curves, laws : a study's tables of these names; best-of-n's rows at the papers' strengths are used
-    choices : (ensemble, aggregator) of the curves that a reader may choose among; those that the rows do not have are refused
+    choices : (ensemble, aggregator) of the curves that a reader may choose among, all of them in the rows
     curve : which of them is first, as "finetune5 min"; unless said the first
     step : "draw", "truth" or "fit"
     cut : n up to which the law is fitted, of the rows: three points are below it, one is beyond
 
-    `curve`, `step`, `sketch` (gold at each n past 16, empty before a reader draws), `alpha` (gold a root nat), `beta` (gold a
-    nat) and `cut` are traits, synced both ways. `result` is what the page computed: sketch_error (None without a sketch)
-    and straight_error, mean absolute errors in gold; of the reader's law rmse_in and rmse_out, up to the cut and
-    beyond; of least squares up to the cut best_alpha, best_beta, best_rmse_in and best_rmse_out.
+    `curve`, `step`, `sketch` (gold at each n past 16, empty before a reader draws), `alpha` (gold a root nat), `beta`
+    (gold a nat) and `cut` are traits, synced both ways. `result` is what the page computed: sketch_error (None without
+    a sketch) and straight_error, mean absolute errors in gold; of the reader's law rmse_in and rmse_out, root mean
+    squares in gold up to the cut and beyond; of least squares up to the cut best_alpha, best_beta, best_rmse_in and
+    best_rmse_out.
 
     Raises
     ------
-    ValueError : a table without its columns or the rows of a choice, a curve of too few points or without n = 16, a state that
-        there is not
+    ValueError : a table without its columns or the rows of a choice, a curve of too few points or without n = 16, a
+        state that there is not
     """
 
     _esm = widgets.script("fit_law")
@@ -126,7 +127,10 @@ def straight_continuation(d: np.ndarray, gold: np.ndarray, shown: int) -> np.nda
 
 
 def sketch_error(heights: np.ndarray, gold: np.ndarray) -> float:
-    """The mean absolute error of a sketch, gold units; heights and gold at the points past those that are shown, (L - S,)."""
+    """The mean absolute error of a sketch, gold units.
+
+    heights, gold : (L - S,), at the points past those that are shown
+    """
     return float(np.abs(np.asarray(heights) - np.asarray(gold)).mean())
 
 
@@ -166,17 +170,14 @@ def _curve(curve: pd.DataFrame, laws: pd.DataFrame) -> dict:
 def _law(row: pd.Series, name: str) -> dict:
     """One form's row; a peak that has no end is None."""
     frame = row.to_frame().T.replace([np.inf, -np.inf], np.nan)
-    own = {
-        q: {k: v[0] for k, v in widgets.banded(frame, q, f"laws of {name}").items()}
-        for q in ("alpha", "beta")
-    }
-    peak = {
-        end: widgets.numbers(frame[f"peak_d{x}"], "", missing=True)[0]
-        for end, x in (("value", ""), ("low", "_low"), ("high", "_high"))
-    }
-    excess = {
-        end: widgets.numbers(frame[f"excess_out{x}"], "", missing=True)[0]
-        for end, x in (("value", ""), ("low", "_low"), ("high", "_high"))
-    }
-    out = widgets.numbers(frame.rmse_out, f"rmse_out of {name}")[0]
-    return {"form": row.form, **own, "peak_d": peak, "excess": excess, "rmse_out": out}
+    own = {q: _ends(frame, q) for q in BANDED} | {"excess": _ends(frame, "excess_out")}
+    require(
+        None not in (own["alpha"]["value"], own["beta"]["value"]), f"laws of {name}", "NaN", "fitted laws"
+    )
+    return {"form": row.form, **own, "rmse_out": widgets.numbers(frame.rmse_out, "", missing=True)[0]}
+
+
+def _ends(frame: pd.DataFrame, column: str) -> dict[str, float | None]:
+    """A number and the ends of its interval, None where there is none."""
+    columns = {"value": column, "low": f"{column}_low", "high": f"{column}_high"}
+    return {end: widgets.numbers(frame[c], c, missing=True)[0] for end, c in columns.items()}

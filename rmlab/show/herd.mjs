@@ -88,7 +88,7 @@ function panelOf(plot, d, s, i) {
   const { own, shared } = row, zero = xs.map(() => 0), style = `--ensemble:${set.look[0]}`;
   const nodes = svg("g", { style }, bandOf(g, xs, zero, shared.value, "rmx-shared"),
     bandOf(g, xs, shared.value, own.value, "rmx-own"), lineOf(g, xs, shared.value, "rmx-edge"),
-    lineOf(g, xs, own.value, "rmx-total"),
+    lineOf(g, xs, own.value, "rmx-whole"),
     other.map((e) => lineOf(g, xs, rowsOf(e, s).own.value.map((v) => within(v, 0, d.most)), "rmx-straight")),
     far && lineOf(g, xs, far.map((v) => within(v, 0, d.most)), "rmx-start rmx-hollow"));
   const at = xs[s.at], place = (v) => g.y(within(v, 0, d.most)), bar = ({ low, high }) =>
@@ -126,7 +126,7 @@ function build(ui) {
     panels.forEach((panel, i) => {
       const { g, nodes, above, said: words } = panelOf(panel.plot, d, s, i);
       panel.g = g;
-      panel.handle.place(s.at, d.ns.length - 1, `n = ${whole(n)}. ${said}`, gripAt(g, g.x(Math.log2(n))));
+      panel.handle.place(s.at, d.ns.length - 1, `n = ${whole(n)}`, gripAt(g, g.x(Math.log2(n))));
       panel.picture.draw(g, `Herding${studies.length > 1 ? `, ${studies[i].name}` : ""}`, words, nodes, above);
     });
     method.box.value = s.method;

@@ -43,8 +43,8 @@ class Herd(anywidget.AnyWidget):
     beside_ceiling : its `ceiling`, or None
     names : what the judges of the two studies are called
 
-    `method`, `k`, `aggregator` and `n` are traits, synced both ways. `result` is what the page shows at n, by name of the
-    judges: own, shared and idiosyncratic (standard deviations of members), shared_share (0 to 1), and of the ceiling's
+    `method`, `k`, `aggregator` and `n` are traits, synced both ways. `result` is what the page shows at n, by name of
+    the judges: own, shared and idiosyncratic (standard deviations of members), shared_share (0 to 1), and of the ceiling's
     rows predicted, measured and ceiling; None where the rows do not have it.
 
     Raises

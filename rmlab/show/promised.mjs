@@ -150,7 +150,7 @@ function build(ui) {
     const [gl, words, nodes] = diagramOf(left, d, s), rates = ratesOf(right, d, s);
     g = rates.g;
     diagram.draw(gl, "Reliability", words, nodes);
-    handle.place(s.at, last, `n = ${whole(n)}. ${sentence(d, s)}`, gripAt(g, g.x(Math.log2(n))));
+    handle.place(s.at, last, `n = ${whole(n)}`, gripAt(g, g.x(Math.log2(n)))); // the sentence follows, said live
     curves.draw(g, "Promised and delivered", rates.said, rates.nodes, rates.above);
     ensemble.box.value = s.ensemble.name;
     aggregator.box.replaceChildren(...s.ensemble.rules.map((r) => option(r.name, r.label)));

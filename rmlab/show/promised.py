@@ -46,14 +46,15 @@ class Promised(anywidget.AnyWidget):
 
     Parameters
     ----------
-    promised, reliability, calibration : a study's tables of these names. Of judges without rows in `reliability` the page says
-        that it has no diagram; of a recalibration without rows in `promised`, that it has no promise
+    promised, reliability, calibration : a study's tables of these names. Of judges without rows in `reliability` the
+        page says that it has no diagram; of a recalibration without rows in `promised`, that it has no promise
     ensemble, aggregator : of rows in `promised`; unless said the first, and its first
     recalibration : "none", "temperature" or "isotonic", as the rows have it
     n : of the rows; 256 or, where that is not there, the largest
 
-    The last four are traits, synced both ways. `result` is what the page shows at n: promised, delivered and gap (rates
-    from 0 to 1, None where the rows have no promise), ece, and bins_ece, `pooled_error` of the diagram, None without.
+    The last four are traits, synced both ways; of what the rows do not have the page takes the first or, of n, the
+    nearest. `result` is what the page shows at n: promised, delivered and gap (rates from 0 to 1, None where the rows
+    have no promise), ece, and bins_ece, `pooled_error` of the diagram, None without.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the widgets of the book share in Python: one script and one style sheet of files, and tables as a page carries them.
+"""What the widgets of the book share: one script and one style sheet of files, and tables as a page carries them.
 
 A widget may have one script and one style sheet, and a page without a kernel or a network has nothing else: so the
 modules that a widget is written in are joined, `widget.mjs` and `widget.css` first, which all of them draw with.
@@ -83,7 +83,7 @@ def numbers(values: pd.Series | np.ndarray, name: str, missing: bool = False) ->
 
 
 def banded(frame: pd.DataFrame, column: str, name: str) -> dict[str, list[float | None]]:
-    """A column and the ends of its interval, `value`, `low` and `high`; None where a single replicate has no interval."""
+    """A column as `value`, and the ends of its interval, `low` and `high`: None where one replicate has no interval."""
     ends = {"low": f"{column}_low", "high": f"{column}_high"}
     known = {key: numbers(frame[c], f"{c} of {name}", missing=True) for key, c in ends.items()}
     return {"value": numbers(frame[column], f"{column} of {name}"), **known}

@@ -215,7 +215,7 @@ def test_a_sketch_by_mouse_is_scored_when_the_truth_is_shown(show, shipped):
     found = re.search(r"Your sketch is off by ([\d.]+) on average", said(page))
     assert float(found[1]) == pytest.approx(sketch_error(heights, gold), abs=0.011)  # said to two digits
     assert page.locator(".rmx-gold").get_attribute("d").count("L") == 11
-    page.get_by_role("button", name="start again").click()
+    page.get_by_role("button", name="reset").click()
     assert "Where does it go?" in said(page)
 
 

@@ -123,7 +123,9 @@ def test_numbers_equal_the_rows(tab, shipped):
         assert result["n"] == row.n and result["sighted"] == pytest.approx(parts | ends, abs=1e-6)
         other = parts | {"own": 2 * row.own} | dict.fromkeys(kinds)
         assert result["blind"] == pytest.approx(other, abs=1e-6)
-        assert result["sighted"]["own"] == pytest.approx(row.shared + row.idiosyncratic, abs=1e-4)  # five digits
+        assert result["sighted"]["own"] == pytest.approx(
+            row.shared + row.idiosyncratic, abs=1e-4
+        )  # five digits
 
 
 @browsing
@@ -134,7 +136,7 @@ def test_the_areas_lie_one_on_the_other(show):
         """() => { const marks = [...document.querySelectorAll('.rmx-grid')].map((e) => e.y1.baseVal.value);
         const points = (c) => document.querySelector(c).getAttribute('d').slice(1).split('L').map((p) =>
             +p.replace('Z', '').split(' ')[1]);
-        return [marks[0], points('.rmx-edge').at(-1), points('.rmx-total').at(-1)]; }"""
+        return [marks[0], points('.rmx-edge').at(-1), points('.rmx-whole').at(-1)]; }"""
     )
     zero, shared, whole = ends
     assert (zero - shared) / (zero - whole) == pytest.approx(0.75, abs=0.01)
@@ -175,7 +177,7 @@ def test_two_studies_go_side_by_side_and_their_handles_together(show):
     assert "blind" in said(page)
     page.get_by_role("group", name="how many").get_by_role("button", name="5").click()
     assert "The rows of blind judges do not have these members." in said(page)
-    assert page.locator(".rmx-total").count() == 1
+    assert page.locator(".rmx-whole").count() == 1
 
 
 @browsing
