@@ -190,7 +190,7 @@ function sketchOn(ui, plot, picture, geometry) { // handles for the keys, and a 
   const now = () => soundOf(ui.d, ui.state()), [low, high] = ui.d.span, most = Math.round((high - low) / NUDGE);
   const count = Math.max(...ui.d.curves.map((c) => c.n.length));
   const handles = Array.from({ length: count }, (_, k) => handleOf("", (to) => {
-    const s = now(), sketch = heights(s);
+    const s = now(), sketch = [...heights(s)]; // another list: a model does not see a change inside its own
     sketch[k] = low + to * NUDGE;
     ui.change({ sketch });
   }));

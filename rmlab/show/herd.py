@@ -17,6 +17,7 @@ import pandas as pd
 import traitlets
 
 from rmlab.recipe import require
+from rmlab.reward.methods import METHODS
 from rmlab.show import widgets
 from rmlab.show.style import LOOKS, look_of
 
@@ -44,8 +45,8 @@ class Herd(anywidget.AnyWidget):
     names : what the judges of the two studies are called
 
     `method`, `k`, `aggregator` and `n` are traits, synced both ways. `result` is what the page shows at n, by name of
-    the judges: own, shared and idiosyncratic (standard deviations of members), shared_share (0 to 1), and of the ceiling's
-    rows predicted, measured and ceiling; None where the rows do not have it.
+    the judges: own, shared and idiosyncratic (standard deviations of members), shared_share (0 to 1), and of the
+    ceiling's rows predicted, measured and ceiling; None where the rows do not have it.
 
     Raises
     ------
@@ -128,6 +129,7 @@ def _sets(herding: pd.DataFrame, ceiling: pd.DataFrame | None, ns: list[int]) ->
             {
                 "method": method,
                 "method_label": "a grid of seeds" if name.startswith("grid") else LOOKS[method].label,
+                "origin": METHODS[method].origin,
                 "k": int(k),
                 "look": widgets.colour_and_dashes(look_of(name, method)),
                 "rules": rules,

@@ -157,6 +157,7 @@ def test_the_sentence_says_the_share(show, shipped):
     assert "66% (95%: 61% to 71%)" in said(page)
     page.get_by_label("members", exact=True).select_option("heads")
     assert "83%" in said(page) and "without end" not in plain(page.locator(".rmx").inner_text())
+    assert "3 heads on one encoder" in page.locator(".rmx-hint").inner_text()
     page.get_by_role("button", name="min").click()
     assert "84%" in said(page) and "on average" in page.locator(".rmx-hint").inner_text()
     page.locator(".rmx-handle").press("Home")
