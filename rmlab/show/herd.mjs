@@ -135,7 +135,8 @@ function build(ui) {
     readout.replaceChildren(...readings(d, s));
     const { units } = rowsOf(s.set, s);
     const origin = s.set.origin.replace(/\bK\b/, s.k), about = origin[0].toUpperCase() + origin.slice(1);
-    note.textContent = `${about}. Bars: 95% intervals, ${units} replicates. ${s.k - 1} of the ${s.k} members choose and the one `
+    note.textContent = `${about}. Bars: 95% intervals, ${units} replicates. `
+      + `${s.k - 1} of the ${s.k} members choose and the one `
       + `left out is read, in turn: its error at their winner is what members share. `
       + (s.aggregator === "mean" ? "" : "Under this rule the areas are what its members overrate the winner by on "
         + "average; that they agree there more than elsewhere comes on top. ")

@@ -245,6 +245,7 @@ def test_the_sliders_fit_and_least_squares_sets_them(show, shipped):
     page.get_by_label("α, gold a root nat").press("End")
     assert "α = 3.00" in said(page) != first
     page.get_by_role("button", name="least squares").click()
+    settle(page)
     cells = page.locator(".rmx-fits").first.locator("tbody tr").nth(0).inner_text().split()
     assert cells[1:] == page.locator(".rmx-fits").first.locator("tbody tr").nth(1).inner_text().split()[-4:]
     law = shipped[1].query("ensemble == 'finetune5' and aggregator == 'min' and form == 'quadratic'").iloc[0]
