@@ -7,8 +7,9 @@ import {
   TRAITS, called, caption, choicesOf, curvesOf, fromAddress, pointOf, readout, resultOf, rivalsOf, sentence, sound,
   storeOf, toAddress,
 } from "./explorer_state.mjs";
-import { drawPlot, rulerIn } from "./explorer_plot.mjs";
-import { alikePanel, answerPanel, controls, drawAlike, drawAnswer, drawControls, h } from "./explorer_panels.mjs";
+import { drawPlot } from "./explorer_plot.mjs";
+import { alikePanel, answerPanel, controls, drawAlike, drawAnswer, drawControls } from "./explorer_panels.mjs";
+import { dragged, h, idOf, rulerIn, stageOf, voiceOf } from "./widget.mjs";
 
 function bytesOf(model, name) {
   const raw = model.get(name);
@@ -19,10 +20,8 @@ async function render({ model, el: root }) {
   const d = await unpack(JSON.parse(model.get("meta")), bytesOf(model, "data"));
   d.study = d.study ? studyOf(d.study, bytesOf(model, "study")) : null;
   const choices = choicesOf(d), store = storeOf(d, choices);
-  const id = `rmx${Math.random().toString(36).slice(2, 10)}-`;
-  const ui = { d, choices, id, width: 0, touched: false, dirty: false };
-  let frame = 0;
-  ui.later = () => { cancelAnimationFrame(frame); frame = requestAnimationFrame(draw); };
+  const ui = { d, choices, id: idOf(), width: 0, touched: false, dirty: false }, stage = stageOf(() => draw());
+  ui.later = stage.later;
   ui.state = () => sound(d, choices, Object.fromEntries(TRAITS.map((name) => [name, model.get(name)])));
   ui.now = () => store.now;
   ui.change = (traits) => { ui.touched = ui.dirty = true; model.set(traits); }; // drawn, and saved, in the next frame
@@ -35,19 +34,10 @@ async function render({ model, el: root }) {
   address.read();
   for (const name of TRAITS) model.on("change:" + name, ui.later);
   addEventListener("hashchange", address.read);
-  const measure = () => { // in an observer, where the layout is known, and not in a frame
-    const wider = parts.plot.clientWidth !== ui.width;
-    ui.width = parts.plot.clientWidth;
-    return parts.ruler.renewed() || wider;
-  };
-  measure();
+  stage.watch(parts.plot, parts.ruler, (width) => { ui.width = width; });
   draw();
-  const watch = new ResizeObserver(() => { if (measure()) ui.later(); }); // another width, or another font
-  watch.observe(parts.plot);
-  watch.observe(parts.ruler.sample);
   return () => {
-    watch.disconnect();
-    cancelAnimationFrame(frame);
+    stage.stop();
     voice.stop();
     address.stop();
     removeEventListener("hashchange", address.read);
@@ -69,8 +59,7 @@ function build(ui, root) {
     const { stops, reaches } = ui.now(), nats = parts.natsAt(e.clientX), far = reaches.map((v) => Math.abs(v - nats));
     ui.change({ [ui.state().tilt ? "beta" : "n"]: stops[far.indexOf(Math.min(...far))] });
   };
-  plot.onpointerdown = (e) => { if (e.button === 0) { plot.setPointerCapture(e.pointerId); drag(e); } };
-  plot.onpointermove = (e) => { if (e.buttons && plot.hasPointerCapture(e.pointerId)) drag(e); };
+  dragged(plot, drag);
   return parts;
 }
 
@@ -98,24 +87,6 @@ function save(ui, model, { members }, result) { // what the browser set right, a
   }
   if (ui.dirty) model.save_changes();
   ui.dirty = false;
-}
-
-// The sentence is seen at once; who cannot see it hears what is new when the hand rests.
-function voiceOf({ say, status }) {
-  let timer = 0, seen = [], heard = [];
-  return {
-    say(words) {
-      if (words.join() === seen.join()) return;
-      clearTimeout(timer);
-      timer = setTimeout(() => {
-        status.textContent = words.filter((x, k) => x && x !== heard[k]).join(" ");
-        heard = words;
-      }, seen.length ? 250 : 0);
-      say.textContent = words[0];
-      seen = words;
-    },
-    stop: () => clearTimeout(timer),
-  };
 }
 
 function addressOf(model, root) { // on a page without a kernel the address keeps the state

@@ -7,7 +7,7 @@
     Explorer(pool(), curves=rows("curves"))  # beside the study's means over its replicates
     Explorer(CompactPool.from_text(prompts, answers, member_scores, gold))
 
-The page carries a compact pool: words or text, gold as a bill, as a number or not at all. Six JavaScript modules, joined into one, do the rest: `explorer_math.mjs`
+The page carries a compact pool: words or text, gold as a bill, as a number or not at all. Six JavaScript modules, joined into one with `widget.mjs`, do the rest: `explorer_math.mjs`
 aggregates and sorts, a test holding its numbers equal to `CompactPool`'s; `explorer_study.mjs` reads a study's rows; `explorer_state.mjs` makes the
 traits sound and computes the curves; `explorer_plot.mjs` and `explorer_panels.mjs` draw; `explorer.mjs`
 wires them.
@@ -15,10 +15,7 @@ wires them.
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anywidget
@@ -27,6 +24,7 @@ import traitlets
 from rmlab.optimise.compact import PAGE_BYTES, CompactPool
 from rmlab.recipe import require
 from rmlab.reward.aggregate import AGGREGATORS, aggregate
+from rmlab.show import widgets
 from rmlab.show.explorer_study import study_curves
 from rmlab.show.style import LOOKS
 
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
     from rmlab.workbench.pool import Pool
 
-HERE = Path(__file__).parent
 MODULES = (
     "explorer_math",
     "explorer_study",
@@ -48,13 +45,7 @@ MODULES = (
 
 def script() -> str:
     """The modules as one, which is all that a widget may have."""
-    modules = "".join((HERE / f"{name}.mjs").read_text("utf-8") for name in MODULES)
-    return re.sub(r'^import \{[^}]*\} from "\./explorer_\w+\.mjs";$', "", modules, flags=re.M)
-
-
-def _escaped(meta: dict, widget) -> str:
-    """As JSON text without "<": the prompts' words may hold what ends or begins a script in a page."""
-    return json.dumps(meta).replace("<", "\\u003c")
+    return widgets.script(*MODULES)
 
 
 class Explorer(anywidget.AnyWidget):
@@ -92,8 +83,8 @@ class Explorer(anywidget.AnyWidget):
     """
 
     _esm = script()
-    _css = HERE / "explorer.css"
-    meta = traitlets.Dict().tag(sync=True, to_json=_escaped, from_json=lambda text, widget: json.loads(text))
+    _css = widgets.style_sheet("explorer")
+    meta = traitlets.Dict().tag(sync=True, to_json=widgets.escaped, from_json=widgets.unescaped)
     data = traitlets.Bytes().tag(sync=True)
     study = traitlets.Bytes().tag(sync=True)
     ensemble = traitlets.Unicode("single").tag(sync=True)
@@ -178,5 +169,4 @@ def _strength(aggregator: str, strength: float | None) -> float:
 
 def _look(*names: str | None) -> list[str]:
     """Colour and SVG dashes of the first name that the book's style knows, or else of a single model."""
-    look = LOOKS[next((name for name in names if name in LOOKS), "single")]
-    return [look.color, "none" if look.dash == "-" else " ".join(f"{2 * d:g}" for d in look.dash[1])]
+    return widgets.colour_and_dashes(LOOKS[next((name for name in names if name in LOOKS), "single")])

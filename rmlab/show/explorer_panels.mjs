@@ -6,29 +6,8 @@ import {
   AGGREGATORS, TIE, answerOf, average, correlation, countsOf, effective, goldOf, heldOut, scoreOf, typicalTilted,
   typicalWinner,
 } from "./explorer_math.mjs";
-import { called, chosen, hint, leadOf, num, readable, signed, sizesOf, whole } from "./explorer_state.mjs";
-import { make } from "./explorer_plot.mjs";
-
-const CONTROL = /^(input|select|button|summary)$/; // JupyterLab would take their arrow keys, and those of what scrolls
-export function h(tag, attrs = {}, ...kids) {
-  const own = CONTROL.test(tag) || attrs.role === "group" ? { "data-lm-suppress-shortcuts": "true" } : {};
-  return make(document.createElement(tag), { ...own, ...attrs }, kids);
-}
-const option = (value, words) => h("option", { value }, words);
-const button = (label, click, attrs = {}) => h("button", { type: "button", ...attrs, on: { click } }, label);
-const press = (node, on) => node.setAttribute("aria-pressed", String(on));
-const group = (c, label, ...kids) => h("div", { class: c, role: "group", "aria-label": label }, kids);
-const titled = (label, node) => h("div", {}, h("span", { class: "rmx-label", "aria-hidden": true }, label), node);
-
-function select({ id, change }, name, label, options, to) {
-  const box = h("select", { id: id + name, on: { change: () => change(to(box.value)) } }, options);
-  return { box, field: h("div", { class: `rmx-${name}` }, h("label", { for: id + name }, label), box) };
-}
-function slider({ id, change }, name, label, attrs, to) {
-  const box = h("input", { id: id + name, type: "range", ...attrs, on: { input: () => change(to(+box.value)) } });
-  const out = h("output", { for: id + name }), words = h("label", { for: id + name }, label);
-  return { box, out, words, field: h("div", { class: `rmx-range rmx-${name}` }, words, box, out) };
-}
+import { called, chosen, hint, leadOf, readable, sizesOf } from "./explorer_state.mjs";
+import { button, group, h, num, option, press, select, signed, slider, titled, whole } from "./widget.mjs";
 
 // ---- who judges, and how
 

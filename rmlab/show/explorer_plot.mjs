@@ -2,82 +2,10 @@
 // none leaves the picture and none covers another.
 
 import { klBound } from "./explorer_math.mjs";
-import { called, num } from "./explorer_state.mjs";
-
-// ---- nodes
-
-export function make(node, attrs, kids) {
-  for (const [k, v] of Object.entries(attrs)) {
-    if (k === "on") for (const [event, f] of Object.entries(v)) node.addEventListener(event, f);
-    else if (v !== false && v != null) node.setAttribute(k, v === true ? "" : v);
-  }
-  node.append(...kids.flat(Infinity).filter((x) => x != null && x !== false));
-  return node;
-}
-const svg = (tag, attrs = {}, ...kids) =>
-  make(document.createElementNS("http://www.w3.org/2000/svg", tag), attrs, kids);
-
-function ticks(low, high, most = 5, least = 0) { // round values, at most `most` steps of at least `least` apart
-  const power = 10 ** Math.floor(Math.log10((high - low) / most)), out = [];
-  const step = Math.max(least, power * [1, 2, 5, 10].find((s) => (high - low) / (s * power) <= most + 1e-9));
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) out.push(k * step);
-  return { at: out, step };
-}
-const decimals = (step) => Math.max(0, Math.ceil(-Math.log10(step) - 1e-9));
-
-const within = (x, low, high) => Math.max(low, Math.min(high, x));
-
-// ---- the size of words
-
-// Measures words in the plot's font, each once. `sample` changes its size when the font does: `renewed` says so, and
-// forgets them.
-export function rulerIn(plot) {
-  const mixed = ["Äg−↑β∞ ", svg("tspan", { class: "rmx-strong" }, "Äg−↑β∞")], sample = svg("text", {}, mixed);
-  const texts = [svg("text"), svg("text", { class: "rmx-strong" })], known = new Map();
-  plot.append(svg("svg", { class: "rmx-ruler", "aria-hidden": "true" }, sample, texts));
-  function width(words, strong = false) {
-    const key = `${+strong}${words}`;
-    if (!known.has(key)) {
-      texts[+strong].textContent = words;
-      const length = texts[+strong].getComputedTextLength();
-      if (!length) return 7 * words.length; // not on the page: nobody sees it, and nothing is kept
-      known.set(key, length);
-    }
-    return known.get(key);
-  }
-  const extent = () => (sample.getComputedTextLength() ? sample.getBBox() : { y: -11, width: 0, height: 14 });
-  let seen = extent();
-  function renewed() {
-    const last = seen;
-    seen = extent();
-    if (seen.width === last.width && seen.height === last.height) return false;
-    known.clear();
-    return true;
-  }
-  return { width, renewed, sample, line: () => ({ up: -seen.y, down: seen.height + seen.y }) }; // about a line's base
-}
-
-function wrap(ruler, words, most, strong) { // into lines no wider than `most`, which a single word may be
-  const lines = [];
-  for (const word of words.split(" ")) {
-    const longer = lines.length ? `${lines.at(-1)} ${word}` : word;
-    if (lines.length && ruler.width(longer, strong) <= most) lines[lines.length - 1] = longer;
-    else lines.push(word);
-  }
-  return lines;
-}
-const fitting = (ruler, forms, most, strong) => // the first form that is narrow enough, or else the last, wrapped
-  wrap(ruler, forms.find((words) => ruler.width(words, strong) <= most) ?? forms.at(-1), most, strong);
-const widest = (ruler, lines, strong) => Math.max(...lines.map((words) => ruler.width(words, strong)));
-
-function apart(labels, low, high) { // blocks `h` high at `y`, moved between low and high so that none covers another
-  labels.sort((a, b) => a.y - b.y);
-  let edge = low;
-  for (const l of labels) { l.y = Math.max(l.y, edge + l.h / 2); edge = l.y + l.h / 2; }
-  edge = high;
-  for (const l of [...labels].reverse()) { l.y = Math.min(l.y, edge - l.h / 2); edge = l.y - l.h / 2; }
-  return labels;
-}
+import { called } from "./explorer_state.mjs";
+import {
+  apart, decimals, fitting, label, num, rule, svg, ticks, widest, within, wrap,
+} from "./widget.mjs";
 
 // ---- where things are
 
@@ -145,15 +73,6 @@ function geometry(ruler, W, d, s, curves) {
 }
 
 // ---- what is drawn
-
-// Lines of words from the top `y`, centred on x or ending or beginning there, held inside the picture.
-function label({ ruler, W, L, up }, x, y, lines, { by = 0, strong, c } = {}) {
-  return lines.map((words, k) => {
-    const room = ruler.width(words, strong), start = within(x - by * room, 0, W - room), base = y + k * L + up;
-    return svg("text", { x: start.toFixed(1), y: base.toFixed(1), class: strong ? "rmx-strong" : c }, words);
-  });
-}
-const rule = (x1, y1, x2, y2, c) => svg("line", { x1, y1, x2, y2, class: c });
 
 function marks({ ruler, W, x }, { tilt }, { kl, grid }, N) { // n, or beta, along the top edge, as many as have room
   const mark = (v, m, k) => {

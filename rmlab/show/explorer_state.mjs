@@ -4,6 +4,7 @@
 import {
   AGGREGATORS, along, average, bestOf, curve, harmonic, heldOut, klBound, ladders, prices, standardError, tilts,
 } from "./explorer_math.mjs";
+import { num, signed, whole } from "./widget.mjs";
 import { rangeOf, rowAt, rowOf } from "./explorer_study.mjs";
 
 const FEW = 10; // effective answers: with fewer, the luck of one answer's gold decides; as in tilt.py
@@ -14,12 +15,6 @@ const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 
 // ---- numbers as text
 
-export const num = (x, digits = 2) => {
-  const t = x.toFixed(digits);
-  return (+t ? t : t.replace("-", "")).replace("-", "−");
-};
-export const signed = (x, digits = 2) => (num(x, digits)[0] === "−" ? "" : "+") + num(x, digits);
-export const whole = (n) => n.toLocaleString("en");
 const rounded = (beta) => (isFinite(beta) ? `${+beta.toPrecision(2)}` : "∞");
 export const called = (tilt, x) => (tilt ? `β = ${rounded(x)}` : `n = ${whole(x)}`).replaceAll(" ", "\u00a0");
 

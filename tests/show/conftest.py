@@ -78,7 +78,8 @@ def show(tab, tmp_path):
         path.write_text(text, encoding="utf-8")
         page.set_viewport_size({"width": width, "height": 900})
         page.goto(path.as_uri() + fragment)
-        page.wait_for_function(f"document.querySelectorAll('.rmx-svg').length === {len(widgets)}")
+        shown = "[...document.querySelectorAll('.rmx')].filter((e) => e.querySelector('.rmx-svg *')).length"
+        page.wait_for_function(f"{shown} === {len(widgets)}")
         return page
 
     yield open_page

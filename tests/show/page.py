@@ -1,4 +1,4 @@
-"""The page that an explorer is shown on in tests, and what is asked of it."""
+"""The page that widgets are shown on in tests, and what is asked of it."""
 
 import shutil
 from base64 import b64encode
@@ -23,7 +23,7 @@ PAGE = """<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf
 # every label of the picture that leaves it, that covers another or that lies on the curves; the peak's own is inside
 MISPLACED = """[...document.querySelectorAll('.rmx-svg')].flatMap((picture) => {
     const { width, height } = picture.viewBox.baseVal, out = [];
-    const { x1, x2 } = picture.querySelector('.rmx-start'), [left, edge] = [x1, x2].map((x) => x.baseVal.value);
+    const { x1, x2 } = picture.querySelector('.rmx-grid'), [left, edge] = [x1, x2].map((x) => x.baseVal.value);
     const levels = [...picture.querySelectorAll('.rmx-grid')].map((e) => e.y1.baseVal.value);
     const texts = [...picture.querySelectorAll('text')], right = (a) => a.x + a.width, below = (a) => a.y + a.height;
     const all = texts.map((e) => [e.textContent, e.getBBox(), e.matches('.rmx-halo')]);
@@ -80,20 +80,42 @@ def violations(page):
     return [(v["id"], v["nodes"][0]["target"]) for v in report["violations"]]
 
 
+def redraws(page, act):
+    """Milliseconds of each frame that the page draws while `act` runs: the median is what a reader feels."""
+    page.evaluate(
+        """() => { const frame = window.requestAnimationFrame.bind(window); window.took = [];
+            window.requestAnimationFrame = (draw) => frame((time) => { const start = performance.now(); draw(time);
+                took.push(performance.now() - start); }); }"""
+    )
+    act()
+    return page.evaluate("took")
+
+
+@contextmanager
+def module_of(tab, script):
+    """A widget's script where there is no page, as `m`."""
+    page = tab[0].context.browser.new_page()
+    with page.expect_worker() as started:
+        page.evaluate("window.worker = new Worker(URL.createObjectURL(new Blob(['']))), 0")
+    started.value.evaluate(
+        """async (source) => {
+            globalThis.m = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" }))); }""",
+        script,
+    )
+    yield started.value
+    page.close()
+
+
 @contextmanager
 def worker_of(tab, pool):
     """The explorer's script where there is no page, as `m`, and the pool as `d`."""
     from rmlab.show.explorer import script
 
-    page = tab[0].context.browser.new_page()
-    with page.expect_worker() as started:
-        page.evaluate("window.worker = new Worker(URL.createObjectURL(new Blob(['']))), 0")
-    meta, data = pool.packed()
-    started.value.evaluate(
-        """async ([source, meta, data]) => {
-            globalThis.m = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
-            globalThis.d = await m.unpack(meta, Uint8Array.from(atob(data), (c) => c.charCodeAt(0))); }""",
-        [script(), meta, b64encode(data).decode()],
-    )
-    yield started.value
-    page.close()
+    with module_of(tab, script()) as worker:
+        meta, data = pool.packed()
+        worker.evaluate(
+            """async ([meta, data]) => {
+                globalThis.d = await m.unpack(meta, Uint8Array.from(atob(data), (c) => c.charCodeAt(0))); }""",
+            [meta, b64encode(data).decode()],
+        )
+        yield worker

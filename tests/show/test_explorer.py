@@ -126,7 +126,7 @@ def test_the_files_are_one_module():
     assert max(map(len, whole.splitlines())) <= 120
     names = re.findall(r"^(?:export )?(?:async )?(?:const|function) (\w+)", whole, re.M)
     assert len(names) == len(set(names))
-    for file in SHOW.glob("explorer*.mjs"):
+    for file in (*SHOW.glob("explorer*.mjs"), SHOW / "widget.mjs"):
         for used in re.findall(r"import \{([^}]*)\}", file.read_text(encoding="utf-8")):
             assert set(re.findall(r"\w+", used)) <= set(
                 re.findall(r"^export .*?(?:const|function) (\w+)", whole, re.M)
@@ -755,7 +755,7 @@ def test_meta_crosses_to_the_browser_and_back(pool):
 
 
 def test_colours_show_on_light_and_dark():
-    css = dict(re.findall(r"--(gold|single): (#\w{6})", (SHOW / "explorer.css").read_text()))
+    css = dict(re.findall(r"--(gold|single): (#\w{6})", (SHOW / "widget.css").read_text()))
     assert css == {name: LOOKS[name].color for name in ("gold", "single")}
     colours = {look.color for look in LOOKS.values()}
 
