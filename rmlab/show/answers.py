@@ -26,7 +26,7 @@ def readable(words: str) -> str:
 
 
 class Bill:
-    """Gold's explanation of an answer, term by term; in a notebook, a list of small bars.
+    """A request, an answer and gold's explanation of it, term by term; in a notebook, a list of small bars.
 
     Parameters
     ----------
@@ -51,13 +51,14 @@ class Bill:
         counts = source.gold_terms([prompt], np.array([source.ids(answer)]))[0]
         worths = [float(term_worth(c, t["values"], t["slope"])) for t, c in zip(terms, counts, strict=True)]
         lines = zip((t["label"] for t in terms), map(int, counts), worths, strict=True)
-        self.answer = answer
+        self.request, self.answer = prompt.text, answer
         self.lines = [line for line in lines if line[2] != 0.0]
         self.total = sum(worth for _, _, worth in self.lines)
 
     def _repr_html_(self) -> str:
         most = max(3.0, *(abs(worth) for _, _, worth in self.lines), 0.0)
-        quote = f'<blockquote style="{QUOTE}">{html.escape(readable(self.answer))}</blockquote>'
+        quote = f'<p style="margin:0 0 .5rem">{html.escape(readable(self.request))}</p>'
+        quote += f'<blockquote style="{QUOTE}">{html.escape(readable(self.answer))}</blockquote>'
         rows = [_row(label, _bar(worth / most), _signed(worth)) for label, _, worth in self.lines]
         line = ";font-weight:600;border-top:1px solid #8886"
         total = _row("gold", "<span></span>", f"{self.total:.2f}".replace("-", "−"), line)
@@ -65,7 +66,8 @@ class Bill:
 
     def __repr__(self) -> str:
         lines = [f"{_signed(worth):>6}  {label}" for label, _, worth in self.lines]
-        return "\n".join([readable(self.answer), *lines, f"{self.total:6.2f}  gold"])
+        texts = [readable(self.request), readable(self.answer)]
+        return "\n".join([*texts, *lines, f"{self.total:6.2f}  gold"])
 
 
 def _row(label: str, middle: str, number: str, style: str = "") -> str:

@@ -70,15 +70,15 @@ def test_the_bill_adds_up_to_gold():
 
 def test_the_bill_as_text():
     lines = repr(Bill(SANDBOX, PROMPT, "the price is fair . the wifi is fast !")).split("\n")
-    assert lines[0] == "The price is fair. The wifi is fast!"
-    assert lines[1:3] == [" +1.00  asked facts stated right", " +1.30  right facts, each once"]
-    assert lines[3] == " −0.60  facts the record does not hold" and lines[-1] == "  1.90  gold"
+    assert lines[:2] == [readable(PROMPT.text), "The price is fair. The wifi is fast!"]
+    assert lines[2:4] == [" +1.00  asked facts stated right", " +1.30  right facts, each once"]
+    assert lines[4] == " −0.60  facts the record does not hold" and lines[-1] == "  1.90  gold"
 
 
 def test_the_bill_as_bars_says_the_same_as_its_text():
     bill = Bill(SANDBOX, PROMPT, HACKED)
     page = BeautifulSoup(bill._repr_html_(), "html.parser")
-    assert page.blockquote.text == readable(HACKED)
+    assert page.p.text == readable(PROMPT.text) and page.blockquote.text == readable(HACKED)
     rows = [[span.text for span in row.find_all("span", recursive=False)] for row in page.div.find_all("div")]
     assert [(row[0], row[2]) for row in rows[:-1]] == [
         (label, f"{worth:+.2f}".replace("-", "−")) for label, _, worth in bill.lines
@@ -102,7 +102,7 @@ def test_an_answer_that_is_worth_nothing_has_a_bill():
 
 def test_markup_in_labels_and_answers_is_text():
     answer = "<script>alert(1)</script><img src=x onerror=alert(1)> \"'&amp;"
-    bill = Bill(Hostile(), Prompt("p", (2,)), answer)
+    bill = Bill(Hostile(), Prompt(f"p{answer}", (2,)), answer)
     page = BeautifulSoup(bill._repr_html_(), "html.parser")
     assert not page.find_all(["script", "img", "b"])
     assert page.blockquote.text == readable(answer) and page.div.div.span.text == "<b>&\"'</b>"
