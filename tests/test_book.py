@@ -28,6 +28,7 @@ PAGES = [
     "ch8_calibrated",
     "ch9_herding",
     "ch10_law",
+    "ch12_scoreboard",
     "your_data",
     "api",
     "references",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -109,7 +110,8 @@ class Figure:
             f'<svg class="ink" role="img" aria-label="{html.escape(alt)}" style="max-width:100%;height:auto" '
         )
         svg = re.sub(r"<svg ", opening, svg, count=1)
-        self.svg, self.alt = re.sub(r"(id=\"|url\(#|href=\"#)", lambda m: m.group(0) + ident + "-", svg), alt
+        own = f"{ident}-{zlib.crc32(alt.encode()):x}-"  # of two figures of one kind on a page
+        self.svg, self.alt = re.sub(r"(id=\"|url\(#|href=\"#)", lambda m: m.group(0) + own, svg), alt
 
     def save(self, path: str | Path) -> None:
         """Write it as a picture, on white: PNG, PDF or whatever the name's ending says."""

@@ -41,6 +41,10 @@ def test_a_figure_follows_the_theme_and_keeps_its_ids_to_itself():
     ids = set(re.findall(r'\bid="([^"]+)"', figure.svg))
     assert ids and all(x.startswith("mine-") for x in ids)
     assert {x[1:] for x in re.findall(r'href="([^"]+)"', figure.svg)} <= ids
+    fig, ax = canvas()
+    ax.plot([0, 1], [0, 1], color="#111111", label="a < b")
+    other = Figure(fig, "another of its kind on the page", "mine")
+    assert not ids & set(re.findall(r'\bid="([^"]+)"', other.svg))
 
 
 def test_an_ensemble_looks_like_its_method_and_three_members_are_open():
