@@ -19,7 +19,7 @@ def main() -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as play:
         window = play.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
-        page = window.new_page(viewport={"width": 1200, "height": 1400}, device_scale_factor=1.5)
+        page = window.new_page(viewport={"width": 1200, "height": 2400}, device_scale_factor=1.5)
         page.goto((ROOT / "_build" / "html" / "index.html").as_uri())
         page.wait_for_selector(".rmx [role=status]")
         page.wait_for_timeout(500)
