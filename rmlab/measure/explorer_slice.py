@@ -127,7 +127,9 @@ def _members(e: EnsembleResult, home: MemberScores) -> list[tuple[str, np.ndarra
     """(label, scores (P, N)) of an ensemble's members, the typical single model first where it is one of them."""
     pools = [p.pool for p in sorted(e.parts, key=lambda p: p is not home)]
     columns = [pool[..., k] for pool in pools for k in range(pool.shape[-1])]
-    return [(f"{e.name} {i}" if e.k > 1 else e.name, column) for i, column in enumerate(columns, 1)]
+    one = METHODS[e.method].label.removesuffix("s")
+    names = (f"head {i} of {e.k}" if e.method == "heads" else f"{one} {i}" for i in range(1, e.k + 1))
+    return list(zip(names if e.k > 1 else [one], columns, strict=True))
 
 
 def _columns(shown: list[dict]) -> tuple[dict[str, np.ndarray], list[dict]]:

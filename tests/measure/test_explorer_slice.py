@@ -93,7 +93,7 @@ def test_every_column_is_carried_once_and_the_single_model_comes_first(steps):
     )  # 5 + 2 new backbones + 2 + 5 heads + 2 adapters + 1
     home = columns_of(pool, "heads1")[0]
     assert columns_of(pool, "finetune")[0] == columns_of(pool, "pretrain")[0] == home
-    assert pool.columns[home] == "finetune5 1"
+    assert pool.columns[home] == "finetuning seed 1"
     used = {c for e in pool.ensembles for c in e["members"]}
     assert used == set(range(17))
 
