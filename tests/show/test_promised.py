@@ -10,7 +10,7 @@ pytest.importorskip("anywidget", reason="the widgets need anywidget")
 from rmlab.show import widgets
 from rmlab.show.promised import Promised, pooled_error, tables
 from rmlab.show.rows import rows
-from tests.show.page import browsing, module_of, plain, said
+from tests.show.page import browsing, module_of, plain, said, settle
 
 STUDY = "best_of_n_sighted"
 NS = [1, 4, 16, 64]
@@ -159,6 +159,7 @@ def test_the_sentence_says_the_rows(show, shipped):
         "the rows do not have" in said(page) and page.locator(".rmx-strip").count() == 1
     )  # that of the diagram
     page.get_by_label("judges").select_option("grid15")
+    settle(page)
     assert "no bins" in plain(page.locator(".rmx-svg").first.text_content())
 
 
