@@ -1,12 +1,12 @@
-// Stop it without gold: a run goes on step by step, the reader stops it, and gold says what that lost, beside what rules
-// lost. The runs and the rules' stops are a study's rows, by detector.py.
+// Stop it without gold: a run goes on step by step, the reader stops it, and gold says what that lost, beside what
+// rules lost. The runs and the rules' stops are a study's rows, by detector.py.
 
 import {
   axesDrawn, axesOf, button, dotOf, endsDrawn, group, h, label, lineOf, num, pictureIn, rule, signed, svg, ticks, whole,
   widgetOf, within,
 } from "./widget.mjs";
 
-const LASTS = 12_000, TICK = [150, 800], CALM = 2.5; // ms: a whole run, a point of it, and slower where motion is unwelcome
+const LASTS = 12_000, TICK = [150, 800], CALM = 2.5; // ms: a run, a point, and slower where motion is unwelcome
 
 // ---- arithmetic
 
@@ -53,8 +53,8 @@ export function sentence(d, s, result) {
     : `with gold ${num(gold[at])}; its best was ${num(gold[best])}, at ${placeOf(d, best)}: ${num(result.lost)} lost`;
   const end = at === last ? "" : ends < 0.005 ? " At its end nothing would have been lost."
     : ` At its end ${num(ends)} would have been lost.`;
-  const score = !s.done ? "" : ` All ${order.length} runs are played: you lost ${num(result.you)} a run, never stopping `
-    + `${num(result.rules.never)}${"budget" in result.rules
+  const score = !s.done ? "" : ` All ${order.length} runs are played: you lost ${num(result.you)} a run, never stopping`
+    + ` ${num(result.rules.never)}${"budget" in result.rules
       ? `, the budget of the other runs ${num(result.rules.budget)}` : ""}.`;
   return `${where}. ${yours}, ${went}.${end}${score}`;
 }
@@ -66,7 +66,7 @@ function tableOf(d, s, result) { // what each lost here, and on average so far
     several && cell(num(far)));
   const rows = d.rules.map(([name, words]) => [words, run.stops[name], lossOf(run.gold, run.stops[name]),
     result.rules[name]]).sort((a, b) => a[3] - b[3] || a[2] - b[2]);
-  const head = ["stops at", "lost here", ...(several ? [`a run, of ${result.played}`] : [])];
+  const head = ["stops at", "lost here", ...(several ? [`mean of ${result.played}`] : [])];
   return [h("caption", { class: "rmx-unseen" }, "Gold lost by you and by rules"),
     h("thead", {}, h("tr", {}, h("td"), head.map((x) => h("th", { scope: "col" }, x)))),
     h("tbody", {}, line("you", s.at, result.lost, result.you), rows.map((row) => line(...row)))];
@@ -91,8 +91,8 @@ function seriesPanel(plot, d, s, { name, forms, span }) {
   const g = axesOf(plot, { x: xAxisOf(d), y: yAxisOf(span), titles: forms, tall: 120 }), xs = placesOf(d);
   const values = s.run.seen[name], to = s.at + 1, style = "--ensemble:var(--single);--dash:none;--worth:var(--single)";
   const rest = s.over && s.at < s.last && lineOf(g, xs.slice(s.at), values.slice(s.at), "rmx-straight");
-  const said = `${forms.at(-1)}: ${values.slice(0, s.over ? undefined : to).map((v, k) => `${num(v)} at ${placeOf(d, k)}`)
-    .join(", ")}.`;
+  const known = values.slice(0, s.over ? undefined : to).map((v, k) => `${num(v)} at ${placeOf(d, k)}`);
+  const said = `${forms.at(-1)}: ${known.join(", ")}.`;
   return { g, said, nodes: [axesDrawn(g), svg("g", { style }, lineOf(g, xs.slice(0, to), values.slice(0, to),
     "rmx-proxy"), rest, dotOf(g, xs[s.at], values[s.at], 5, "rmx-at"))] };
 }
@@ -188,17 +188,17 @@ function build(ui) {
     picture.draw(g, "Gold", said, nodes);
     main.textContent = !s.over ? "stop here" : s.done ? "new choice" : "next run";
     play.textContent = player.on() ? "pause" : "play";
-    for (const node of [play, step]) node.setAttribute("aria-disabled", String(s.over)); // and not disabled: focus stays
+    for (const node of [play, step]) node.setAttribute("aria-disabled", String(s.over)); // the focus stays
     again.hidden = s.over && s.done;
     table.hidden = !s.over;
     table.replaceChildren(...(s.over ? tableOf(d, s, result) : []));
-    note.textContent = s.over ? "Lost: gold below the best stop of the same run. Thresholds of rules, and the budget, come "
-      + "from runs of other replicates; of this run rules see no gold. Hollow dots: where they stop."
+    note.textContent = s.over ? "Lost: gold below the best stop of the same run. Thresholds of rules, and the budget, "
+      + "come from runs of other replicates; of this run rules see no gold. Hollow dots: where they stop."
       : `Axes reach over all ${d.runs.length} runs of this kind.`
         + (d.kl ? ` KL at ${placeOf(d, s.at)}: ${num(d.kl[s.at])} nats at most.` : "");
     return { said: sentence(d, s, result), result };
   }
-  const bar = group("rmx-bar", "the run", main, play, step, again);
+  const bar = group("rmx-bar rmx-run", "the run", main, play, step, again);
   const plots = h("div", { class: "rmx-pair rmx-even" }, panels.map((x) => h("div", {}, x.plot.node)),
     h("div", {}, plot.node));
   return { nodes: [bar, plots, ui.say, table, note], draw };

@@ -79,9 +79,6 @@ def saved_by_rule(
     said = []
     for i, (ax, (title, table)) in enumerate(zip(used(grid, len(panels)), panels.items(), strict=True)):
         each = []
-        if "peek" in rules:
-            ax.axvline(table.saved["peek"], color=LOOKS["gold"].color, lw=1.6)
-            each.append(f"gold itself {table.saved['peek']:.2f}")
         for y, rule in enumerate(reversed(names)):
             if rule == "budget" and title in budgets:
                 value, low, high = budgets[title]
@@ -91,6 +88,9 @@ def saved_by_rule(
                 r = table.loc[rule]
                 interval(ax, y, r.saved_low, r.saved, r.saved_high, ALARM)
                 each.append(f"{WATCHERS[rule]} {with_interval(r, 'saved')}")
+        if "peek" in rules:
+            ax.axvline(table.saved["peek"], color=LOOKS["gold"].color, lw=1.6)
+            each.append(f"gold itself {table.saved['peek']:.2f}")
         dotted(ax, x=0)
         ax.set_title(title, loc="left", fontsize=9.5)
         ax.set_yticks(range(len(names)), [WATCHERS[r] for r in reversed(names)], fontsize=8.5)
@@ -98,7 +98,7 @@ def saved_by_rule(
         ax.tick_params(axis="x", labelsize=8.5, labelbottom=True)
         if i + columns >= len(panels):
             ax.set_xlabel("gold saved", fontsize=9)
-        said.append(f"{title}: {', '.join(each)}")
+        said.append(f"{title}: {', '.join(reversed(each))}")
     return Figure(fig, f"Gold saved by stopping, against the run's end. {'; '.join(said)}.", "saved")
 
 
