@@ -78,7 +78,7 @@ const placesOf = ({ kind, points }) => (kind === "ppo" ? points : points.map(Mat
 function xAxisOf(d) {
   const xs = placesOf(d), names = d.kind === "ppo" ? ["PPO step", "step"]
     : ["n, answers that the winner is chosen from (log scale)", "n, answers chosen from"];
-  const at = d.kind === "ppo" ? ticks(xs[0], xs.at(-1), 6).at.map((v) => [v, whole(v)])
+  const at = d.kind === "ppo" ? ticks(xs[0], xs.at(-1), 6).at.map((v) => [v, whole(v || 0)])
     : xs.map((v, k) => [v, whole(d.points[k])]);
   return { low: xs[0], high: xs.at(-1), at, names };
 }
@@ -88,7 +88,8 @@ function yAxisOf([low, high]) {
   return { low, high, at: at.map((v) => [v, num(v, digits)]) };
 }
 function seriesPanel(plot, d, s, { name, forms, span }) {
-  const g = axesOf(plot, { x: xAxisOf(d), y: yAxisOf(span), titles: forms, tall: 120 }), xs = placesOf(d);
+  const tall = plot.width < 480 ? 90 : 120, xs = placesOf(d);
+  const g = axesOf(plot, { x: xAxisOf(d), y: yAxisOf(span), titles: forms, tall });
   const values = s.run.seen[name], to = s.at + 1, style = "--ensemble:var(--single);--dash:none;--worth:var(--single)";
   const rest = s.over && s.at < s.last && lineOf(g, xs.slice(s.at), values.slice(s.at), "rmx-straight");
   const known = values.slice(0, s.over ? undefined : to).map((v, k) => `${num(v)} at ${placeOf(d, k)}`);
@@ -201,7 +202,7 @@ function build(ui) {
   const bar = group("rmx-bar rmx-run", "the run", main, play, step, again);
   const plots = h("div", { class: "rmx-pair rmx-even" }, panels.map((x) => h("div", {}, x.plot.node)),
     h("div", {}, plot.node));
-  return { nodes: [bar, plots, ui.say, table, note], draw };
+  return { nodes: [plots, bar, ui.say, table, note], draw };
 }
 
 export default widgetOf(["order", "stops", "at", "over"], build);

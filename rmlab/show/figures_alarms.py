@@ -111,10 +111,10 @@ def warned(panels: Mapping[str, pd.DataFrame], rules: Sequence[str], least: floa
     said = []
     for ax, (title, table) in zip(np.atleast_1d(axes), panels.items(), strict=True):
         shown = table.loc[[r for r in rules if r in table.index]]
-        ax.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":")
         edge = 0.05 + float(shown.false_alarms.max())
+        ax.plot([0, edge], [0, edge], color=INK, lw=0.8, ls=":")
         for r, y in zip(shown.itertuples(), apart(shown.caught.tolist(), least), strict=True):
-            ax.plot([r.false_alarms] * 2, [r.caught_low, r.caught_high], color=ALARM.color, lw=1, alpha=0.35)
+            ax.plot([r.false_alarms] * 2, [r.caught_low, r.caught_high], color=ALARM.color, lw=1, alpha=0.6)
             ax.plot([r.false_alarms], [r.caught], ls="", ms=5, **ALARM.mark)
             ax.plot([r.false_alarms, edge], [r.caught, y], color=INK, lw=0.5)
             end_label(ax, WATCHERS[r.Index], edge, y, (2, -3), fontsize=8)

@@ -186,6 +186,9 @@ def test_a_run_is_stopped_by_keys_and_by_a_finger(show):
     fits(page, (360, 1280))
     assert not violations(page)
     page.set_viewport_size({"width": 360, "height": 900})
+    settle(page)
+    page.get_by_role("button", name="next run").scroll_into_view_if_needed()
+    settle(page)
     touch, box = (
         page.context.new_cdp_session(page),
         page.get_by_role("button", name="next run").bounding_box(),
