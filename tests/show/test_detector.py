@@ -238,3 +238,16 @@ def test_it_plays_and_pauses_and_ends_by_itself(show):
     assert page.get_by_role("button", name="play").get_attribute("aria-disabled") == "true"
     page.get_by_role("button", name="play").press("Enter")  # it says that it does nothing, and does nothing
     assert "to its end" in said(page)
+
+
+@browsing
+def test_where_motion_is_unwelcome_it_plays_slower(show):
+    page = show(Detector(*frames()))
+    page.emulate_media(reduced_motion="reduce")
+    try:
+        page.get_by_role("button", name="play").click()
+        page.wait_for_timeout(1300)  # a point would have taken 800 ms
+        assert "n = 1 of 8" in said(page)
+        page.wait_for_function("document.querySelector('.rmx-say').textContent.includes('2 of 8')")
+    finally:
+        page.emulate_media(reduced_motion=None)
