@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget")
 pytest.importorskip("playwright.sync_api", reason="the browser checks need playwright")
+from rmlab.show.detector import Detector
 from rmlab.show.fit_law import FitLaw
 from rmlab.show.herd import Herd
 from rmlab.show.promised import Promised
@@ -42,8 +43,17 @@ def herds(**state):
     return herd(beside=other.assign(**{q: 1.3 * other[q] for q in parts}), **state)
 
 
+def detector(**state):
+    """In its second run of five: the first was stopped."""
+    widget = Detector(rows("replicates", SIGHTED), rows("alarms", SIGHTED), **state)
+    widget.set_trait("stops", [4])
+    return widget
+
+
 WIDGETS = {"promised": promised, "fit_law": fit_law, "herd": herd, "herds": herds}
 every = pytest.mark.parametrize("make", WIDGETS.values(), ids=WIDGETS)
+ALL = {**WIDGETS, "detector": detector}  # it has buttons and no handle
+buttons_too = pytest.mark.parametrize("make", ALL.values(), ids=ALL)
 
 
 def handle(page):
@@ -55,7 +65,7 @@ def place(page):
     return float(handle(page).locator(".rmx-cursor").get_attribute("x1"))
 
 
-@every
+@buttons_too
 def test_it_is_small_and_needs_nothing_from_outside(make, show):
     state = make().get_state()
     assert len(state["meta"]) + len(state["_esm"]) + len(state["_css"]) < STATE_BYTES
@@ -94,7 +104,7 @@ def test_a_drag_moves_the_handle_and_the_sentence(make, show):
     assert said(page) != first[0] and place(page) > first[1] + 60
 
 
-@every
+@buttons_too
 @pytest.mark.parametrize("dark,widths", [(False, (1280, 375, 360)), (True, (360, 1280))])
 def test_accessible_and_never_wider_than_the_page(make, show, dark, widths):
     page = show(make(), dark=dark)
@@ -159,3 +169,31 @@ def test_a_finger_draws_where_gold_goes(show):
     )  # each that it crossed
     fits(page, (360, 900))
     assert not violations(page)
+
+
+def test_a_run_is_stopped_by_keys_and_by_a_finger(show):
+    """The focus stays on the one button that says what comes next, and every state has its sentence."""
+    page = show(detector(), width=360)
+    heard = []
+    for name, key in (("step", "Enter"), ("step", " "), ("stop here", "Enter")):
+        page.get_by_role("button", name=name).press(key)
+        heard.append(said(page))
+    assert len(set(heard)) == 3 and "Run 2 of 5. You stopped at n = 4" in heard[-1]
+    page.wait_for_function(
+        "x => document.querySelector('.rmx-status').textContent.includes(x)", arg="Run 2 of 5. You"
+    )
+    assert page.evaluate("document.activeElement.textContent") == "next run"
+    fits(page, (360, 1280))
+    assert not violations(page)
+    page.set_viewport_size({"width": 360, "height": 900})
+    settle(page)
+    page.get_by_role("button", name="next run").scroll_into_view_if_needed()
+    settle(page)
+    touch, box = (
+        page.context.new_cdp_session(page),
+        page.get_by_role("button", name="next run").bounding_box(),
+    )
+    at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    for kind, points in (("touchStart", [at]), ("touchEnd", [])):
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    page.wait_for_function("document.querySelector('.rmx-say').textContent.startsWith('Run 3 of 5, n')")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rmlab.show import (
+    figures_alarms,
     figures_best_of_n,
     figures_calibration,
     figures_claims,
@@ -31,7 +32,7 @@ def panels(monkeypatch):
         return fig, axes
 
     modules = (figures_best_of_n, figures_members, figures_multiples, figures_ppo, figures_claims)
-    later = (figures_sweeps, figures_calibration, figures_herding, figures_laws)
+    later = (figures_sweeps, figures_calibration, figures_herding, figures_laws, figures_alarms)
     for module in (*modules, *later):
         monkeypatch.setattr(module, "canvas", canvas)
     return seen

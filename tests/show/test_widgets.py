@@ -13,7 +13,7 @@ import pytest
 from rmlab.show import widgets
 from rmlab.show.style import LOOKS
 
-WIDGETS = ("promised", "fit_law", "herd")
+WIDGETS = ("promised", "fit_law", "herd", "detector")
 
 
 def test_a_meta_is_read_as_it_was_written_and_ends_no_script():
