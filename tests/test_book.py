@@ -28,6 +28,7 @@ PAGES = [
     "ch8_calibrated",
     "ch9_herding",
     "ch10_law",
+    "ch11_alarms",
     "ch12_scoreboard",
     "your_data",
     "api",

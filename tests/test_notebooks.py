@@ -52,7 +52,7 @@ def executed(source: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 def test_every_notebook_begins_with_the_same_setup(scripts):
-    assert len(CHAPTERS) == 13
+    assert len(CHAPTERS) == 14
     for path in CHAPTERS:
         cell = first_cell(path)
         assert "".join(cell["source"]) == scripts.setup_cell.source(scripts.repository.address())
