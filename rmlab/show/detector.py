@@ -60,10 +60,10 @@ class Detector(anywidget.AnyWidget):
     rules : columns of `alarms`; unless said those that stopped one of these runs
     seed : of the choice of five runs and their order
 
-    `order` (places of the runs that are played), `stops` (the point at which each played one was stopped), `at` (the last
-    point seen of the present run) and `over` (whether the present run was stopped, and its gold is shown) are traits,
-    synced both ways. `result`: `played`; `lost`, gold below the best stop of the present run once it is over, else None;
-    `you` and, by name, `rules`, the means over the runs played, None before the first.
+    Traits, synced both ways, are the order of the runs that are played, the stops of those played so far, the last point seen
+    (`at`) and whether the present run is `over`, so that its gold is shown. `result` has the number `played`, the gold `lost`
+    in the present run below its best stop, and the means over the runs played of `you` and of the `rules`, by name; None
+    before there is one.
 
     Raises
     ------
