@@ -122,7 +122,8 @@ def tables(
     for rule in rules or ():
         require(rule in RULES and rule in alarms, "rule", rule, f"one of {', '.join(known)}")
     rules = list(known if rules is None else rules)
-    found = [_run(runs, row, kind) for _, row in alarms.sort_values(["replicate", "number"]).iterrows()]
+    alarms = alarms.sort_values(["replicate", "number"])
+    found = [_run(runs, row, kind) for _, row in alarms.iterrows()]
     points = found[0].pressure.tolist()
     for run in found:
         same = run.pressure.tolist() == points
@@ -130,8 +131,7 @@ def tables(
     gold = np.stack([run.gold.to_numpy(np.float64) for run in found])
     replicates = np.array([run.replicate.iloc[0] for run in found])
     budget = budgets(gold, replicates).tolist() if len(set(replicates)) > 1 else None
-    rows = alarms.sort_values(["replicate", "number"])
-    stops = {rule: [None if np.isnan(x) else points.index(x) for x in rows[rule]] for rule in rules}
+    stops = {rule: [None if np.isnan(x) else points.index(x) for x in alarms[rule]] for rule in rules}
     names = [*(["budget"] if budget else []), *rules, "never"]
     stops |= {"budget": budget, "never": [None] * len(found)}
     series = _series(found, kind)

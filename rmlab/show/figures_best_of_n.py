@@ -78,7 +78,7 @@ def transfer(table: pd.DataFrame) -> Figure:
 
 
 def accuracy_and_gold(
-    replicates: pd.DataFrame, accuracy: pd.DataFrame, ns: Sequence[int] = (16, 256, 2048)
+    replicates: pd.DataFrame, accuracy: pd.DataFrame, ns: Sequence[int] = (16, 64, 256)
 ) -> Figure:
     """Does accuracy on held-out pairs tell which single model chooses well? A dot a model, a panel an n.
 

@@ -183,17 +183,6 @@ def gains(
     return Figure(fig, f"Gold gained over one model at n = {n}: {'; '.join(said)}.", "win")
 
 
-def card(costs: pd.DataFrame, diversity: pd.DataFrame, ensemble: str) -> str:
-    """An ensemble's cost card as Markdown: what it takes, in single models, and what comes out."""
-    c, d = costs.set_index("ensemble").loc[ensemble], diversity.set_index("ensemble").loc[ensemble]
-    takes = (
-        f"training {c.train_seconds_x:.2f}x, scoring {c.score_seconds_x:.2f}x, "
-        f"parameters {c.parameters_x:.2f}x, peak memory {c.peak_mb_x:.2f}x"
-    )
-    differ = f", {d.effective:.1f} effective members of {d.k}" if d.k > 1 else ""
-    return f"**{name(ensemble)}**: {takes}; right on {d.accuracy:.1%} of held-out pairs{differ}."
-
-
 def _ensembles_axis(ax: Axes, names: Sequence[str]) -> None:
     """Ensembles by name, from the top."""
     ax.set_yticks(range(len(names)), [name(x) for x in reversed(names)], fontsize=8.5)

@@ -88,19 +88,6 @@ def test_gains_are_the_last_rows_and_what_could_not_be_matched_says_why(tables, 
     assert [t.get_text() for t in panels[1].texts] == ["no penalty to match", "one model"]
 
 
-def test_a_cost_card_says_what_it_takes_and_what_comes_out(tables):
-    _, table, costs = tables
-    card = figures.card(costs, table, "heads5")
-    c, d = (t.set_index("ensemble").loc["heads5"] for t in (costs, table))
-    assert card.startswith(
-        f"**5 linear heads**: training {c.train_seconds_x:.2f}x, scoring {c.score_seconds_x:.2f}x"
-    )
-    assert card.endswith(
-        f"right on {d.accuracy:.1%} of held-out pairs, {d.effective:.1f} effective members of 5."
-    )
-    assert "effective" not in figures.card(costs, table, "average5")
-
-
 def test_gains_and_costs_are_read_at_the_n_that_is_named(tables, panels):
     curves, _, costs = tables
     figures.gains(curves, ["heads5"], [("min", "paper")], n=256)
